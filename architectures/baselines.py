@@ -1,0 +1,65 @@
+"""Forecasts that nothing was trained for: what every network has to beat."""
+
+import math
+
+from pydantic import Field
+from torch import Tensor
+
+from architectures.network import Axes, Network, ShapeError, WindowShape, register
+
+
+@register("persistence")
+class Persistence(Network):
+    """The last observed value is the forecast (lecture row D4, the "common-sense" baseline)."""
+
+    trainable = False
+    source = "D4"
+    Hyperparameters = Axes
+
+    def __init__(self, shape: WindowShape, hyperparameters: Axes) -> None:
+        super().__init__()
+        self.target = shape.target
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        return x_BTF[:, -1, self.target]
+
+
+@register("seasonal_naive")
+class SeasonalNaive(Network):
+    """The value at the target's hour of day, averaged over the last `days` days that the window holds.
+
+    The newest of them is the latest step that lies a whole number of days before the target, so with the target
+    exactly 24 hours after the last input and `days` 1 this is persistence.
+    Hyndman and Athanasopoulos, "Forecasting: Principles and Practice", 3rd ed., section 5.2.
+    """
+
+    trainable = False
+    source = "Hyndman & Athanasopoulos 2021, 5.2"
+
+    class Hyperparameters(Axes):
+        days: int = Field(1, ge=1, le=366, description="how many days to average")
+
+    def __init__(self, shape: WindowShape, hyperparameters: "SeasonalNaive.Hyperparameters") -> None:
+        """
+        Raises:
+            ShapeError: a day or the horizon is no whole number of steps, or the window holds fewer days.
+        """
+        super().__init__()
+        if shape.day != int(shape.day) or shape.horizon != int(shape.horizon):
+            raise ShapeError(
+                f"seasonal_naive needs a day and the horizon to be whole steps; here a day is {shape.day:g} steps and "
+                f"the horizon {shape.horizon:g}: change window.step or window.delay"
+            )
+        day, horizon = int(shape.day), int(shape.horizon)
+        newest = shape.steps - 1 + horizon - day * math.ceil(horizon / day)
+        oldest = newest - day * (hyperparameters.days - 1)
+        if oldest < 0:
+            raise ShapeError(
+                f"seasonal_naive with days={hyperparameters.days} looks {shape.steps - oldest} steps back, but the "
+                f"window has {shape.steps}: lengthen window.lookback or lower days"
+            )
+        self.target = shape.target
+        self.steps = list(range(oldest, newest + 1, day))
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        return x_BTF[:, self.steps, self.target].mean(dim=1)

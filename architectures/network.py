@@ -1,0 +1,91 @@
+"""What every architecture is: a network, its hyperparameters, and its entry in the registry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
+
+
+class Axes(BaseModel):
+    """What may vary between two trials of one architecture; each field is an axis of the grid.
+
+    An architecture adds its own fields in a nested class, `Hyperparameters`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainedAxes(Axes):
+    """The axes that every architecture with weights to train has."""
+
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="step size of the optimizer")
+    optimizer: Optimizer = Field("rmsprop", description="as in the lecture: rmsprop")
+
+
+@dataclass(frozen=True)
+class WindowShape:
+    """What a network is told of the windows it will see.
+
+    Attributes:
+        steps: T, input steps in a window.
+        features: F, values at each step.
+        target: index of the feature that is forecast.
+        horizon: steps from the last input to the target; a fraction where the target falls between two steps.
+        day: steps in 24 hours; a fraction where a day is no whole number of steps.
+    """
+
+    steps: int
+    features: int
+    target: int
+    horizon: float
+    day: float
+
+
+class Network(nn.Module):
+    """A network that maps windows to forecasts.
+
+    A subclass declares its axes in a nested `Hyperparameters`, takes `(shape, hyperparameters)` and implements
+    `forward`. Inputs and forecasts are normalised: each feature has mean 0 and deviation 1 on the training rows.
+
+    Attributes:
+        name: the name in the grid and in every table, set by `register`.
+        trainable: whether there is anything to train; a baseline has one trial whatever the seeds.
+        source: lecture row id and paper, shown in the report.
+    """
+
+    name: ClassVar[str]
+    trainable: ClassVar[bool] = True
+    source: ClassVar[str]
+    Hyperparameters: ClassVar[type[Axes]] = TrainedAxes
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        """Forecasts of shape (B,) from windows of shape (B, T, F), both normalised."""
+        raise NotImplementedError
+
+
+REGISTRY: dict[str, type[Network]] = {}
+
+
+def register(name: str) -> Callable[[type[Network]], type[Network]]:
+    """Class decorator that makes an architecture known to the grid under `name`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def add(architecture: type[Network]) -> type[Network]:
+        if name in REGISTRY:
+            raise ValueError(f"two architectures are called {name!r}: {REGISTRY[name]} and {architecture}")
+        architecture.name = name
+        REGISTRY[name] = architecture
+        return architecture
+
+    return add
+
+
+class ShapeError(ValueError):
+    """An architecture cannot work on these windows; the message says which setting to change."""

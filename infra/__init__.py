@@ -1,0 +1,1 @@
+"""Servers that the project starts for itself."""

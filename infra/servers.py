@@ -1,0 +1,162 @@
+"""The project's own servers: Prefect and MLflow, in the background, on loopback, their state below the project's root.
+
+A server that runs is reused, whichever process started it; `recast down` stops it.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from filelock import FileLock
+
+from problems.errors import RecastError
+from stages.atomic import write_json
+from stages.places import STATE
+
+START_SECONDS = 90
+"""A server that is not healthy by then will not be."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """How a server is started and asked for its health.
+
+    Attributes:
+        port: taken when it is free; otherwise any that is.
+        command: arguments of Python, with {port} for the port.
+        page: where its health is.
+        interface: what a person opens.
+    """
+
+    name: str
+    title: str
+    port: int
+    command: tuple[str, ...]
+    page: str
+    interface: str = "/"
+
+    @property
+    def record(self) -> Path:
+        return STATE / f"{self.name}.json"
+
+    @property
+    def log(self) -> Path:
+        return STATE / f"{self.name}.log"
+
+
+PREFECT = Server(
+    "prefect",
+    "Prefect",
+    4200,
+    ("-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "{port}"),
+    "/api/health",
+)
+MLFLOW = Server(
+    "mlflow",
+    "MLflow",
+    5000,
+    (
+        *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"),
+        *("--backend-store-uri", "sqlite:///mlruns/mlflow.db", "--default-artifact-root", "mlruns/artifacts"),
+    ),
+    "/health",
+)
+SERVERS = (PREFECT, MLFLOW)
+
+
+def url(server: Server) -> str | None:
+    """The address of the project's own server, or None where none runs and answers."""
+    try:
+        noted = json.loads(server.record.read_text(encoding="utf-8"))
+        process = psutil.Process(noted["pid"])
+        if process.create_time() != noted["created"]:
+            return None
+        address = f"http://127.0.0.1:{noted['port']}"
+        return address if httpx.get(address + server.page, timeout=5).is_success else None
+    except (FileNotFoundError, psutil.NoSuchProcess, httpx.TransportError):
+        return None
+
+
+def start(server: Server) -> str:
+    """The address of the project's own server, started where it does not run.
+
+    Raises:
+        RecastError: it does not become healthy; the message names its log.
+    """
+    STATE.mkdir(exist_ok=True)
+    # Two commands that need it at once start one.
+    with FileLock(STATE / f"{server.name}.lock"):
+        running = url(server)
+        if running:
+            return running
+        stop(server)
+        port = _free_port(server.port)
+        command = [sys.executable, *(part.format(port=port) for part in server.command)]
+        with server.log.open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+            )
+        created = psutil.Process(process.pid).create_time()
+        write_json(server.record, {"pid": process.pid, "created": created, "port": port})
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            address = url(server)
+            if address:
+                return address
+            time.sleep(0.1)
+        stop(server)
+    tail = server.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+    raise RecastError(f"{server.title} did not start; its log {server.log} ends with:\n  " + "\n  ".join(tail))
+
+
+def stop(server: Server) -> bool:
+    """Stop the project's own server and all that it started; whether there was one."""
+    try:
+        noted: dict[str, Any] = json.loads(server.record.read_text(encoding="utf-8"))
+        process = psutil.Process(noted["pid"])
+        if process.create_time() != noted["created"]:
+            raise psutil.NoSuchProcess(noted["pid"])
+    except FileNotFoundError:
+        return False
+    except psutil.NoSuchProcess:
+        server.record.unlink()
+        return False
+    family = [process, *process.children(recursive=True)]
+    process.terminate()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for each in alive:
+        each.kill()
+    psutil.wait_procs(alive, timeout=5)
+    server.record.unlink()
+    return True
+
+
+def _environment() -> dict[str, str]:
+    """The environment of a server: its state below the project's root, nothing told to its makers."""
+    return {
+        **os.environ,
+        "PREFECT_HOME": str((STATE / "prefect").absolute()),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def _free_port(preferred: int) -> int:
+    """The preferred port where nothing listens there, else one that the system picks."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise RecastError("no port of 127.0.0.1 is free")

@@ -1,0 +1,1 @@
+"""What is learned: one module a source of data, and what every problem declares."""

@@ -1,0 +1,71 @@
+"""What a problem is: where its table comes from, what is forecast from what, and in which unit."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from problems.jena import JenaSource
+from problems.nyc import NycSource
+from problems.source import Duration, written
+from problems.split import AnySplit
+from problems.station import StationSource
+from problems.table import TableSource
+
+AnySource = Annotated[JenaSource | NycSource | StationSource | TableSource, Field(discriminator="kind")]
+
+
+class Windows(BaseModel):
+    """Which past rows a forecast is made from, and how far ahead it reaches."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lookback: Duration = Field(description="how far back the inputs reach")
+    step: Duration = Field(description="one input each step")
+    delay: Duration = Field(description="from the last input to the target (split lecture: from the row after it)")
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> "Windows":
+        if self.step > self.lookback:
+            raise ValueError(f"step {written(self.step)} is longer than lookback {written(self.lookback)}")
+        if self.lookback % self.step:
+            raise ValueError(f"lookback {written(self.lookback)} is no whole number of steps of {written(self.step)}")
+        return self
+
+
+class Problem(BaseModel):
+    """What is learned: a source, the columns, the split and the windows. All of it can be written in params.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = Field(description="one line for the report")
+    source: AnySource
+    cadence: Duration | None = Field(None, description="time between rows; null: the most frequent one")
+    features: tuple[str, ...] = Field(min_length=1, description="columns that a forecast is made from")
+    target: str = Field(description="the column that is forecast; one of the features")
+    unit: str = Field(description="the target's unit, for people")
+    sentinels: dict[str, tuple[float, ...]] = Field({}, description="values that stand for a missing one, by column")
+    fill: Duration | None = Field(None, description="carry the last value forward over nulls, at most so long")
+    split: AnySplit = Field(description="lecture, half, {train, validation} or {validation_from, test_from}")
+    window: Windows
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> "Problem":
+        span, needed = self.source.span(), self.window.lookback + self.window.delay
+        if span is not None and needed > span:
+            raise ValueError(
+                f"lookback {written(self.window.lookback)} and delay {written(self.window.delay)} reach beyond the "
+                f"data, which cover at most {written(span)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_declared(self) -> "Problem":
+        if self.target not in self.features:
+            raise ValueError(f"target {self.target!r} is not among the features: {', '.join(self.features)}")
+        if len(set(self.features)) < len(self.features):
+            raise ValueError("a feature is listed twice")
+        if reserved := {"time", "series"} & set(self.features):
+            raise ValueError(f"{reserved.pop()!r} cannot be a feature: the table has a column of that name for its own")
+        if unknown := set(self.sentinels) - set(self.features):
+            raise ValueError(f"sentinels for {sorted(unknown)}, which are no features")
+        return self

@@ -1,0 +1,99 @@
+"""Where the rows of a problem come from, and how a length of time is written in params.yaml."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import polars as pl
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def _duration(value: Any) -> Any:
+    """A length of time from a number and a unit: 10m, 24h, 5d."""
+    if not isinstance(value, str):
+        raise ValueError("write a number and a unit, such as 10m, 1h or 5d (s, m, h, d, w)")
+    number, unit = value[:-1], value[-1:]
+    if unit not in _UNITS or not number.replace(".", "", 1).isdigit() or float(number) == 0:
+        raise ValueError("write a number above 0 and a unit, such as 10m, 1h or 5d (s, m, h, d, w)")
+    return timedelta(seconds=float(number) * _UNITS[unit])
+
+
+def written(value: timedelta) -> str:
+    """The shortest way to write a duration, as `_duration` reads it."""
+    seconds = value.total_seconds()
+    unit = next(u for u in ("d", "h", "m", "s") if seconds % _UNITS[u] == 0 or u == "s")
+    return f"{seconds / _UNITS[unit]:g}{unit}"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    PlainSerializer(written, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?[smhdw]$", "examples": ["10m", "1h", "5d"]}),
+]
+
+Progress = Callable[[int, int | None], None]
+"""Told the bytes that have come so far and, where it is known, how many will."""
+
+
+PLACE = "__place__"
+"""The column of `Rows.frame` that says where a row stands, for people: `weather.csv, line 7`."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a source in any order, before anything about them is checked; `ingest` names what is wrong.
+
+    Attributes:
+        frame: the columns under the names that `features` uses, numbers or text that should be numbers, and `PLACE`
+        time: the column that holds the time: a Datetime, a Date or text
+        time_format: how text in that column is written, in strptime's letters; None: ISO 8601
+        series: the column that names the series of a row; None: there is one series
+    """
+
+    frame: pl.LazyFrame
+    time: str
+    time_format: str | None = None
+    series: str | None = None
+
+
+class Source(BaseModel):
+    """Where the rows of a problem come from; one subclass a kind of source, in a module of its own.
+
+    Attributes:
+        synthetic: the rows are simulated, which every table and picture must say.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    synthetic: ClassVar[bool] = False
+
+    def span(self) -> timedelta | None:
+        """The longest time the rows can cover, where it is known before they are read."""
+        return None
+
+    def fetch(self, store: Path, progress: Progress, attempts: int) -> None:
+        """Put the raw files into the folder `store`, which exists, unless what it holds is right already.
+
+        A file that the user owns is linked, not copied, so that DVC sees every change to it. A download is tried
+        `attempts` times of each mirror.
+
+        Raises:
+            Unreachable: no source of the files can be reached now.
+            RecastError: a file is not what it should be.
+        """
+        raise NotImplementedError
+
+    def read(self, store: Path, scratch: Path) -> Rows:
+        """The rows of the files in `store`, which stay as they are.
+
+        `scratch` is an empty folder for files that the frame is scanned from; it lives as long as the frame is used.
+
+        Raises:
+            RecastError: a file cannot be read as what it should be.
+        """
+        raise NotImplementedError

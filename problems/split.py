@@ -1,0 +1,130 @@
+"""Where a series is cut into training, validation and test rows."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from problems.errors import RecastError
+
+Times = NDArray[np.datetime64]
+
+
+class Cuts(NamedTuple):
+    """Rows of one series, counted from its first: training ends before `train`, validation before `validation`."""
+
+    train: int
+    validation: int
+
+
+class Split(BaseModel):
+    """A rule that cuts each series of a problem in two places.
+
+    Attributes:
+        delay_from_row: the delay is counted from the row after the lookback, as in the lecture's generator; otherwise
+            from the last input.
+        targets_may_cross: a target may lie past the end of its split (inputs never do).
+        skipped_rows: rows left out at the beginning of validation and test.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    delay_from_row: ClassVar[bool] = False
+    targets_may_cross: ClassVar[bool] = False
+    skipped_rows: ClassVar[int] = 0
+
+    def cuts(self, times: Times, cadence: timedelta) -> Cuts:
+        """The cuts of a series with these times, in order.
+
+        Raises:
+            RecastError: the series is too short for the rule.
+        """
+        raise NotImplementedError
+
+
+class LectureSplit(Split):
+    """The lecture's split (row D3): 200,000 and 300,000 rows of ten minutes, scaled for the cadence.
+
+    Its generator starts validation and test one row late and lets targets cross the cuts; so does this.
+    """
+
+    kind: Literal["lecture"] = "lecture"
+
+    delay_from_row: ClassVar[bool] = True
+    targets_may_cross: ClassVar[bool] = True
+    skipped_rows: ClassVar[int] = 1
+
+    def cuts(self, times: Times, cadence: timedelta) -> Cuts:
+        scale = timedelta(minutes=10) / cadence
+        cuts = Cuts(int(200_000 * scale), int(300_000 * scale))
+        if len(times) <= cuts.validation:
+            raise RecastError(
+                f"split: lecture needs more than {cuts.validation:,} rows at a cadence of {cadence}, and the series "
+                f"has {len(times):,}; use half, {{train: 0.5, validation: 0.25}} or dates"
+            )
+        return cuts
+
+
+class FractionSplit(Split):
+    """The first `train` of the rows, the next `validation` of them, and the rest for the test."""
+
+    kind: Literal["fractions"] = "fractions"
+    train: float = Field(gt=0, lt=1)
+    validation: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _some_rows_are_left(self) -> "FractionSplit":
+        if self.train + self.validation >= 1:
+            raise ValueError("train and validation together must be below 1, so that test rows are left")
+        return self
+
+    def cuts(self, times: Times, cadence: timedelta) -> Cuts:
+        train = int(self.train * len(times))
+        return Cuts(train, train + int(self.validation * len(times)))
+
+
+class DateSplit(Split):
+    """Validation from one moment on, test from another; the same for every series."""
+
+    kind: Literal["dates"] = "dates"
+    validation_from: datetime
+    test_from: datetime
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "DateSplit":
+        if self.test_from <= self.validation_from:
+            raise ValueError("test_from must be later than validation_from")
+        return self
+
+    def cuts(self, times: Times, cadence: timedelta) -> Cuts:
+        moments = np.array([self.validation_from, self.test_from], dtype=times.dtype)
+        cuts = Cuts(*np.searchsorted(times, moments).tolist())
+        if not 0 < cuts.train < cuts.validation < len(times):
+            raise RecastError(
+                f"split: validation_from {self.validation_from} and test_from {self.test_from} leave a part of the "
+                f"series empty; its rows reach from {times[0]} to {times[-1]}"
+            )
+        return cuts
+
+
+def _by_name(value: Any) -> Any:
+    """Let `lecture` and `half` stand for themselves, and tell fractions from dates by their keys."""
+    match value:
+        case "lecture":
+            return {"kind": "lecture"}
+        case "half":
+            return {"kind": "fractions", "train": 0.5, "validation": 0.25}
+        case str():
+            raise ValueError("allowed: lecture, half, {train, validation} or {validation_from, test_from}")
+        case {"kind": _}:
+            return value
+        case {"validation_from": _} | {"test_from": _}:
+            return {"kind": "dates", **value}
+        case dict():
+            return {"kind": "fractions", **value}
+    return value
+
+
+AnySplit = Annotated[LectureSplit | FractionSplit | DateSplit, Field(discriminator="kind"), BeforeValidator(_by_name)]

@@ -1,0 +1,112 @@
+"""Batches of windows: one gather each from the table, which lies on the training device whole when it fits."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stages.normalize import values
+from stages.window import SPLITS, Windowing, ranges
+
+FREE_SHARE = 0.5
+"""The table moves to a GPU when it takes no more than this share of the GPU's free memory."""
+
+
+class Batches:
+    """The windows of one split, by position, in batches on the training device.
+
+    The table is seen through a strided view whose element `i` is the window of rows `i, i + step, ...`: gathering a
+    batch copies each window once, and memory grows with neither rows nor windows.
+    """
+
+    def __init__(
+        self,
+        table_NF: Tensor,
+        rows_K2: Tensor,
+        windowing: Windowing,
+        target: int,
+        device: torch.device,
+        stride: int = 1,
+    ) -> None:
+        """
+        Args:
+            table_NF: the normalised table, on `device` or, when it does not fit there, in CPU memory.
+            rows_K2: ranges of rows, sorted.
+            stride: use every so-manieth window.
+        """
+        steps, features = windowing.lookback // windowing.step, table_NF.shape[1]
+        starts = len(table_NF) - (steps - 1) * windowing.step
+        self.windows_STF = table_NF.as_strided((starts, steps, features), (features, windowing.step * features, 1))
+        self.targets_N = table_NF[:, target]
+        self.lookback, self.delay, self.stride = windowing.lookback, windowing.delay, stride
+        self.device = device
+        self.first_K = rows_K2[:, 0].to(table_NF.device)
+        lengths_K = (rows_K2[:, 1] - rows_K2[:, 0]).to(table_NF.device)
+        self.until_K = lengths_K.cumsum(0)
+        self.before_K = self.until_K - lengths_K
+        self.length = math.ceil(int(self.until_K[-1]) / stride)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def rows(self, positions_B: Tensor) -> Tensor:
+        """The rows, (B,), of the windows at these positions of the split."""
+        positions_B = positions_B * self.stride
+        k_B = torch.searchsorted(self.until_K, positions_B, right=True)
+        return self.first_K[k_B] + positions_B - self.before_K[k_B]
+
+    def gather(self, rows_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (B, T, F) and targets (B,) of the windows named by these rows, on the training device."""
+        x_BTF = self.windows_STF.index_select(0, rows_B - self.lookback)
+        y_B = self.targets_N.index_select(0, rows_B + self.delay)
+        if x_BTF.device != self.device:
+            return (
+                x_BTF.pin_memory().to(self.device, non_blocking=True),
+                y_B.pin_memory().to(self.device, non_blocking=True),
+            )
+        return x_BTF, y_B
+
+    def at(self, positions_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (B, T, F) and targets (B,) of the windows at these positions of the split."""
+        return self.gather(self.rows(positions_B.to(self.windows_STF.device)))
+
+    def in_order(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every window once, in order of time, in batches of at most `size`."""
+        for begin in range(0, self.length, size):
+            yield self.at(torch.arange(begin, min(begin + size, self.length)))
+
+    def shuffled(self, size: int, steps: int | None, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch.
+
+        Args:
+            steps: so many batches drawn at random with replacement, as the lecture's generator does, which takes the
+                same memory for any number of windows; or None: every window once, shuffled.
+            generator: on the CPU; the same state gives the same batches on every device.
+        """
+        if steps is not None:
+            for _ in range(steps):
+                yield self.at(torch.randint(self.length, (size,), generator=generator))
+            return
+        for positions_B in torch.randperm(self.length, generator=generator).split(size):
+            yield self.at(positions_B)
+
+
+def read(normalized: Path, windowed: Path, target: int, device: torch.device) -> dict[str, Batches]:
+    """The batches of every split of a problem, over one table."""
+    windowing = Windowing.read(windowed)
+    table_NF = torch.from_numpy(values(normalized))
+    if device.type == "cuda" and table_NF.nbytes <= FREE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        table_NF = table_NF.to(device)
+    return {
+        split: Batches(
+            table_NF,
+            torch.from_numpy(ranges(windowed, split)),
+            windowing,
+            target,
+            device,
+            windowing.stride if split == "train" else 1,
+        )
+        for split in SPLITS
+    }

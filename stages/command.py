@@ -1,0 +1,44 @@
+"""The thin command around a stage: `python -m stages.<name> <problem>`."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from problems.errors import RecastError
+from stages.lock import only_pipeline
+
+_DISK = {
+    errno.ENOSPC: "the disk is full: free some space and run again; nothing was left half-written",
+    errno.EDQUOT: "the disk quota is used up: free some space and run again; nothing was left half-written",
+    errno.EROFS: "the file system is read-only: mount it for writing, or work in a copy elsewhere",
+    errno.EACCES: "this user may not write or read there: mend the permissions",
+    errno.EPERM: "this user may not write or read there: mend the permissions",
+}
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what the disk refuses into a `RecastError` that names the place and the mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise RecastError(f"{error.filename or Path.cwd()}: {_DISK[error.errno]}") from error
+
+
+def command(stage: Callable[[str], None]) -> None:
+    """Run a stage for the problem named on the command line; mendable errors end with a message and status 1."""
+    parser = argparse.ArgumentParser(description=(stage.__doc__ or "").strip())
+    parser.add_argument("problem", help="a problem that params.yaml declares, such as jena")
+    problem = parser.parse_args().problem
+    try:
+        with plain_errors(), only_pipeline():
+            stage(problem)
+    except RecastError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

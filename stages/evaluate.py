@@ -1,0 +1,287 @@
+"""evaluate: the leaderboard. Selection by validation alone; the test rows are read once, for what was selected."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from architectures import REGISTRY, Axes
+from problems.problem import Problem
+from stages import batches, places, tracking
+from stages.atomic import replaced_folder, write_json
+from stages.batches import Batches
+from stages.command import command
+from stages.leaderboard import Evaluation, Row, Spread
+from stages.metrics import Errors, mae, paired_block_bootstrap, rmse, skill
+from stages.normalize import Table, times
+from stages.packaging import package
+from stages.report import render
+from stages.settings import Evaluate, load
+from stages.train import load_network
+from stages.training import Epoch, forecast
+from stages.trials import Trial, expand, trial_folder
+from stages.window import Windowing
+
+BASELINE = "persistence"
+"""What skill is measured against."""
+
+
+@dataclass(frozen=True)
+class TestRows:
+    """The test windows: targets (N,) in the target's unit, and when each target is observed (N,)."""
+
+    batches: Batches
+    observed_N: NDArray[np.float64]
+    times_N: NDArray[np.datetime64]
+    scale: float
+    center: float
+
+    def forecasts(self, network: torch.nn.Module) -> NDArray[np.float64]:
+        """Forecasts (N,) in the target's unit."""
+        return forecast(network, self.batches).double().numpy() * self.scale + self.center
+
+
+def evaluate(
+    name: str,
+    problem: Problem,
+    settings: Evaluate,
+    trials: Sequence[Trial],
+    ingested: Path,
+    normalized: Path,
+    windowed: Path,
+) -> Evaluation:
+    """Rank the grid's configurations by validation MAE and try the best of each architecture on the test rows, once."""
+    # The last bits of a forecast depend on the number of threads, and the leaderboard should not.
+    torch.set_num_threads(1)
+    table, windowing = Table.read(normalized), Windowing.read(windowed)
+    ended = {trial.key: _read(trial, "trial.json") for trial in trials}
+    by_configuration: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_configuration.setdefault(trial.configuration.label, []).append(trial)
+    rows = [_validated(group, ended) for group in by_configuration.values()]
+    rows.sort(key=lambda row: (row.validation_mae is None, row.validation_mae.mean if row.validation_mae else 0.0))
+
+    test = _test_rows(normalized, windowed, table, windowing)
+    baseline = REGISTRY[BASELINE](windowing.shape(table), Axes())
+    errors_N = test.forecasts(baseline) - test.observed_N
+    reference = mae(errors_N)
+
+    chosen: dict[str, NDArray[np.float64]] = {}
+    curves: dict[str, dict[str, list[Epoch]]] = {}
+    selected: set[str] = set()
+    for i, row in enumerate(rows):
+        if row.validation_mae is None or row.architecture in selected:
+            continue
+        selected.add(row.architecture)
+        finished = [t for t in by_configuration[row.configuration] if ended[t.key]["status"] == "finished"]
+        forecasts_SN = np.stack([test.forecasts(load_network(trial, windowing, table)) for trial in finished])
+        chosen[row.configuration] = forecasts_SN
+        rows[i] = _tested(row, forecasts_SN - test.observed_N, table.scale[table.target], reference)
+        histories = {str(trial.seed): [Epoch(**each) for each in _read(trial, "history.json")] for trial in finished}
+        if REGISTRY[row.architecture].trainable:
+            curves[row.configuration] = histories
+
+    absolute = {label: np.abs(forecasts_SN - test.observed_N).mean(axis=0) for label, forecasts_SN in chosen.items()}
+    best, runner_up, *_ = [*chosen, None, None]
+    comparison = None
+    if best and runner_up:
+        comparison = paired_block_bootstrap(
+            absolute[best],
+            absolute[runner_up],
+            block=round(settings.bootstrap.block.total_seconds() / table.cadence),
+            resamples=settings.bootstrap.resamples,
+            level=settings.bootstrap.level,
+        )
+    return Evaluation(
+        problem=name,
+        title=problem.title,
+        target=problem.target,
+        unit=problem.unit,
+        synthetic=table.synthetic,
+        split=problem.split.model_dump(mode="json"),
+        window=problem.window.model_dump(mode="json"),
+        rows=rows,
+        best=best,
+        runner_up=runner_up,
+        comparison=comparison,
+        persistence_test_mae=reference,
+        curves=curves,
+        hours={label: _by(_hour(test.times_N), error_N, 24) for label, error_N in absolute.items()},
+        months={label: _by(_month(test.times_N), error_N, 12) for label, error_N in absolute.items()},
+        forecasts=_stretch(test, chosen, round(settings.forecasts.total_seconds() / table.cadence)),
+        quality=json.loads((ingested / "quality.json").read_text(encoding="utf-8")),
+        windows=asdict(windowing),
+    )
+
+
+def _read(trial: Trial, file: str) -> Any:
+    return json.loads((trial_folder(trial) / file).read_text(encoding="utf-8"))
+
+
+def _validated(group: Sequence[Trial], ended: dict[str, Any]) -> Row:
+    """A configuration by its trials' validation errors."""
+    finished = [trial for trial in group if ended[trial.key]["status"] == "finished"]
+
+    def spread(name: str) -> Spread | None:
+        return Spread.of([ended[trial.key]["validation"][name] for trial in finished]) if finished else None
+
+    configuration = group[0].configuration
+    return Row(
+        configuration=configuration.label,
+        architecture=configuration.architecture,
+        source=REGISTRY[configuration.architecture].source,
+        parameters=ended[finished[0].key]["parameters"] if finished else None,
+        finished_seeds=[trial.seed for trial in finished],
+        failed=[f"seed {t.seed}: {ended[t.key]['reason']}" for t in group if ended[t.key]["status"] == "failed"],
+        selected=False,
+        validation_mae=spread("mae"),
+        validation_rmse=spread("rmse"),
+        validation_mae_normalized=spread("mae_normalized"),
+        test_mae=None,
+        test_rmse=None,
+        test_mae_normalized=None,
+        skill=None,
+    )
+
+
+def _tested(row: Row, errors_SN: Errors, scale: float, reference: float) -> Row:
+    """The row with its errors on the test rows."""
+    maes = [mae(errors_N) for errors_N in errors_SN]
+    return replace(
+        row,
+        selected=True,
+        test_mae=Spread.of(maes),
+        test_rmse=Spread.of([rmse(errors_N) for errors_N in errors_SN]),
+        test_mae_normalized=Spread.of([error / scale for error in maes]),
+        skill=skill(statistics.fmean(maes), reference),
+    )
+
+
+def _test_rows(normalized: Path, windowed: Path, table: Table, windowing: Windowing) -> TestRows:
+    data = batches.read(normalized, windowed, table.target, torch.device("cpu"))["test"]
+    rows_N = data.rows(torch.arange(len(data)))
+    observed_N = data.targets_N.index_select(0, rows_N + windowing.delay)
+    scale, center = table.scale[table.target], table.center[table.target]
+    return TestRows(
+        batches=data,
+        observed_N=observed_N.double().numpy() * scale + center,
+        times_N=times(normalized)[(rows_N + windowing.delay).numpy()],
+        scale=scale,
+        center=center,
+    )
+
+
+def _hour(times_N: NDArray[np.datetime64]) -> NDArray[np.int64]:
+    return (times_N - times_N.astype("datetime64[D]")).astype("timedelta64[h]").astype(np.int64)
+
+
+def _month(times_N: NDArray[np.datetime64]) -> NDArray[np.int64]:
+    return times_N.astype("datetime64[M]").astype(np.int64) % 12
+
+
+def _by(group_N: NDArray[np.int64], error_N: Errors, groups: int) -> list[float | None]:
+    """Mean error by group; None for a group without windows."""
+    sums = np.bincount(group_N, weights=error_N, minlength=groups)
+    counts = np.bincount(group_N, minlength=groups)
+    return [float(total / n) if n else None for total, n in zip(sums, counts, strict=True)]
+
+
+def _stretch(test: TestRows, chosen: dict[str, NDArray[np.float64]], length: int) -> dict[str, list[Any]]:
+    """The first `length` test windows, forecasts averaged over seeds."""
+    part = slice(0, length)
+    return {
+        "time": np.datetime_as_string(test.times_N[part], unit="m").tolist(),
+        "observed": test.observed_N[part].tolist(),
+        **{label: forecasts_SN[:, part].mean(axis=0).tolist() for label, forecasts_SN in chosen.items()},
+    }
+
+
+def metrics(evaluation: Evaluation) -> dict[str, Any]:
+    """What `dvc metrics show` shows: the best by validation, and what it does on the test rows."""
+    found: dict[str, Any] = {"persistence": {"test_mae": round(evaluation.persistence_test_mae, 4)}}
+    for row in evaluation.rows:
+        if row.configuration == evaluation.best and row.validation_mae and row.test_mae and row.test_rmse:
+            found["best"] = {
+                "configuration": row.configuration,
+                "validation_mae": round(row.validation_mae.mean, 4),
+                "test_mae": round(row.test_mae.mean, 4),
+                "test_rmse": round(row.test_rmse.mean, 4),
+                "skill": row.skill and round(row.skill, 4),
+            }
+    return found
+
+
+def plots(evaluation: Evaluation) -> dict[str, pl.DataFrame]:
+    """What `dvc plots show` draws, by file name: long tables with a column `configuration`."""
+    curves = [
+        {"configuration": f"{label} seed={seed}", "epoch": epoch.epoch, "validation_mae": epoch.validation_mae}
+        for label, seeds in evaluation.curves.items()
+        for seed, history in seeds.items()
+        for epoch in history
+    ]
+    forecasts = [
+        {"configuration": label, "time": time, "value": value}
+        for label in ("observed", *(row.configuration for row in evaluation.rows if row.selected))
+        for time, value in zip(evaluation.forecasts["time"], evaluation.forecasts[label], strict=True)
+    ]
+    return {
+        "curves.csv": pl.DataFrame(
+            curves, schema={"configuration": pl.String, "epoch": pl.Int64, "validation_mae": pl.Float64}
+        ),
+        "hours.csv": _long("hour", evaluation.hours, 0),
+        "months.csv": _long("month", evaluation.months, 1),
+        "forecasts.csv": pl.DataFrame(forecasts),
+    }
+
+
+def _long(name: str, groups: dict[str, list[float | None]], first: int) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {"configuration": label, name: group, "test_mae": value}
+            for label, values in groups.items()
+            for group, value in enumerate(values, first)
+            if value is not None
+        ],
+        schema={"configuration": pl.String, name: pl.Int64, "test_mae": pl.Float64},
+    )
+
+
+def write(evaluation: Evaluation, out: Path) -> None:
+    """Write the evaluation, metrics, plots and the report into the folder `out`."""
+    with replaced_folder(out) as folder:
+        write_json(folder / "leaderboard.json", asdict(evaluation))
+        write_json(folder / "metrics.json", metrics(evaluation))
+        for name, frame in plots(evaluation).items():
+            frame.write_csv(folder / name)
+        (folder / "report.html").write_text(render(evaluation), encoding="utf-8")
+
+
+def main(problem: str) -> None:
+    """Rank the trained grid of a problem, try what was selected on the test rows, and write the report."""
+    settings = load()
+    normalized, windowed = places.stage("normalize", problem), places.stage("window", problem)
+    out = places.stage("evaluate", problem)
+    trials = expand(settings, problem, windowed)
+    evaluation = evaluate(
+        problem,
+        settings.problem(problem),
+        settings.evaluate,
+        trials,
+        places.stage("ingest", problem),
+        normalized,
+        windowed,
+    )
+    write(evaluation, out)
+    tracking.log_evaluation(evaluation, trials, out)
+    package(evaluation, trials)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,454 @@
+"""Stage ingest: a problem's source as one typed, sorted table without duplicates, and what was wrong with it."""
+
+import errno
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+
+from problems.errors import RecastError
+from problems.problem import Problem
+from problems.source import PLACE, Progress, Rows, written
+from problems.table import stored
+from stages import places
+from stages.atomic import replaced_folder, write_json
+from stages.command import command
+from stages.settings import load
+
+TABLE = "table.parquet"
+QUALITY = "quality.json"
+ONLY_SERIES = "all"
+LISTED_GAPS = 50
+_ROW_GROUP_ROWS = 1 << 18
+_UNDECODABLE = "\N{REPLACEMENT CHARACTER}"
+_ISO_8601 = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
+"""How a time may be written where `time_format` says nothing; a date alone is its midnight."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Neighbouring rows further apart than the cadence, and how many rows would lie between them."""
+
+    after: str
+    before: str
+    missing: int
+
+
+@dataclass(frozen=True)
+class SeriesQuality:
+    """One series: the rows kept, and what was wrong with the rows read.
+
+    Attributes:
+        first, last: times of the first and last row
+        rows: rows kept
+        duplicates: rows dropped because an earlier one had the same time
+        out_of_order: rows read that were earlier than the row before them
+        cadence: the most frequent time between neighbours; None for a single row
+        off_cadence: neighbours closer to each other than the problem's cadence
+        gaps, missing: how many gaps there are, and how many rows are missing in them
+        listed: the first gaps in time, at most `LISTED_GAPS`
+    """
+
+    first: str
+    last: str
+    rows: int
+    duplicates: int
+    out_of_order: int
+    cadence: str | None
+    off_cadence: int
+    gaps: int
+    missing: int
+    listed: list[Gap]
+
+
+@dataclass(frozen=True)
+class ColumnQuality:
+    """One column of the table: null cells, how many cells read held a sentinel, and the range in the column's unit.
+
+    The mean has six digits: its last ones depend on the order of the sum.
+    """
+
+    nulls: int
+    sentinels: int
+    min: float
+    max: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was read and what was wrong with it; the same rows give the same report.
+
+    Attributes:
+        synthetic: the rows are simulated
+        files: sha256 of each raw file
+        cadence: time between rows, declared or else the most frequent
+    """
+
+    synthetic: bool
+    files: dict[str, str]
+    rows_read: int
+    rows_kept: int
+    cadence: str
+    cadence_seconds: float
+    cadence_declared: bool
+    series: dict[str, SeriesQuality]
+    columns: dict[str, ColumnQuality]
+
+
+def ingest(problem: Problem, store: Path, out: Path) -> Quality:
+    """Read the raw files in `store` into `out`: `table.parquet` and `quality.json`, both or neither.
+
+    The table has `time` (Datetime, ms), `series` (`all` where there is one) and the features as Float64 in their
+    declared order, sorted by series and time. Of rows with the same series and time the first is kept; sentinels and
+    NaN are null. Memory does not grow with the rows as long as they come in order.
+
+    Raises:
+        RecastError: a file, a column or a cell is not what the problem declares; the message names it.
+        OSError: the disk refuses.
+    """
+    with replaced_folder(out) as folder, _readable_polars_errors(store, out):
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        rows = problem.source.read(store, scratch)
+        _check_columns(rows, problem.features)
+        found = _check_cells(rows, problem)
+        as_read = scratch / "as_read.parquet"
+        _sink(
+            rows.frame.select(
+                _time(rows).alias("time"),
+                _series(rows).alias("series"),
+                *(_value(rows, problem, feature) for feature in problem.features),
+            ),
+            as_read,
+        )
+        disorder = _disorder(pl.scan_parquet(as_read))
+        if disorder:
+            in_order = pl.scan_parquet(as_read).sort("series", "time", maintain_order=True)
+            _sink(in_order.filter(~_REPEATED), folder / TABLE)
+        else:
+            as_read.replace(folder / TABLE)
+        quality = _quality(problem, found, disorder, pl.scan_parquet(folder / TABLE), store)
+        shutil.rmtree(scratch)
+        write_json(folder / QUALITY, asdict(quality))
+    return quality
+
+
+def main(problem: str) -> None:
+    """Fetch a problem's rows and write them as one typed, sorted table with a quality report."""
+    settings = load()
+    declared, store = settings.problem(problem), places.raw(problem)
+    store.mkdir(parents=True, exist_ok=True)
+    with _shown(f"fetch {problem}") as progress:
+        declared.source.fetch(store, progress, settings.ingest.attempts)
+    quality = ingest(declared, store, places.stage("ingest", problem))
+    gaps = sum(series.gaps for series in quality.series.values())
+    rows = "simulated rows" if quality.synthetic else "rows"
+    print(
+        f"{problem}: {quality.rows_kept:,} of {quality.rows_read:,} {rows} kept, "
+        f"every {quality.cadence}, {len(quality.series)} series, {gaps} gaps"
+    )
+
+
+_SAME_SERIES = pl.col("series") == pl.col("series").shift()
+_REPEATED = (_SAME_SERIES & (pl.col("time") == pl.col("time").shift())).fill_null(False)
+"""In a table sorted by series and time: whether a row has the time of the row before it."""
+
+
+@dataclass(frozen=True)
+class _Disorder:
+    """A series whose rows are not in order as they were read, or repeat a time."""
+
+    rows: int
+    out_of_order: int
+
+
+def _sink(frame: pl.LazyFrame, file: Path) -> None:
+    frame.sink_parquet(file, row_group_size=_ROW_GROUP_ROWS)
+
+
+def _disorder(table: pl.LazyFrame) -> dict[str, _Disorder]:
+    """What was read of each series, if the rows are not sorted by series and time, each time once; else nothing."""
+    earlier = pl.col("series") < pl.col("series").shift()
+    late = _SAME_SERIES & (pl.col("time") <= pl.col("time").shift())
+    if not table.select((earlier | late).any()).collect(engine="streaming").item():
+        return {}
+    late = (pl.col("time").diff() < timedelta(0)).sum()
+    read = table.select("series", "time").collect().group_by("series").agg(pl.len(), late)
+    return {name: _Disorder(rows, out_of_order) for name, rows, out_of_order in read.iter_rows()}
+
+
+def _time(rows: Rows) -> pl.Expr:
+    """The time of a row, in UTC where a zone is known; null where the text is no time."""
+    dtype, column = rows.frame.collect_schema()[rows.time], pl.col(rows.time)
+    if dtype == pl.String:
+        formats = [rows.time_format] if rows.time_format else _ISO_8601
+        text = column.str.strip_chars()
+        times = [text.str.to_datetime(written_as, strict=False, time_unit="ms") for written_as in formats]
+        if not rows.time_format:
+            times.append(text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms")))
+        column = pl.coalesce(times) if len(times) > 1 else times[0]
+    elif isinstance(dtype, pl.Datetime) and dtype.time_zone:
+        column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return column.cast(pl.Datetime("ms"))
+
+
+def _series(rows: Rows) -> pl.Expr:
+    return pl.lit(ONLY_SERIES) if rows.series is None else pl.col(rows.series).cast(pl.String)
+
+
+def _number(rows: Rows, feature: str) -> pl.Expr:
+    """The cell as a number; null where it is none."""
+    column = pl.col(feature)
+    if rows.frame.collect_schema()[feature] == pl.String:
+        column = column.str.strip_chars()
+    return column.cast(pl.Float64, strict=False)
+
+
+def _is_wrong(rows: Rows, feature: str) -> pl.Expr:
+    """Whether a cell holds something that is neither a finite number nor a missing value."""
+    number, column = _number(rows, feature), pl.col(feature)
+    if rows.frame.collect_schema()[feature] == pl.String:
+        return (column.str.strip_chars() != "") & ~(number.is_finite() | number.is_nan()).fill_null(False)
+    return number.is_infinite()
+
+
+def _is_sentinel(rows: Rows, problem: Problem, feature: str) -> pl.Expr:
+    return _number(rows, feature).is_in(list(problem.sentinels.get(feature, ())))
+
+
+def _value(rows: Rows, problem: Problem, feature: str) -> pl.Expr:
+    """The number that goes into the table: null for a missing one, a sentinel or NaN."""
+    number = _number(rows, feature)
+    wrong = number.is_nan() | _is_sentinel(rows, problem, feature)
+    return pl.when(~wrong).then(number).alias(feature)
+
+
+def _check_columns(rows: Rows, features: tuple[str, ...]) -> None:
+    """Every column that is needed is there once, and of a type that can be read."""
+    schema = rows.frame.collect_schema()
+    there = [name for name in schema.names() if name != PLACE]
+    for column in dict.fromkeys([rows.time, *([rows.series] if rows.series else []), *features]):
+        if column not in schema:
+            garbled = [n for n in there if _UNDECODABLE in n and len(n) == len(column) and _matches(n, column)]
+            if garbled:
+                raise RecastError(
+                    f"{_first_place(rows)}: the header of column {column!r} has bytes that are not UTF-8 "
+                    f"({garbled[0]!r}); save the file as UTF-8"
+                )
+            raise RecastError(
+                f"{_first_place(rows)}: there is no column {column!r}; the columns are {', '.join(there)}. "
+                "Correct the name in params.yaml, or the file's header"
+            )
+    if not (schema[rows.time] == pl.String or schema[rows.time] == pl.Date or schema[rows.time] == pl.Datetime):
+        raise RecastError(f"{_first_place(rows)}: column {rows.time!r} holds {schema[rows.time]}, not times")
+    for feature in features:
+        if not (schema[feature].is_numeric() or schema[feature] in (pl.String, pl.Boolean, pl.Null)):
+            raise RecastError(f"{_first_place(rows)}: column {feature!r} holds {schema[feature]}, not numbers")
+
+
+def _matches(garbled: str, column: str) -> bool:
+    return all(a in (_UNDECODABLE, b) for a, b in zip(garbled, column, strict=True))
+
+
+def _first_place(rows: Rows) -> str:
+    """The file, for a message about all of it."""
+    first = rows.frame.select(PLACE).head(1).collect()
+    return str(first.item()).rsplit(",", 1)[0] if first.height else "the file"
+
+
+def _check_cells(rows: Rows, problem: Problem) -> dict[str, int]:
+    """Count what has to be known before the table is written; refuse what cannot be a row of it.
+
+    Returns:
+        `rows`, and `sentinel <feature>` for each
+    """
+    time, series = _time(rows), _series(rows)
+    unnamed = series.is_null() | series.str.contains(_UNDECODABLE, literal=True)
+    wrong = {feature: _is_wrong(rows, feature) for feature in problem.features}
+    found: dict[str, int] = (
+        rows.frame.select(
+            pl.len().alias("rows"),
+            time.is_null().sum().alias("no time"),
+            unnamed.sum().alias("no series"),
+            *(expression.sum().alias(f"wrong {feature}") for feature, expression in wrong.items()),
+            *(_is_sentinel(rows, problem, f).sum().alias(f"sentinel {f}") for f in problem.features),
+        )
+        .collect(engine="streaming")
+        .row(0, named=True)
+    )
+    if found["no time"]:
+        place, value = _first(rows, time.is_null(), rows.time)
+        how = f"written as {rows.time_format}" if rows.time_format else "in ISO 8601, such as 2009-01-01 00:10:00"
+        said = "is empty" if value is None else f"holds {value!r}, which is no time {how}"
+        raise RecastError(f"{place}: column {rows.time!r} {said}; mend or delete the row, or correct time_format")
+    if rows.series is not None and found["no series"]:
+        place, value = _first(rows, unnamed, rows.series)
+        said = "is empty" if value is None else f"has bytes that are not UTF-8 ({value!r})"
+        raise RecastError(f"{place}: column {rows.series!r}, which names the series, {said}; mend the file")
+    for feature, expression in wrong.items():
+        if found[f"wrong {feature}"]:
+            place, value = _first(rows, expression, feature)
+            if _UNDECODABLE in str(value):
+                said, mend = f"has bytes that are not UTF-8 ({value!r})", "save the file as UTF-8"
+            else:
+                said, mend = f"holds {value!r}, which is no finite number", "mend the cell, or leave it empty"
+            cells = found[f"wrong {feature}"]
+            raise RecastError(f"{place}: column {feature!r} {said}; {mend} ({cells:,} such cells in this column)")
+    return found
+
+
+def _first(rows: Rows, wrong: pl.Expr, column: str) -> tuple[str, Any]:
+    """Where the first wrong row stands, and what it holds."""
+    place, value = rows.frame.filter(wrong).select(PLACE, pl.col(column).alias("value")).head(1).collect().row(0)
+    return place, value
+
+
+def _quality(
+    problem: Problem, found: dict[str, int], disorder: dict[str, _Disorder], table: pl.LazyFrame, store: Path
+) -> Quality:
+    """Measure the finished table.
+
+    Raises:
+        RecastError: there are too few rows, a column has no value, or the cadence is not the declared one.
+    """
+    step = pl.when(_SAME_SERIES).then(pl.col("time").diff()).alias("step")
+    steps = table.select("series", step).drop_nulls().group_by("series", "step").len().collect(engine="streaming")
+    if steps.is_empty():
+        raise RecastError(
+            f"{store}: too few rows: {found['rows']:,} were read, and no series has two different times; "
+            "give the source more rows"
+        )
+    cadence = _most_frequent(steps)
+    if problem.cadence is not None and problem.cadence != cadence:
+        raise RecastError(
+            f"{store}: cadence {written(problem.cadence)} is declared, but most rows come every {written(cadence)}; "
+            f"correct problems.{store.name}.cadence, or set it to null"
+        )
+    total, nulls, low, high, mean = (
+        table.select(measure).collect(engine="streaming").row(0, named=True)
+        for measure in (
+            pl.len(),
+            pl.col(problem.features).null_count(),
+            pl.col(problem.features).min(),
+            pl.col(problem.features).max(),
+            pl.col(problem.features).mean(),
+        )
+    )
+    if empty := [feature for feature in problem.features if nulls[feature] == total["len"]]:
+        sentinels = ", ".join(f"{feature!r} ({found[f'sentinel {feature}']:,} sentinels)" for feature in empty)
+        raise RecastError(f"{store}: no row has a value in column {sentinels}; take it out of the features")
+    return Quality(
+        synthetic=problem.source.synthetic,
+        files={file.name: _sha256(file) for file in stored(store)},
+        rows_read=found["rows"],
+        rows_kept=total["len"],
+        cadence=written(cadence),
+        cadence_seconds=cadence.total_seconds(),
+        cadence_declared=problem.cadence is not None,
+        series=_series_quality(disorder, table, steps, cadence),
+        columns={
+            feature: ColumnQuality(
+                nulls=nulls[feature],
+                sentinels=found[f"sentinel {feature}"] or 0,
+                min=low[feature],
+                max=high[feature],
+                mean=float(f"{mean[feature]:.6g}"),
+            )
+            for feature in problem.features
+        },
+    )
+
+
+def _series_quality(
+    disorder: dict[str, _Disorder], table: pl.LazyFrame, steps: pl.DataFrame, cadence: timedelta
+) -> dict[str, SeriesQuality]:
+    """The report of each series, by its name."""
+    kept = (
+        table.group_by("series")
+        .agg(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"), pl.len().alias("rows"))
+        .sort("series")
+        .collect(engine="streaming")
+    )
+    gaps = (
+        table.select("series", pl.col("time").shift().alias("after"), pl.col("time").alias("before"))
+        .filter(_SAME_SERIES & (pl.col("before") - pl.col("after") > cadence))
+        .collect(engine="streaming")
+    )
+    reports = {}
+    for name, first, last, count in kept.iter_rows():
+        mine = steps.filter(pl.col("series") == name)
+        holes = gaps.filter(pl.col("series") == name)
+        missing = [_missing(before - after, cadence) for after, before in holes.select("after", "before").iter_rows()]
+        read = disorder.get(name, _Disorder(count, 0))
+        reports[name] = SeriesQuality(
+            first=str(first),
+            last=str(last),
+            rows=count,
+            duplicates=read.rows - count,
+            out_of_order=read.out_of_order,
+            cadence=None if mine.is_empty() else written(_most_frequent(mine)),
+            off_cadence=int(mine.filter(pl.col("step") < cadence)["len"].sum()),
+            gaps=len(missing),
+            missing=sum(missing),
+            listed=[
+                Gap(str(after), str(before), count)
+                for (_, after, before), count in zip(holes.head(LISTED_GAPS).iter_rows(), missing, strict=False)
+            ],
+        )
+    return reports
+
+
+def _most_frequent(steps: pl.DataFrame) -> timedelta:
+    """The step that most neighbours have; of two as frequent, the shorter."""
+    frequent = steps.group_by("step").agg(pl.col("len").sum()).sort("len", "step", descending=[True, False])
+    most: timedelta = frequent["step"][0]
+    return most
+
+
+def _missing(gap: timedelta, cadence: timedelta) -> int:
+    """How many rows would fill a gap; one in a gap that is no whole number of steps, where the clock was shifted."""
+    return -(-gap // cadence) - 1
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@contextmanager
+def _readable_polars_errors(store: Path, out: Path) -> Iterator[None]:
+    """What Polars raises, as an error that names the place; a full disk as Python itself reports it."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
+        raise RecastError(f"{store}: {str(error).splitlines()[0]}; mend the file") from error
+
+
+@contextmanager
+def _shown(task: str) -> Iterator[Progress]:
+    """A progress bar for downloads on a terminal; silence elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda come, total: None
+        return
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Bar("{task.description}", *columns, console=Console(stderr=True), transient=True) as bar:
+        number = bar.add_task(task, total=None)
+        yield lambda come, total: bar.update(number, completed=come, total=total)
+
+
+if __name__ == "__main__":
+    command(main)

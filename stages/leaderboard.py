@@ -1,0 +1,94 @@
+"""The leaderboard: what an evaluation found, for the table, the report and MLflow to show."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from stages.metrics import Comparison
+from stages.training import Epoch
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A measure over seeds: its mean, and the deviation of the sample where there are two seeds or more."""
+
+    mean: float
+    deviation: float | None
+    values: list[float]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, list(values))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A configuration in the leaderboard; errors are in the target's unit unless named normalised.
+
+    Attributes:
+        finished_seeds: the seeds of its trials that finished; every spread has a value for each, in this order.
+        failed: why the others did not.
+        selected: it is the best of its architecture by validation, so it was tried on the test rows.
+        skill: of the mean test MAE against persistence on the same windows.
+    """
+
+    configuration: str
+    architecture: str
+    source: str
+    parameters: int | None
+    finished_seeds: list[int]
+    failed: list[str]
+    selected: bool
+    validation_mae: Spread | None
+    validation_rmse: Spread | None
+    validation_mae_normalized: Spread | None
+    test_mae: Spread | None
+    test_rmse: Spread | None
+    test_mae_normalized: Spread | None
+    skill: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that the leaderboard, the metrics, the plots and the report say.
+
+    Attributes:
+        rows: best validation MAE first; configurations of which no trial finished last.
+        comparison: the best against the runner-up on the test rows, each averaged over its seeds.
+        curves: by selected configuration, by seed: the history.
+        hours, months: test MAE by hour of day (24) and month (12) of the target, by selected configuration; None
+            where the test rows have none.
+        forecasts: a stretch of the test rows: `time`, `observed`, and the mean forecast by configuration.
+        quality: what `ingest` found.
+        windows: how many windows each split has, and what was left out.
+        persistence_test_mae: what skill is measured against.
+    """
+
+    problem: str
+    title: str
+    target: str
+    unit: str
+    synthetic: bool
+    split: dict[str, Any]
+    window: dict[str, str]
+    rows: list[Row]
+    best: str | None
+    runner_up: str | None
+    comparison: Comparison | None
+    persistence_test_mae: float
+    curves: dict[str, dict[str, list[Epoch]]]
+    hours: dict[str, list[float | None]]
+    months: dict[str, list[float | None]]
+    forecasts: dict[str, list[Any]]
+    quality: dict[str, Any]
+    windows: dict[str, Any]
+
+
+def read(folder: Path) -> Evaluation | None:
+    """What `evaluate` wrote into `folder`, or None where it has not run."""
+    file = folder / "leaderboard.json"
+    return TypeAdapter(Evaluation).validate_json(file.read_bytes()) if file.exists() else None

@@ -1,0 +1,43 @@
+"""One pipeline at a time in a checkout, whether `dvc repro` or a flow runs it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from problems.errors import RecastError
+from stages.places import STATE
+
+_FILE = STATE / "pipeline.lock"
+
+
+@contextmanager
+def only_pipeline(wait: bool = False) -> Iterator[None]:
+    """Hold the lock of this checkout; it is free again however its holder ends.
+
+    Raises:
+        RecastError: another holds it, and `wait` is not set.
+    """
+    STATE.mkdir(exist_ok=True)
+    lock = FileLock(_FILE)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise RecastError(
+            "another pipeline runs in this checkout (`recast status` shows it); wait for it, or `recast run --wait`"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_running() -> bool:
+    """Whether a pipeline runs in this checkout now."""
+    if not _FILE.exists():
+        return False
+    try:
+        with FileLock(_FILE, timeout=0):
+            return False
+    except Timeout:
+        return True

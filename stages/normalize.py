@@ -1,0 +1,192 @@
+"""normalize: a float32 table that is memory-mapped from then on, scaled by its training rows only."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from problems.errors import RecastError
+from problems.problem import Problem
+from stages import places
+from stages.atomic import replaced_folder, write_json
+from stages.command import command
+from stages.settings import load
+
+CHUNK = 1_000_000
+"""Rows held in memory at once."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of the table: its rows are `first` to `first + rows`, cut at `train` and `validation` from `first`."""
+
+    name: str
+    first: int
+    rows: int
+    train: int
+    validation: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """What there is to know about a normalised table beside its values.
+
+    Attributes:
+        features: the columns, in order.
+        target: index of the forecast column.
+        unit: the target's unit.
+        center, scale: by column; value = normalised * scale + center, in the columns' own units.
+        cadence: seconds between rows.
+        sha256: of values and times: the identity of the data for a trial's key.
+    """
+
+    features: tuple[str, ...]
+    target: int
+    unit: str
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
+    cadence: float
+    synthetic: bool
+    series: tuple[Series, ...]
+    sha256: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The table that `normalize` wrote into `folder`."""
+        fields: dict[str, Any] = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+        series = tuple(Series(**each) for each in fields.pop("series"))
+        return cls(series=series, **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def values(folder: Path) -> NDArray[np.float32]:
+    """The table's values, (N, F), normalised, NaN where nothing is known; memory-mapped, a write stays private."""
+    table: NDArray[np.float32] = np.load(folder / "table.npy", mmap_mode="c", allow_pickle=False)
+    return table
+
+
+def times(folder: Path) -> NDArray[np.datetime64]:
+    """The rows' times, (N,), to the millisecond; memory-mapped."""
+    table: NDArray[np.datetime64] = np.load(folder / "time.npy", mmap_mode="r", allow_pickle=False)
+    return table
+
+
+def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ingested: Path, out: Path) -> Table:
+    """Write the table, the times and what is known of them into the folder `out`.
+
+    The lecture's rule (row D2): mean and deviation of the training rows, the deviation that of the population.
+    Nulls are filled forward up to `problem.fill` within a stretch without gaps, from the past only.
+
+    Raises:
+        RecastError: a series is too short for the split, or a column has no value in the training rows.
+    """
+    frame = pl.scan_parquet(ingested / "table.parquet")
+    cadence = timedelta(seconds=json.loads((ingested / "quality.json").read_text(encoding="utf-8"))["cadence_seconds"])
+    series = list(_cut(problem, frame, cadence))
+    center, deviation = _fitted(problem, scale, frame, series)
+
+    rows = sum(each.rows for each in series)
+    digest = hashlib.sha256()
+    with replaced_folder(out) as folder:
+        shape = (rows, len(problem.features))
+        table = np.lib.format.open_memmap(folder / "table.npy", mode="w+", dtype=np.float32, shape=shape)
+        time = np.lib.format.open_memmap(folder / "time.npy", mode="w+", dtype="datetime64[ms]", shape=(rows,))
+        for first, chunk in _chunks(problem, frame, series, cadence):
+            span = slice(first, first + len(chunk))
+            raw = chunk.select(problem.features).to_numpy()
+            table[span] = (raw - center) / deviation
+            time[span] = chunk["time"].to_numpy()
+            digest.update(table[span].tobytes())
+            digest.update(time[span].tobytes())
+        table.flush()
+        time.flush()
+        about = Table(
+            features=problem.features,
+            target=problem.features.index(problem.target),
+            unit=problem.unit,
+            center=tuple(center.tolist()),
+            scale=tuple(deviation.tolist()),
+            cadence=cadence.total_seconds(),
+            synthetic=problem.source.synthetic,
+            series=tuple(series),
+            sha256=digest.hexdigest(),
+        )
+        write_json(folder / "table.json", asdict(about))
+    return about
+
+
+def _cut(problem: Problem, frame: pl.LazyFrame, cadence: timedelta) -> Iterator[Series]:
+    """The series in the table's order, each with its cuts."""
+    first = 0
+    for name, rows in frame.group_by("series", maintain_order=True).len().collect(engine="streaming").iter_rows():
+        moments = frame.slice(first, rows).select("time").collect(engine="streaming")["time"].to_numpy()
+        cuts = problem.split.cuts(moments, cadence)
+        if not 0 < cuts.train < cuts.validation < rows:
+            raise RecastError(
+                f"series {name}: {rows:,} rows are too few for the split; lengthen the data or change split"
+            )
+        yield Series(name, first, rows, cuts.train, cuts.validation)
+        first += rows
+
+
+def _fitted(
+    problem: Problem, scale: str, frame: pl.LazyFrame, series: list[Series]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Center and deviation by column, from the training rows alone."""
+    columns = [pl.col(name) for name in problem.features]
+    training = pl.concat([frame.slice(each.first, each.train) for each in series])
+    rules = {"standard": ("mean", "std"), "range": ("min", "max"), "none": ("mean", "std")}[scale]
+    statistics = {
+        "mean": [column.mean() for column in columns],
+        "std": [column.std(ddof=0) for column in columns],
+        "min": [column.min() for column in columns],
+        "max": [column.max() for column in columns],
+    }
+    one, two = (training.select(statistics[rule]).collect(engine="streaming").row(0) for rule in rules)
+    for name, value in zip(problem.features, one, strict=True):
+        if value is None:
+            raise RecastError(f"column {name!r} has no value in the training rows; drop it from features or move split")
+    first, second = np.array(one, dtype=np.float64), np.array(two, dtype=np.float64)
+    if scale == "none":
+        return np.zeros_like(first), np.ones_like(first)
+    deviation = second - first if scale == "range" else second
+    # A column that never changes in training has nothing to be scaled by.
+    return first, np.where(deviation > 0, deviation, 1.0)
+
+
+def _chunks(
+    problem: Problem, frame: pl.LazyFrame, series: list[Series], cadence: timedelta
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The table in pieces of at most CHUNK rows of one series, nulls filled, with the row each begins at."""
+    limit = int(problem.fill / cadence) if problem.fill else 0
+    stretch = (pl.col("time").diff() != cadence).fill_null(True).cum_sum()
+    for each in series:
+        for begin in range(0, each.rows, CHUNK):
+            before = min(limit, begin)
+            length = min(CHUNK, each.rows - begin)
+            chunk = frame.slice(each.first + begin - before, before + length).collect(engine="streaming")
+            if limit:
+                filled = pl.col(problem.features).forward_fill(limit).over(stretch)
+                chunk = chunk.with_columns(filled)
+            yield each.first + begin, chunk.slice(before)
+
+
+def main(problem: str) -> None:
+    """Scale a problem's table by its training rows and write it for memory-mapping."""
+    settings = load()
+    normalize(
+        settings.problem(problem),
+        settings.normalize.scale,
+        places.stage("ingest", problem),
+        places.stage("normalize", problem),
+    )
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,90 @@
+"""The best trial of each architecture as an MLflow model that can be served."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from stages import batches, places, tracking
+from stages.atomic import write_json
+from stages.leaderboard import Evaluation
+from stages.normalize import Table
+from stages.trials import Trial, read_run, trial_folder
+from stages.window import Windowing
+
+CODE = Path(__file__).parent / "forecaster.py"
+PACKAGED = "recast.model"
+"""Tag of a run whose model is stored."""
+
+
+def package(evaluation: Evaluation, trials: Sequence[Trial]) -> list[str]:
+    """Store the best trial, by validation, of each architecture's best configuration; the URIs of the new models.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    problem = evaluation.problem
+    table = Table.read(places.stage("normalize", problem))
+    windowing = Windowing.read(places.stage("window", problem))
+    stored = []
+    for row in evaluation.rows:
+        if not row.selected or row.validation_mae is None:
+            continue
+        finished = [t for t in trials if t.configuration.label == row.configuration and t.seed in row.finished_seeds]
+        best = finished[int(np.argmin(row.validation_mae.values))]
+        run = str(read_run(trial_folder(best))["mlflow_run_id"])
+        if PACKAGED not in tracking.client().get_run(run).data.tags:
+            stored.append(_store(best, run, table, windowing))
+    return stored
+
+
+def _store(trial: Trial, run: str, table: Table, windowing: Windowing) -> str:
+    """Log the model of one trial to its own run."""
+    normalized, windowed = places.stage("normalize", trial.problem), places.stage("window", trial.problem)
+    shape = windowing.shape(table)
+    data = batches.read(normalized, windowed, table.target, torch.device("cpu"))["train"]
+    x_BTF, _ = data.at(torch.arange(1))
+    example = (x_BTF.double().numpy() * np.array(table.scale) + np.array(table.center)).astype(np.float32)
+    float32 = np.dtype(np.float32)
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1, shape.steps, shape.features), "windows")]),
+        outputs=Schema([TensorSpec(np.dtype(np.float64), (-1,))]),
+    )
+    about = {
+        "architecture": trial.configuration.architecture,
+        "hyperparameters": trial.configuration.hyperparameters.model_dump(mode="json"),
+        "shape": asdict(shape),
+        "features": table.features,
+        "unit": table.unit,
+        "center": table.center,
+        "scale": table.scale,
+    }
+    weights = trial_folder(trial) / "weights.safetensors"
+    with tempfile.TemporaryDirectory() as folder:
+        write_json(Path(folder) / "model.json", about)
+        artifacts = {"model": str(Path(folder) / "model.json")}
+        if weights.exists():
+            artifacts["weights"] = str(weights)
+        with mlflow.start_run(run_id=run):
+            model = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(CODE),
+                code_paths=["architectures"],
+                artifacts=artifacts,
+                signature=signature,
+                input_example=example,
+                pip_requirements=[
+                    f"{name}=={version(name).partition('+')[0]}"
+                    for name in ("mlflow", "numpy", "pydantic", "safetensors", "torch")
+                ],
+                metadata={"features": list(table.features), "unit": table.unit, "synthetic": table.synthetic},
+            )
+        tracking.client().set_tag(run, PACKAGED, model.model_uri)
+    return str(model.model_uri)

@@ -1,0 +1,36 @@
+"""MLflow's store made again from the trials that DVC tracks."""
+
+from problems.errors import RecastError
+from stages import leaderboard, places, tracking
+from stages.packaging import package
+from stages.settings import Settings
+from stages.train import outcome
+from stages.trials import expand
+
+
+def rebuild(settings: Settings, problem: str) -> int:
+    """Write the ended trials of the grid, the leaderboard and the models to MLflow; how many trials were missing.
+
+    What the store has already is left as it is, so it may be run again.
+
+    Raises:
+        RecastError: nothing has been trained here.
+        TrackingError: MLflow cannot be reached.
+    """
+    windowed = places.stage("window", problem)
+    if not (windowed / "windows.json").exists():
+        raise RecastError(f"{windowed} is not there; `dvc checkout` or `dvc pull` restores what was trained")
+    trials = [trial for trial in expand(settings, problem, windowed) if outcome(trial)]
+    if not trials:
+        raise RecastError(
+            f"no trial of {problem} has ended here; `dvc checkout` or `dvc pull` restores trials/{problem}"
+        )
+    context = tracking.open_pipeline(problem, settings, trials, prefect_run=None)
+    written = tracking.log_unlogged(context, trials)
+    failed = sum(each.status == "failed" for trial in trials if (each := outcome(trial)))
+    tracking.close_pipeline(context, failed)
+    evaluation = leaderboard.read(places.stage("evaluate", problem))
+    if evaluation is not None:
+        tracking.log_evaluation(evaluation, trials, places.stage("evaluate", problem))
+        package(evaluation, trials)
+    return written

@@ -1,0 +1,465 @@
+"""The report: an evaluation as one HTML page that needs no network and nothing beside itself.
+
+The page is an output of DVC, so the same evaluation gives the same bytes: no date, no random identifier, and charts
+that are drawn by matplotlib's own defaults, whatever a user's matplotlibrc says.
+"""
+
+import io
+import math
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle, product
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from stages.leaderboard import Evaluation, Row, Spread
+from stages.metrics import Comparison
+from stages.training import Epoch
+
+BASELINE = "persistence"
+GREY, INK, FAINT = "#7a828c", "#1f2933", "#e4e7eb"
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Okabe and Ito's palette, told apart by the colour-blind; its yellow cannot be seen on white."""
+DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 2))
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+DRAWN_POINTS = 3000
+"""Points of a forecast that are drawn at most; of more, every second, third and so on."""
+LISTED_GAPS = 100
+
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.labelcolor": "#52606d",
+    "axes.labelsize": 11,
+    "axes.linewidth": 0.8,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.size": 11,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "svg.fonttype": "none",  # text stays text: small, and in the page's font
+    "text.parse_math": False,  # a configuration may hold a $
+    "xtick.color": "#52606d",
+    "xtick.major.size": 0,
+    "ytick.color": "#52606d",
+    "ytick.major.size": 0,
+}
+_drawing = threading.Lock()
+"""matplotlib's settings belong to the process, and problems may be evaluated side by side in its threads."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """How a configuration is drawn in every chart; `dash` as in SVG, empty for a solid line."""
+
+    color: str
+    dash: tuple[float, ...] = ()
+
+    @property
+    def style(self) -> Any:
+        """The dash as matplotlib takes it."""
+        return (0, self.dash) if self.dash else "-"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture with its caption; `line` where all of it shows one configuration."""
+
+    caption: str
+    svg: Markup
+    line: Line | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the evaluation comes to, in words.
+
+    Attributes:
+        settled: the difference between the best and the runner-up is beyond noise; None without a comparison.
+    """
+
+    headline: str
+    result: str
+    comparison: str
+    settled: bool | None
+
+
+def render(evaluation: Evaluation) -> str:
+    """The report as an HTML page; the same evaluation gives the same bytes."""
+    lines = _lines(evaluation.rows)
+    selected = [row.configuration for row in evaluation.rows if row.selected]
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    ).get_template("report.html.jinja")
+    with _drawing, _own_style():
+        return page.render(
+            e=evaluation,
+            verdict=_verdict(evaluation),
+            best=_row(evaluation, evaluation.best),
+            split=_split(evaluation.split),
+            lines={label: lines[label] for label in selected},
+            decimals=_decimals(evaluation.persistence_test_mae, 4),
+            curves=_curves(evaluation, lines),
+            seeds=_seeds(evaluation, lines),
+            hours=_groups(evaluation, "hour of day", [str(hour) for hour in range(24)], evaluation.hours, lines),
+            months=_groups(evaluation, "month", MONTHS, evaluation.months, lines),
+            forecasts=_forecasts(evaluation, lines),
+            gaps=_gaps(evaluation.quality),
+            listed_gaps=LISTED_GAPS,
+            fixed=_fixed,
+            spread=_spread,
+            signed=_signed,
+            figures=_figures,
+        )
+
+
+# Words and figures
+
+
+def _verdict(evaluation: Evaluation) -> Verdict:
+    best = _row(evaluation, evaluation.best)
+    if best is None or best.test_mae is None:
+        return Verdict(
+            "No configuration finished",
+            "No trial has a result, so there is nothing to rank. The reasons stand below.",
+            "",
+            None,
+        )
+    digits = _decimals(evaluation.persistence_test_mae, 4)
+    reference = _quantity(evaluation.persistence_test_mae, digits, evaluation.unit)
+    error = _quantity(best.test_mae.mean, digits, evaluation.unit, best.test_mae.deviation)
+    seeds = len(best.finished_seeds)
+    over = f"mean ± deviation over {seeds} seeds" if seeds > 1 else "one trial"
+    result = f"On the test rows its mean absolute error is {error} ({over})"
+    if best.architecture == BASELINE:
+        result += "; it is what skill is measured against."
+    elif best.skill is None:
+        result += "; persistence makes no error there."
+    else:
+        less = "less" if best.skill >= 0 else "more"
+        result += (
+            f", {_percent(abs(best.skill))} {less} than persistence ({reference}): skill {_signed(best.skill, 3)}."
+        )
+    if best.configuration not in evaluation.curves:
+        result += " It is a baseline: no trained network was better on validation."
+    tested = [row for row in evaluation.rows if row.test_mae is not None]
+    first = min(tested, key=lambda row: row.test_mae.mean if row.test_mae else math.inf)
+    if first.test_mae is not None and first.test_mae.mean < best.test_mae.mean:
+        lowest = _quantity(first.test_mae.mean, digits, evaluation.unit)
+        result += (
+            f" The lowest test error is that of {first.configuration} ({lowest}); selection is by validation alone."
+        )
+    comparison, runner_up = evaluation.comparison, evaluation.runner_up
+    if comparison is None or runner_up is None:
+        return Verdict(
+            f"Best: {best.configuration}", result, "There is no other architecture to compare it with.", None
+        )
+    settled = comparison.high < 0 or comparison.low > 0
+    return Verdict(f"Best: {best.configuration}", result, _compared(comparison, runner_up, evaluation.unit), settled)
+
+
+def _compared(comparison: Comparison, runner_up: str, unit: str) -> str:
+    """Whether the best is better than the runner-up, in a sentence."""
+    low, high, difference = comparison.low, comparison.high, comparison.difference
+    level = f"{100 * comparison.level:g}\N{NO-BREAK SPACE}%"
+    digits = _decimals(max(abs(low), abs(high), abs(difference)), 3)
+
+    def by(value: float) -> str:
+        return f"{_quantity(abs(value), digits, unit)} {'smaller' if value < 0 else 'larger'}"
+
+    if low == high == 0:
+        return f"The runner-up, {runner_up}, makes exactly the same errors."
+    if high < 0:
+        return (
+            f"It is better than the runner-up, {runner_up}, beyond noise at the {level} level: its error is "
+            f"{by(difference)} ({level} interval: {_fixed(-high, digits)} to {_quantity(-low, digits, unit)} smaller)."
+        )
+    if low > 0:
+        return (
+            f"Validation chose it, but on the test rows the runner-up, {runner_up}, is better beyond noise at the "
+            f"{level} level: the error of the chosen one is {by(difference)} ({level} interval: {_fixed(low, digits)} "
+            f"to {_quantity(high, digits, unit)} larger)."
+        )
+    return (
+        f"Whether it is better than the runner-up, {runner_up}, is not settled: its error is {by(difference)}, which "
+        f"is within noise at the {level} level ({level} interval: from {by(low)} to {by(high)})."
+    )
+
+
+def _split(split: dict[str, Any]) -> str:
+    """Where the series is cut, in words."""
+    match split:
+        case {"kind": "lecture"}:
+            return "the lecture's"
+        case {"kind": "fractions", "train": train, "validation": validation}:
+            parts = (f"{100 * part:.4g}" for part in (train, validation, 1 - train - validation))
+            return "{} % training, {} % validation, {} % test".format(*parts).replace(" %", "\N{NO-BREAK SPACE}%")
+        case {"kind": "dates", "validation_from": validation, "test_from": test}:
+            return f"validation from {_moment(validation)}, test from {_moment(test)}"
+    return ", ".join(f"{name} {value}" for name, value in split.items())
+
+
+def _moment(text: str) -> str:
+    """An ISO time as people read it; midnight is a date."""
+    return text.replace("T", " ").removesuffix("Z").removesuffix(" 00:00:00")
+
+
+def _row(evaluation: Evaluation, configuration: str | None) -> Row | None:
+    return next((row for row in evaluation.rows if row.configuration == configuration), None)
+
+
+def _decimals(value: float, significant: int) -> int:
+    """Digits after the point that show `value` with so many significant digits."""
+    return min(max(significant - 1 - math.floor(math.log10(abs(value))), 0), 9) if value else significant - 1
+
+
+def _fixed(value: float, digits: int) -> str:
+    """A number with its minus sign and thousands, and never minus zero."""
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _signed(value: float, digits: int) -> str:
+    return ("+" if round(value, digits) > 0 else "") + _fixed(value, digits)
+
+
+def _figures(value: float) -> str:
+    """A number of any size with the digits that it has, six at most."""
+    return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _percent(share: float) -> str:
+    return f"{_fixed(100 * share, 1)}\N{NO-BREAK SPACE}%"
+
+
+def _quantity(value: float, digits: int, unit: str, deviation: float | None = None) -> str:
+    spread = "" if deviation is None else f" ± {_fixed(deviation, digits)}"
+    return f"{_fixed(value, digits)}{spread} {unit}".rstrip().replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _spread(spread: Spread, digits: int) -> Markup:
+    """Mean and deviation for a cell of a table, the means of a column below each other."""
+    deviation = "" if spread.deviation is None else f"± {_fixed(spread.deviation, digits)}"
+    return Markup('{} <span class="deviation">{}</span>').format(_fixed(spread.mean, digits), deviation)
+
+
+def _gaps(quality: dict[str, Any]) -> list[dict[str, Any]]:
+    """The gaps that `ingest` listed, each with its series."""
+    return [{"series": name, **gap} for name, series in quality["series"].items() for gap in series["listed"]]
+
+
+# Charts
+
+
+def _lines(rows: Sequence[Row]) -> dict[str, Line]:
+    """How each selected configuration is drawn: by its architecture, so that a change of rank changes no colour."""
+    architectures = sorted({row.architecture for row in rows} - {BASELINE})
+    looks = cycle(Line(color, dash) for dash, color in product(DASHES, COLORS))
+    by_architecture = {BASELINE: Line(GREY, (4, 3)), **dict(zip(architectures, looks, strict=False))}
+    return {row.configuration: by_architecture[row.architecture] for row in rows if row.selected}
+
+
+def _curves(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
+    """Validation MAE by epoch: a chart a configuration, a line a seed, all to one scale."""
+    baseline = next((row for row in evaluation.rows if row.architecture == BASELINE), None)
+    reference = baseline.validation_mae_normalized.mean if baseline and baseline.validation_mae_normalized else None
+    everything = [
+        epoch.validation_mae for seeds in evaluation.curves.values() for history in seeds.values() for epoch in history
+    ]
+    if not everything:
+        return []
+    low, high = min(everything), max(everything)
+    if reference is not None:
+        low, high = min(low, reference), max(high, reference)
+    margin = 0.06 * (high - low) or 0.01
+    charts = []
+    for label, seeds in evaluation.curves.items():
+        figure, axes = _figure(380, 220)
+        axes.set_ylim(low - margin, high + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlabel("epoch")
+        if reference is not None:
+            axes.axhline(reference, color=GREY, linestyle=(0, (4, 3)), linewidth=1.2)
+        for history in seeds.values():
+            axes.plot(
+                [epoch.epoch for epoch in history],
+                [epoch.validation_mae for epoch in history],
+                color=lines[label].color,
+                linestyle=lines[label].style,
+                alpha=0.75,
+            )
+            best = _lowest(history)
+            axes.plot(best.epoch, best.validation_mae, "o", color=lines[label].color)
+        lowest = min((_lowest(history) for history in seeds.values()), key=lambda epoch: epoch.validation_mae)
+        about = f"Validation MAE of {label} by epoch, normalised: {_counted(seeds, 'seed')}, lowest "
+        about += f"{_fixed(lowest.validation_mae, 4)} in epoch {lowest.epoch}"
+        charts.append(Chart(label, _svg(figure, evaluation, about), lines[label]))
+    return charts
+
+
+def _lowest(history: Sequence[Epoch]) -> Epoch:
+    return min(history, key=lambda epoch: epoch.validation_mae)
+
+
+def _seeds(evaluation: Evaluation, lines: dict[str, Line]) -> Chart | None:
+    """Test MAE of the selected configurations, a dot a seed and a bar at the mean."""
+    tested = [(row.configuration, row.test_mae) for row in evaluation.rows if row.test_mae is not None]
+    if not tested:
+        return None
+    figure, axes = _figure(580, 46 * len(tested) + 44, left=8)
+    axes.set_ylim(len(tested) - 0.5, -0.75)
+    axes.set_yticks([])
+    axes.margins(x=0.04)
+    axes.axvline(evaluation.persistence_test_mae, color=GREY, linestyle=(0, (4, 3)), linewidth=1.2)
+    for place, (label, errors) in enumerate(tested):
+        color = lines[label].color
+        axes.axhline(place, color=FAINT, linewidth=0.8)
+        axes.plot(errors.values, [place] * len(errors.values), "o", color=color, alpha=0.55, markersize=7, mew=0)
+        axes.plot(errors.mean, place, "|", color=color, markersize=16, mew=2.2)
+        axes.annotate(
+            label, (0, place), (0, 13), xycoords=("axes fraction", "data"), textcoords="offset points", color=INK
+        )
+    axes.set_xlabel(f"test MAE, {evaluation.unit}")
+    digits = _decimals(evaluation.persistence_test_mae, 4)
+    about = "; ".join(f"{label} {_quantity(e.mean, digits, evaluation.unit, e.deviation)}" for label, e in tested)
+    return Chart("Test MAE, a dot a seed", _svg(figure, evaluation, f"Test MAE by configuration and seed: {about}"))
+
+
+def _groups(
+    evaluation: Evaluation,
+    name: str,
+    ticks: Sequence[str],
+    errors: dict[str, list[float | None]],
+    lines: dict[str, Line],
+) -> Chart | None:
+    """Test MAE by the hour or the month of the target, a line a configuration; nothing where there are no rows."""
+    if not errors:
+        return None
+    figure, axes = _figure(580, 280)
+    places = np.arange(len(ticks))
+    for label, values in errors.items():
+        # Of None, matplotlib makes a hole in the line; a month between two holes shows as its marker.
+        axes.plot(
+            places,
+            np.array(values, dtype=np.float64),
+            color=lines[label].color,
+            linestyle=lines[label].style,
+            marker="o",
+            markersize=3.5,
+        )
+    every = 3 if len(ticks) > 12 else 1
+    axes.set_xticks(places[::every], ticks[::every])
+    axes.set_xlim(-0.5, len(ticks) - 0.5)
+    axes.set_xlabel(f"{name} of the target")
+    worst = [f"{label} worst at {_worst(values, ticks)}" for label, values in errors.items() if _worst(values, ticks)]
+    about = f"Test MAE by {name}, {evaluation.unit}: {'; '.join(worst)}"
+    return Chart(f"Test MAE by {name}, {evaluation.unit}", _svg(figure, evaluation, about))
+
+
+def _worst(values: Sequence[float | None], names: Sequence[str]) -> str | None:
+    present = [(value, name) for value, name in zip(values, names, strict=True) if value is not None]
+    return max(present)[1] if present else None
+
+
+def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
+    """Forecast against observation: a strip a configuration, all to one scale."""
+    every = -(-len(evaluation.forecasts["time"]) // DRAWN_POINTS) or 1
+    series = {name: values[::every] for name, values in evaluation.forecasts.items()}
+    labels = [label for label in series if label in lines]
+    if not labels or not series["time"]:
+        return []
+    times = np.array(series.pop("time"), dtype="datetime64[s]")
+    step = np.timedelta64(round(evaluation.quality["cadence_seconds"] * every), "s")
+    holes = np.flatnonzero(np.diff(times) != step) + 1
+    broken_times = np.insert(times, holes, np.datetime64("NaT"))
+    values = {name: np.insert(np.array(column, dtype=np.float64), holes, np.nan) for name, column in series.items()}
+    low = min(float(np.nanmin(column)) for column in values.values())
+    high = max(float(np.nanmax(column)) for column in values.values())
+    margin = 0.05 * (high - low) or 1.0
+    charts = []
+    for label in labels:
+        figure, axes = _figure(1180, 150, bottom=24)
+        axes.set_ylim(low - margin, high + margin)
+        axes.margins(x=0.005)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.plot(broken_times, values["observed"], color=INK, linewidth=1.0)
+        axes.plot(broken_times, values[label], color=lines[label].color, linewidth=1.7, alpha=0.9)
+        _dates(axes)
+        error: NDArray[np.float64] = np.abs(values[label] - values["observed"])
+        digits = _decimals(evaluation.persistence_test_mae, 4)
+        here = _quantity(float(np.nanmean(error)), digits, evaluation.unit)
+        about = f"Forecast of {label} against the observed {evaluation.target}: MAE {here} in this stretch"
+        charts.append(Chart(f"{label}: MAE {here} in this stretch", _svg(figure, evaluation, about), lines[label]))
+    return charts
+
+
+def _dates(axes: Axes) -> None:
+    # matplotlib.dates has no types. The zone is named because the default one is a user's setting.
+    locator = AutoDateLocator(tz="UTC", minticks=4, maxticks=12)  # type: ignore[no-untyped-call]
+    formatter = ConciseDateFormatter(locator, tz="UTC", show_offset=False)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(formatter)
+
+
+def _figure(width: int, height: int, left: int = 46, bottom: int = 40) -> tuple[Figure, Axes]:
+    """A figure of so many pixels with one chart; its margins are fixed, so that charts below each other line up."""
+    figure = Figure(figsize=(width / 72, height / 72))
+    axes = figure.add_axes((left / width, bottom / height, 1 - (left + 10) / width, 1 - (bottom + 8) / height))
+    return figure, axes
+
+
+def _svg(figure: Figure, evaluation: Evaluation, about: str) -> Markup:
+    """The figure as an element of the page that fills the width it is given.
+
+    Args:
+        about: the picture in words, for those who do not see it.
+    """
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    # The words salt the identifiers, which must not be those of another chart in the page.
+    with matplotlib.rc_context({"svg.hashsalt": about}):
+        figure.savefig(file, format="svg", metadata=nothing)
+    drawn = file.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    box = re.search(r'viewBox="([^"]*)"', drawn)
+    assert box is not None
+    inside = drawn[drawn.index(">") + 1 :]
+    inside = re.sub(r'<g id="[^"]*"', "<g", inside)
+    inside = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), inside)
+    said = f"Simulated data. {about}" if evaluation.synthetic else about
+    return Markup('<svg role="img" aria-label="{}" viewBox="{}" xmlns:xlink="http://www.w3.org/1999/xlink">').format(
+        said, box[1]
+    ) + Markup(inside)
+
+
+@contextmanager
+def _own_style() -> Iterator[None]:
+    """Draw with matplotlib's defaults and the report's style, not with what a user has set."""
+    with matplotlib.style.context(["default", _STYLE]):
+        yield
+
+
+def _counted(things: Sequence[Any] | dict[str, Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

@@ -1,0 +1,200 @@
+"""train: the trials of the grid, each to its own folder, and the list of them that `evaluate` reads.
+
+`flows/train.py` is the command of the stage: it says where and when bundles run. What a bundle does is here.
+"""
+
+import json
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from architectures import Network
+from stages import batches, places, tracking
+from stages.atomic import replaced_file, write_json
+from stages.normalize import Table
+from stages.training import Epoch, Progress, TrialFailed, build, errors, train
+from stages.trials import Trial, note_run, trial_folder
+from stages.window import Windowing
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        status: finished or failed.
+        reason: why it failed.
+        transient: it failed for want of something that may be there another time: memory, a living process.
+        trained: it was trained now, not found finished.
+    """
+
+    key: str
+    label: str
+    status: str
+    reason: str | None
+    transient: bool
+    trained: bool
+    mae: float | None
+
+
+def outcome(trial: Trial) -> Outcome | None:
+    """How the trial ended when it last ran, or None when it has not ended."""
+    file = trial_folder(trial) / "trial.json"
+    if not file.exists():
+        return None
+    about = json.loads(file.read_text(encoding="utf-8"))
+    mae = about["validation"].get("mae")
+    return Outcome(trial.key, trial.label, about["status"], about["reason"], about["transient"], False, mae)
+
+
+def is_done(trial: Trial) -> bool:
+    """Whether the trial need not be trained: it has ended, and not for want of something that may be back."""
+    ended = outcome(trial)
+    return ended is not None and not ended.transient
+
+
+def train_bundle(bundle: Sequence[Trial], device: torch.device, context: tracking.Context | None) -> list[Outcome]:
+    """Train trials of one architecture and shape, one after the other; a trial that fails does not stop the next.
+
+    Args:
+        context: of the MLflow runs; None: none is written.
+
+    Raises:
+        TrackingError: MLflow cannot be reached; what is trained stays on disk.
+    """
+    problem = bundle[0].problem
+    normalized, windowed = places.stage("normalize", problem), places.stage("window", problem)
+    table = Table.read(normalized)
+    data = batches.read(normalized, windowed, table.target, device)
+    return [train_trial(trial, table, Windowing.read(windowed), data, device, context) for trial in bundle]
+
+
+def train_trial(
+    trial: Trial,
+    table: Table,
+    windowing: Windowing,
+    data: dict[str, batches.Batches],
+    device: torch.device,
+    context: tracking.Context | None,
+) -> Outcome:
+    """Train one trial into its folder, resuming what a killed run left there.
+
+    Raises:
+        TrackingError: MLflow cannot be reached; what is trained stays on disk.
+    """
+    folder = trial_folder(trial)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    scale = table.scale[table.target]
+    begun = time.perf_counter()
+    about = description(trial) | {"target_scale": scale}
+    note_run(folder, device=str(device), host=socket.gethostname())
+    run = tracking.TrialRun(context, folder, about, str(device)) if context else None
+    history: list[Epoch] = []
+
+    def after_epoch(progress: Progress) -> None:
+        history[:] = progress.history
+        note_run(folder, epoch=len(history))
+        if run:
+            run.epochs(history)
+
+    try:
+        configuration = trial.configuration
+        progress = train(
+            configuration.architecture,
+            configuration.hyperparameters,
+            trial.seed,
+            trial.train,
+            windowing.shape(table),
+            data,
+            device,
+            checkpoint,
+            after_epoch,
+        )
+    except TrialFailed as failure:
+        about |= result(None, 0, {}, str(failure), failure.transient)
+    else:
+        history[:] = progress.history
+        mae, rmse = errors(progress.network, data["validation"])
+        validation = {"mae": mae * scale, "rmse": rmse * scale, "mae_normalized": mae, "rmse_normalized": rmse}
+        about |= result(progress.network, progress.best_epoch, validation, None, False)
+        weights = {name: value.contiguous().cpu() for name, value in progress.network.state_dict().items()}
+        if weights:
+            with replaced_file(folder / "weights.safetensors") as temporary:
+                save_file(weights, temporary)
+    write_json(folder / "history.json", [asdict(epoch) for epoch in history])
+    # The last of the trial's files: with it the trial has ended.
+    write_json(folder / "trial.json", about)
+    checkpoint.unlink(missing_ok=True)
+    if run:
+        run.end(about, history, time.perf_counter() - begun)
+    mean = about["validation"].get("mae")
+    return Outcome(trial.key, trial.label, about["status"], about["reason"], about["transient"], True, mean)
+
+
+def description(trial: Trial) -> dict[str, Any]:
+    """What trial.json says of a trial before it has a result."""
+    return {
+        "key": trial.key,
+        "label": trial.label,
+        "configuration": trial.configuration.label,
+        **trial.specification,
+    }
+
+
+def result(
+    network: Network | None, best_epoch: int, validation: dict[str, float], reason: str | None, transient: bool
+) -> dict[str, Any]:
+    """What trial.json says of how a trial ended. Errors are in the target's unit unless named normalised."""
+    return {
+        "status": "failed" if reason else "finished",
+        "reason": reason,
+        "transient": transient,
+        "parameters": sum(weight.numel() for weight in network.parameters()) if network else None,
+        "best_epoch": best_epoch,
+        "validation": validation,
+    }
+
+
+def record_lost(trial: Trial, reason: str) -> Outcome:
+    """Record a trial whose process died, so that the grid can end; it is tried again the next time."""
+    folder = trial_folder(trial)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = Table.read(places.stage("normalize", trial.problem))
+    about = description(trial) | {"target_scale": table.scale[table.target]} | result(None, 0, {}, reason, True)
+    write_json(folder / "history.json", [])
+    write_json(folder / "trial.json", about)
+    return Outcome(trial.key, trial.label, "failed", reason, True, True, None)
+
+
+def load_network(trial: Trial, windowing: Windowing, table: Table) -> Network:
+    """A finished trial's network with its best weights, on the CPU."""
+    network = build(
+        trial.configuration.architecture, trial.configuration.hyperparameters, windowing.shape(table), trial.seed
+    )
+    file = trial_folder(trial) / "weights.safetensors"
+    network.load_state_dict(load_file(file) if file.exists() else {})
+    return network.eval()
+
+
+def write_list(trials: Sequence[Trial], out: Path) -> list[Outcome]:
+    """Write the list of the grid's trials and how each ended; the same grid gives the same bytes."""
+    ended = []
+    for trial in trials:
+        found = outcome(trial)
+        assert found is not None, f"{trial.label} has not ended"
+        ended.append(found)
+    write_json(
+        out / "trials.json",
+        [
+            {"key": trial.key, "label": trial.label, "status": end.status, "reason": end.reason}
+            for trial, end in zip(trials, ended, strict=True)
+        ],
+    )
+    return ended

@@ -1,0 +1,237 @@
+"""The training of one trial, from its seed to its best weights.
+
+On CPU the result is a function of the trial's specification alone, bit for bit, also when training was killed and
+resumed: every epoch draws from generators seeded by (seed, epoch), and each epoch's end is saved.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from architectures import REGISTRY, Axes, Network, TrainedAxes, WindowShape
+from stages.atomic import replaced_file
+from stages.batches import Batches
+from stages.settings import Train
+
+EVALUATION_BATCH = 1024
+"""Windows forecast at once outside training; part of no result but its last bits."""
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mae": nn.functional.l1_loss,
+    "mse": nn.functional.mse_loss,
+    "huber": nn.functional.huber_loss,
+}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    # Keras's RMSprop averages with 0.9 where PyTorch's default is 0.99; the lecture's is Keras's.
+    "rmsprop": lambda parameters, lr: torch.optim.RMSprop(parameters, lr=lr, alpha=0.9, eps=1e-7),
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
+}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TrialFailed(Exception):
+    """The trial has no result; the message is the reason. The rest of the grid goes on.
+
+    Attributes:
+        transient: it may end well another time, on a machine with more memory, say.
+    """
+
+    def __init__(self, reason: str, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.transient = transient
+
+
+@dataclass
+class Epoch:
+    """What one epoch left; errors are normalised, time in seconds."""
+
+    epoch: int
+    train_loss: float
+    validation_mae: float
+    validation_rmse: float
+
+
+@dataclass
+class Progress:
+    """How far a trial has come: all that is needed to go on from here.
+
+    Attributes:
+        seconds: spent in training so far, over all the times that it was resumed.
+        best_epoch: the epoch, counted from 1, with the lowest validation MAE; 0 for a baseline.
+    """
+
+    network: Network
+    optimizer: torch.optim.Optimizer | None
+    scaler: torch.amp.GradScaler
+    history: list[Epoch] = field(default_factory=list)
+    best_epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def build(architecture: str, hyperparameters: Axes, shape: WindowShape, seed: int) -> Network:
+    """A network with its initial weights; the same seed gives the same weights."""
+    torch.manual_seed(seed)
+    return REGISTRY[architecture](shape, hyperparameters)
+
+
+def train(
+    architecture: str,
+    hyperparameters: Axes,
+    seed: int,
+    settings: Train,
+    shape: WindowShape,
+    data: dict[str, Batches],
+    device: torch.device,
+    checkpoint: Path,
+    after_epoch: Callable[[Progress], None],
+) -> Progress:
+    """Train to the end, from `checkpoint` if it is there, and return the best weights by validation MAE.
+
+    Args:
+        checkpoint: written after every epoch; the caller removes it with the trial done.
+        after_epoch: told after every epoch's checkpoint.
+
+    Raises:
+        TrialFailed: the loss is no number any more, or memory has run out.
+    """
+    torch.set_num_threads(settings.threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    torch.set_float32_matmul_precision("highest" if settings.precision == "float32" else "high")
+    try:
+        progress = _start(
+            build(architecture, hyperparameters, shape, seed).to(device), hyperparameters, settings, device
+        )
+        if progress.optimizer is None:
+            return progress
+        _resume(progress, checkpoint, device)
+        while not _done(progress, settings):
+            begun = time.perf_counter()
+            _train_epoch(progress, settings, data, seed, device)
+            progress.seconds += time.perf_counter() - begun
+            _save(progress, checkpoint)
+            after_epoch(progress)
+        progress.network.load_state_dict(progress.best)
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrialFailed(f"out of GPU memory: {error}", transient=True) from error
+    except MemoryError as error:
+        raise TrialFailed(f"out of memory: {error}", transient=True) from error
+    except RuntimeError as error:
+        # PyTorch's CPU allocator has no exception class of its own.
+        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+            raise TrialFailed(f"out of memory: {error}", transient=True) from error
+        raise
+    return progress
+
+
+def forecast(network: nn.Module, data: Batches) -> Tensor:
+    """Forecasts (N,) of every window in order, normalised, on the CPU."""
+    network.eval()
+    with torch.inference_mode():
+        return torch.cat([network(x_BTF).float().cpu() for x_BTF, _ in data.in_order(EVALUATION_BATCH)])
+
+
+def _start(network: Network, hyperparameters: Axes, settings: Train, device: torch.device) -> Progress:
+    optimizer = None
+    if isinstance(hyperparameters, TrainedAxes):
+        optimizer = OPTIMIZERS[hyperparameters.optimizer](network.parameters(), lr=hyperparameters.learning_rate)
+    return Progress(network, optimizer, torch.amp.GradScaler(device.type, enabled=settings.precision == "float16"))
+
+
+def _done(progress: Progress, settings: Train) -> bool:
+    waited = len(progress.history) - progress.best_epoch
+    return len(progress.history) >= settings.epochs or (settings.patience is not None and waited >= settings.patience)
+
+
+def _train_epoch(
+    progress: Progress, settings: Train, data: dict[str, Batches], seed: int, device: torch.device
+) -> None:
+    """One epoch of training and one pass over the validation windows.
+
+    Raises:
+        TrialFailed: the loss has become infinite or no number.
+    """
+    network, optimizer, scaler = progress.network, progress.optimizer, progress.scaler
+    assert optimizer is not None
+    epoch = len(progress.history) + 1
+    drawn = (seed << 20) + epoch
+    torch.manual_seed(drawn)
+    network.train()
+    loss_of = LOSSES[settings.loss]
+    mixed = torch.autocast(device.type, PRECISIONS[settings.precision], enabled=settings.precision != "float32")
+    # Added up on the device: reading a loss at each step would make the device wait for Python.
+    total, steps = torch.zeros((), device=device), 0
+    batches = data["train"].shuffled(
+        settings.batch_size, settings.steps_per_epoch, torch.Generator().manual_seed(drawn)
+    )
+    for x_BTF, y_B in batches:
+        with mixed:
+            predicted_B = network(x_BTF)
+        loss = loss_of(predicted_B.float(), y_B)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        if settings.clip is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+        scaler.step(optimizer)
+        scaler.update()
+        total += loss.detach()
+        steps += 1
+    train_loss = float(total) / steps
+    if not math.isfinite(train_loss):
+        raise TrialFailed(f"diverged in epoch {epoch}: the training loss is {train_loss}")
+    mae, rmse = errors(network, data["validation"])
+    if not math.isfinite(mae):
+        raise TrialFailed(f"diverged in epoch {epoch}: the validation MAE is {mae}")
+    progress.history.append(Epoch(epoch, train_loss, mae, rmse))
+    if mae < min((each.validation_mae for each in progress.history[:-1]), default=math.inf):
+        progress.best_epoch = epoch
+        progress.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def errors(network: nn.Module, data: Batches) -> tuple[float, float]:
+    """MAE and RMSE over every window, normalised."""
+    network.eval()
+    absolute = torch.zeros((), dtype=torch.float64, device=data.device)
+    squared = torch.zeros_like(absolute)
+    with torch.inference_mode():
+        for x_BTF, y_B in data.in_order(EVALUATION_BATCH):
+            error_B = (network(x_BTF).float() - y_B).double()
+            absolute += error_B.abs().sum()
+            squared += error_B.square().sum()
+    return float(absolute) / len(data), math.sqrt(float(squared) / len(data))
+
+
+def _save(progress: Progress, checkpoint: Path) -> None:
+    assert progress.optimizer is not None
+    state = {
+        "network": progress.network.state_dict(),
+        "optimizer": progress.optimizer.state_dict(),
+        "scaler": progress.scaler.state_dict(),
+        "history": [asdict(each) for each in progress.history],
+        "best_epoch": progress.best_epoch,
+        "best": progress.best,
+        "seconds": progress.seconds,
+    }
+    with replaced_file(checkpoint) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(progress: Progress, checkpoint: Path, device: torch.device) -> None:
+    """Go on from the checkpoint, if there is one."""
+    if not checkpoint.exists():
+        return
+    assert progress.optimizer is not None
+    state = torch.load(checkpoint, map_location=device, weights_only=True)
+    progress.network.load_state_dict(state["network"])
+    progress.optimizer.load_state_dict(state["optimizer"])
+    progress.scaler.load_state_dict(state["scaler"])
+    progress.history = [Epoch(**each) for each in state["history"]]
+    progress.best_epoch, progress.best, progress.seconds = state["best_epoch"], state["best"], state["seconds"]

@@ -1,0 +1,203 @@
+"""window: which rows a forecast can be made at. Ranges of rows, never copies of them."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from architectures.network import WindowShape
+from problems.errors import RecastError
+from problems.problem import Problem
+from problems.source import written
+from stages import places
+from stages.atomic import replaced_folder, write_json
+from stages.command import command
+from stages.normalize import CHUNK, Series, Table, times, values
+from stages.settings import load
+
+Ranges = NDArray[np.int64]
+"""Ranges of rows, (K, 2): from the first column up to, not including, the second; sorted, apart from each other."""
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """What a window is, in rows of the table.
+
+    A window is named by the row after its inputs, as in the lecture's generator: inputs are rows
+    `row - lookback, row - lookback + step, ...` before `row`, the target is row `row + delay`.
+
+    Attributes:
+        windows: how many there are, by split.
+        lost_to_gaps, lost_to_nulls: how many more there would be without gaps between rows, and without nulls.
+        table: sha256 of the table that they index.
+    """
+
+    lookback: int
+    step: int
+    delay: int
+    stride: int
+    windows: dict[str, int]
+    lost_to_gaps: dict[str, int]
+    lost_to_nulls: dict[str, int]
+    table: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """What `window` wrote into `folder`."""
+        fields: dict[str, Any] = json.loads((folder / "windows.json").read_text(encoding="utf-8"))
+        return cls(**fields)
+
+    def shape(self, table: Table) -> WindowShape:
+        """What a network is told of these windows."""
+        return WindowShape(
+            steps=self.lookback // self.step,
+            features=len(table.features),
+            target=table.target,
+            horizon=(self.delay + self.step) / self.step,
+            day=86400 / table.cadence / self.step,
+        )
+
+
+def ranges(folder: Path, split: str) -> Ranges:
+    """The rows of a split's windows, as `window` wrote them into `folder`."""
+    found: Ranges = np.load(folder / f"{split}.npy", allow_pickle=False)
+    return found
+
+
+def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Windowing:
+    """Write the ranges of each split's windows, and what a window is, into the folder `out`.
+
+    A window is left out when rows are missing anywhere from its first input to its target, when an input or the
+    target is null, or when its inputs (its target too, unless the split allows it) leave the split.
+
+    Raises:
+        RecastError: a length that is no whole number of rows, or a split without a window.
+    """
+    table = Table.read(normalized)
+    lookback, step, delay = (_rows(problem, name, table.cadence) for name in ("lookback", "step", "delay"))
+    if not problem.split.delay_from_row:
+        delay -= step
+    breaks, nulls, null_targets = _flaws(values(normalized), times(normalized), table)
+
+    found: dict[str, Ranges] = {}
+    lost_to_gaps, lost_to_nulls = {}, {}
+    for split in SPLITS:
+        possible = np.array([_rows_of(problem, each, split, lookback, delay) for each in table.series], dtype=np.int64)
+        possible = possible[possible[:, 0] < possible[:, 1]]
+        # A break before row b spoils each window whose rows, row - lookback to row + delay, lie on both sides of it.
+        unbroken = subtract(possible, np.stack([breaks - delay, breaks + lookback], axis=1))
+        spoilt = np.concatenate(
+            [
+                np.stack([nulls + 1, nulls + lookback + 1], axis=1),
+                np.stack([null_targets - delay, null_targets - delay + 1], axis=1),
+            ]
+        )
+        found[split] = subtract(unbroken, spoilt)
+        lost_to_gaps[split] = count(possible) - count(unbroken)
+        lost_to_nulls[split] = count(unbroken) - count(found[split])
+        if not count(found[split]):
+            raise RecastError(
+                f"{split}: no window fits. {sum(each.rows for each in table.series):,} rows every "
+                f"{written(timedelta(seconds=table.cadence))}; a window takes {lookback + delay + 1:,} rows in a row, "
+                f"and gaps cost {lost_to_gaps[split]:,} windows, nulls {lost_to_nulls[split]:,}. "
+                "Shorten window.lookback or window.delay, or mend the data (fill)"
+            )
+    about = Windowing(
+        lookback=lookback,
+        step=step,
+        delay=delay,
+        stride=stride,
+        windows={split: count(rows) for split, rows in found.items()},
+        lost_to_gaps=lost_to_gaps,
+        lost_to_nulls=lost_to_nulls,
+        table=table.sha256,
+    )
+    with replaced_folder(out) as folder:
+        for split, rows in found.items():
+            np.save(folder / f"{split}.npy", rows, allow_pickle=False)
+        write_json(folder / "windows.json", asdict(about))
+    return about
+
+
+def count(rows: Ranges) -> int:
+    """How many rows the ranges hold."""
+    return int((rows[:, 1] - rows[:, 0]).sum())
+
+
+def subtract(rows: Ranges, spoilt: Ranges) -> Ranges:
+    """The rows that are in `rows` and in none of `spoilt`, which may overlap and be in any order."""
+    # Sweep over all ends: inside `rows` and outside every range of `spoilt`.
+    ends = np.concatenate([rows.ravel(), spoilt.ravel()])
+    step_in = np.concatenate([np.tile([1, -1], len(rows)), np.zeros(spoilt.size, dtype=np.int64)])
+    step_out = np.concatenate([np.zeros(rows.size, dtype=np.int64), np.tile([1, -1], len(spoilt))])
+    order = np.argsort(ends, kind="stable")
+    at = ends[order]
+    good = (np.cumsum(step_in[order]) > 0) & (np.cumsum(step_out[order]) == 0)
+    left = np.stack([at[:-1], at[1:]], axis=1)[good[:-1] & (at[:-1] < at[1:])]
+    # Neighbours that touch are one range.
+    apart = np.ones(len(left), dtype=bool)
+    apart[1:] = left[1:, 0] > left[:-1, 1]
+    first = np.flatnonzero(apart)
+    last = np.append(first[1:], len(left)) - 1
+    return np.stack([left[first, 0], left[last, 1]], axis=1) if len(left) else np.empty((0, 2), dtype=np.int64)
+
+
+def _rows(problem: Problem, name: str, cadence: float) -> int:
+    """A length of the windows in rows."""
+    length: timedelta = getattr(problem.window, name)
+    rows = length.total_seconds() / cadence
+    if rows != int(rows):
+        raise RecastError(
+            f"window.{name}: {written(length)} is no whole number of rows, which come every "
+            f"{written(timedelta(seconds=cadence))}"
+        )
+    return int(rows)
+
+
+def _rows_of(problem: Problem, series: Series, split: str, lookback: int, delay: int) -> tuple[int, int]:
+    """The rows at which a window of the split could stand if no row were missing."""
+    rule = problem.split
+    begin, end = {
+        "train": (0, series.train),
+        "validation": (series.train + rule.skipped_rows, series.validation),
+        "test": (series.validation + rule.skipped_rows, series.rows),
+    }[split]
+    last = min(end if rule.targets_may_cross else end - delay, series.rows - delay - rule.skipped_rows)
+    return series.first + begin + lookback, series.first + last
+
+
+def _flaws(
+    table: NDArray[np.float32], moments: NDArray[np.datetime64], about: Table
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that do not follow the one before, rows with a null, and rows whose target is null."""
+    breaks = [np.array([each.first for each in about.series[1:]], dtype=np.int64)]
+    nulls, null_targets = [], []
+    cadence = np.timedelta64(round(about.cadence * 1000), "ms")
+    for begin in range(0, len(moments), CHUNK):
+        steps = np.diff(moments[max(begin - 1, 0) : begin + CHUNK])
+        breaks.append(np.flatnonzero(steps != cadence) + max(begin, 1))
+        missing = np.isnan(table[begin : begin + CHUNK])
+        nulls.append(np.flatnonzero(missing.any(axis=1)) + begin)
+        null_targets.append(np.flatnonzero(missing[:, about.target]) + begin)
+    return np.unique(np.concatenate(breaks)), np.concatenate(nulls), np.concatenate(null_targets)
+
+
+def main(problem: str) -> None:
+    """Find the rows at which a forecast of the problem can be made, by split."""
+    settings = load()
+    window(
+        settings.problem(problem),
+        settings.window.stride,
+        places.stage("normalize", problem),
+        places.stage("window", problem),
+    )
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,309 @@
+"""What ingest makes of a problem's rows: one typed, sorted table, a true report, and errors that name the cell."""
+
+import hashlib
+import json
+import math
+import tempfile
+import zipfile
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from problems.errors import RecastError
+from problems.jena import ARCHIVE
+from problems.problem import Problem
+from stages import ingest as stage
+from stages.ingest import LISTED_GAPS, Quality, ingest
+
+START = datetime(2020, 1, 1)
+JENA = [
+    "p (mbar)",
+    "T (degC)",
+    "Tpot (K)",
+    "Tdew (degC)",
+    "rh (%)",
+    "VPmax (mbar)",
+    "VPact (mbar)",
+    "VPdef (mbar)",
+    "sh (g/kg)",
+    "H2OC (mmol/mol)",
+    "rho (g/m**3)",
+    "wv (m/s)",
+    "max. wv (m/s)",
+    "wd (deg)",
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ARCHIVE, raising=False)
+
+
+def problem(source: dict[str, Any], features: list[str], **keys: Any) -> Problem:
+    """A problem whose target is its first feature."""
+    return Problem.model_validate(
+        {
+            "title": "test",
+            "source": source,
+            "features": features,
+            "target": features[0],
+            "unit": "°C",
+            "split": "half",
+            "window": {"lookback": "2h", "step": "1h", "delay": "1h"},
+            **keys,
+        }
+    )
+
+
+def run(declared: Problem, root: Path) -> tuple[pl.DataFrame, Quality]:
+    """Fetch and ingest below `root`; the report on disk is the one returned."""
+    store, out = root / "raw" / "weather", root / "ingest" / "weather"
+    store.mkdir(parents=True, exist_ok=True)
+    declared.source.fetch(store, lambda come, total: None, 1)
+    quality = ingest(declared, store, out)
+    assert sorted(file.name for file in out.iterdir()) == ["quality.json", "table.parquet"]
+    assert json.loads((out / "quality.json").read_text()) == json.loads(json.dumps(asdict(quality)))
+    return pl.read_parquet(out / "table.parquet"), quality
+
+
+def ingested(
+    root: Path, text: str | bytes, features: tuple[str, ...] = ("x",), series: str | None = None, **keys: Any
+) -> tuple[pl.DataFrame, Quality]:
+    """Ingest a CSV file with the time in `t`."""
+    file = root / "rows.csv"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    source = {"kind": "table", "path": str(file), "time": "t", "series": series, **keys.pop("source", {})}
+    return run(problem(source, list(features), **keys), root)
+
+
+def refused(root: Path, text: str | bytes, **keys: Any) -> str:
+    """The message with which a CSV file is refused; nothing is left of it."""
+    with pytest.raises(RecastError) as raised:
+        ingested(root, text, **keys)
+    assert not list((root / "ingest").iterdir())
+    return str(raised.value)
+
+
+def jena_csv(rows: int = 200) -> str:
+    """The station's file: ten-minute rows with the fourteen columns."""
+    lines = [",".join(["Date Time", *JENA])]
+    for i in range(rows):
+        written = (datetime(2009, 1, 1, 0, 10) + i * timedelta(minutes=10)).strftime("%d.%m.%Y %H:%M:%S")
+        lines.append(",".join([written, *(f"{j + math.sin(i / 20):.2f}" for j in range(14))]))
+    return "\n".join(lines) + "\n"
+
+
+def test_jena_from_csv_and_zip_is_the_same_table(tmp_path: Path) -> None:
+    text = jena_csv().replace("13.97", "-9999.00")
+    (tmp_path / "jena.csv").write_text(text)
+    with zipfile.ZipFile(tmp_path / "jena.csv.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("jena.csv", text)
+    tables = []
+    for name in ("jena.csv", "jena.csv.zip"):
+        source = {"kind": "jena", "path": str(tmp_path / name)}
+        declared = problem(source, ["T (degC)", "wd (deg)"], sentinels={"wd (deg)": [-9999]})
+        table, quality = run(declared, tmp_path)
+        assert table.schema == {
+            "time": pl.Datetime("ms"),
+            "series": pl.String(),
+            "T (degC)": pl.Float64(),
+            "wd (deg)": pl.Float64(),
+        }
+        assert quality.files == {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}
+        tables.append(table)
+    assert tables[0].equals(tables[1])
+    assert tables[0]["time"][0] == datetime(2009, 1, 1, 0, 10) and set(tables[0]["series"]) == {"all"}
+    assert (quality.rows_read, quality.rows_kept, quality.cadence, quality.cadence_seconds) == (200, 200, "10m", 600)
+    sentinels = text.count("-9999.00")
+    assert quality.columns["wd (deg)"].sentinels == quality.columns["wd (deg)"].nulls == sentinels > 0
+    assert quality.columns["wd (deg)"].min >= 12
+    assert not quality.synthetic
+
+
+def test_a_column_that_nobody_needs_may_be_undecodable(tmp_path: Path) -> None:
+    text = "t,x,SWDR (W/m²)\n2020-01-01 00:00,1,²\n2020-01-01 01:00,2,3\n".encode("latin-1")
+    table, _ = ingested(tmp_path, text)
+    assert table["x"].to_list() == [1, 2]
+
+
+def test_nyc_is_three_series(tmp_path: Path) -> None:
+    table, quality = run(problem({"kind": "nyc"}, ["T (degC)", "wv (m/s)"], sentinels={"wv (m/s)": [468.66]}), tmp_path)
+    assert table.height == quality.rows_kept == 26_115
+    assert list(quality.series) == ["EWR", "JFK", "LGA"] and quality.cadence == "1h"
+    assert [(series.rows, series.gaps) for series in quality.series.values()] == [(8703, 17), (8706, 14), (8706, 14)]
+    assert quality.columns["wv (m/s)"].sentinels == 1 and quality.columns["wv (m/s)"].max < 30
+    assert table.equals(table.sort("series", "time"))
+
+
+def test_a_simulated_station_says_so(tmp_path: Path) -> None:
+    declared = problem({"kind": "station", "rows": 1500, "cadence": "10s", "seed": 4}, JENA)
+    table, quality = run(declared, tmp_path)
+    first = {file.name: file.read_bytes() for file in (tmp_path / "ingest" / "weather").iterdir()}
+    assert quality.synthetic and quality.files == {} and quality.cadence == "10s"
+    assert table.columns == ["time", "series", *JENA]
+    run(declared, tmp_path)
+    assert first == {file.name: file.read_bytes() for file in (tmp_path / "ingest" / "weather").iterdir()}
+
+
+def test_the_report_counts_what_was_mended(tmp_path: Path) -> None:
+    text = (
+        "t,x,y\n"
+        "2020-01-01 00:00,1,\n"
+        "2020-01-01 01:00,2, 5.5 \n"
+        "2020-01-01 04:20,NaN,7\n"
+        "2020-01-01 03:20,-9999,8\n"
+        "2020-01-01 01:00,99,99\n"
+        "2020-01-01 05:20,-9999.0,NA\n"
+    )
+    table, quality = ingested(tmp_path, text, ("x", "y"), sentinels={"x": [-9999]})
+    assert table["x"].to_list() == [1, 2, None, None, None]
+    assert table["y"].to_list() == [None, 5.5, 8, 7, None]
+    series = quality.series["all"]
+    assert (quality.rows_read, quality.rows_kept) == (6, 5)
+    assert (series.rows, series.duplicates, series.out_of_order, series.cadence) == (5, 1, 2, "1h")
+    assert (series.first, series.last) == ("2020-01-01 00:00:00", "2020-01-01 05:20:00")
+    assert (series.gaps, series.missing) == (1, 2)
+    assert asdict(series.listed[0]) == {
+        "after": "2020-01-01 01:00:00",
+        "before": "2020-01-01 03:20:00",
+        "missing": 2,
+    }
+    assert asdict(quality.columns["x"]) == {"nulls": 3, "sentinels": 2, "min": 1, "max": 2, "mean": 1.5}
+    assert quality.columns["y"].nulls == 2
+
+
+def test_gaps_are_listed_up_to_a_limit_and_all_counted(tmp_path: Path) -> None:
+    hours = [hour for hour in range(300) if hour % 4]
+    text = "t,x\n" + "".join(f"{(START + timedelta(hours=hour)).isoformat()},1\n" for hour in hours)
+    series = ingested(tmp_path, text)[1].series["all"]
+    assert (series.gaps, series.missing, len(series.listed)) == (74, 74, LISTED_GAPS)
+
+
+def test_parquet_keeps_its_types_and_zones_become_utc(tmp_path: Path) -> None:
+    times = pl.datetime_range(START, START + timedelta(hours=3), "1h", time_zone="Europe/Berlin", eager=True)
+    pl.DataFrame({"t": times, "s": ["b", "a", "b", "a"], "x": [1, 2, 3, 4]}).write_parquet(tmp_path / "a.parquet")
+    source = {"kind": "table", "path": str(tmp_path / "a.parquet"), "time": "t", "series": "s"}
+    table, _ = run(problem(source, ["x"]), tmp_path)
+    assert table["series"].to_list() == ["a", "a", "b", "b"]
+    assert table["time"][0] == START, "01:00 in Berlin's winter is midnight in UTC"
+    assert table["x"].to_list() == [2.0, 4.0, 1.0, 3.0]
+
+
+@pytest.mark.parametrize("written", ["%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S.%f"])
+def test_iso_times_need_no_format(tmp_path: Path, written: str) -> None:
+    text = "t,x\n" + "".join(f"{(START + timedelta(hours=i)).strftime(written)},{i}\r\n" for i in range(3))
+    table, _ = ingested(tmp_path, text)
+    assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_order_and_repetition_of_the_rows_do_not_matter(data: st.DataObject) -> None:
+    keys = st.tuples(st.sampled_from("ab"), st.integers(0, 40))
+    cells = st.sampled_from(["", "NaN", "7", "-1.5", "3"])
+    rows = data.draw(st.dictionaries(keys, cells, min_size=4, max_size=30))
+    assume(any(x in ("-1.5", "3") for x in rows.values()))
+    lines = [f"{START + timedelta(hours=hour)},{name},{x}\n" for (name, hour), x in rows.items()]
+    shuffled = data.draw(st.permutations(lines + data.draw(st.lists(st.sampled_from(lines), max_size=10))))
+    tables = []
+    for order in (sorted(lines), shuffled):
+        with tempfile.TemporaryDirectory() as folder:
+            text = "t,s,x\n" + "".join(order)
+            table, quality = ingested(Path(folder), text, series="s", sentinels={"x": [7]})
+        tables.append(table)
+    assert table.equals(tables[0])
+    assert table.select("series", "time").rows() == sorted((name, START + timedelta(hours=h)) for name, h in rows)
+    assert quality.rows_read == len(shuffled) and quality.rows_kept == len(rows)
+    assert sum(series.duplicates for series in quality.series.values()) == len(shuffled) - len(rows)
+    assert quality.columns["x"].nulls == sum(x in ("", "NaN", "7") for x in rows.values())
+
+
+HOURS = "t,x\n2020-01-01 00:00,1\n2020-01-01 01:00,2\n2020-01-01 02:00,3\n"
+
+
+def test_a_missing_column_lists_what_is_there(tmp_path: Path) -> None:
+    message = refused(tmp_path, HOURS, features=("x", "temp"))
+    assert "rows.csv: there is no column 'temp'; the columns are t, x." in message
+    assert "there is no column 's'" in refused(tmp_path, HOURS, series="s")
+    assert "there is no column 'when'" in refused(tmp_path, HOURS, source={"time": "when"})
+
+
+@pytest.mark.parametrize("cell", ["n/a?", "1,5", "inf", "12 °C"])
+def test_text_in_a_number_names_the_line(tmp_path: Path, cell: str) -> None:
+    message = refused(tmp_path, HOURS + f'2020-01-01 03:00,"{cell}"\n2020-01-01 04:00,bad\n')
+    assert f"rows.csv, line 5: column 'x' holds {cell!r}, which is no finite number" in message
+    assert "2 such cells" in message
+
+
+def test_undecodable_bytes_are_named(tmp_path: Path) -> None:
+    bad = HOURS.encode() + b"2020-01-01 03:00,4\xb2\n"
+    assert "rows.csv, line 5: column 'x' has bytes that are not UTF-8" in refused(tmp_path, bad)
+    header = HOURS.replace("x", "x²").encode("latin-1")
+    assert "the header of column 'x²' has bytes that are not UTF-8" in refused(tmp_path, header, features=("x²",))
+    series = b"t,s,x\n2020-01-01 00:00,M\xfcnchen,1\n"
+    assert "line 2: column 's', which names the series, has bytes" in refused(tmp_path, series, series="s")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("yesterday,4", "holds 'yesterday', which is no time in ISO 8601"),
+        (",4", "is empty"),
+        ("2020-02-30 00:00,4", "holds '2020-02-30 00:00', which is no time"),
+    ],
+)
+def test_a_time_that_is_none_names_the_line(tmp_path: Path, line: str, said: str) -> None:
+    assert f"rows.csv, line 5: column 't' {said}" in refused(tmp_path, HOURS + line + "\n")
+
+
+def test_a_wrong_time_format_is_named(tmp_path: Path) -> None:
+    message = refused(tmp_path, HOURS, source={"time_format": "%d.%m.%Y"})
+    assert "line 2: column 't' holds '2020-01-01 00:00', which is no time written as %d.%m.%Y" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty"),
+        ("t,x\n", "too few rows: 0"),
+        (HOURS[:23], "too few rows: 1"),
+        (HOURS[:23] + HOURS[4:23], "too few rows: 2"),
+        (HOURS.replace("2\n", "2,2\n"), "found more fields"),
+    ],
+)
+def test_a_file_without_rows_enough_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refused(tmp_path, text)
+
+
+def test_a_column_without_a_value_is_refused(tmp_path: Path) -> None:
+    text = "t,x,y\n2020-01-01,1,-1\n2020-01-02,2,\n"
+    message = refused(tmp_path, text, features=("x", "y"), sentinels={"y": [-1]})
+    assert "no row has a value in column 'y' (1 sentinels)" in message
+
+
+def test_a_declared_cadence_must_be_the_rows(tmp_path: Path) -> None:
+    assert ingested(tmp_path, HOURS, cadence="1h")[1].cadence_declared
+    with pytest.raises(RecastError, match=r"cadence 10m is declared, but most rows come every 1h; .*weather\.cadence"):
+        ingested(tmp_path, HOURS, cadence="10m")
+
+
+def test_a_failure_leaves_the_former_table(tmp_path: Path) -> None:
+    ingested(tmp_path, HOURS)
+    before = (tmp_path / "ingest" / "weather" / "table.parquet").read_bytes()
+    with pytest.raises(RecastError):
+        ingested(tmp_path, HOURS + "x,x\n")
+    assert (tmp_path / "ingest" / "weather" / "table.parquet").read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_said_as_the_system_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "_sink", lambda frame, file: frame.sink_parquet("/dev/full"))
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        ingested(tmp_path, HOURS)
+    assert raised.value.filename == str(tmp_path / "ingest" / "weather")

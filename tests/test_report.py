@@ -1,0 +1,376 @@
+"""The report: what a reader sees, in the usual case and at the edges."""
+
+import html
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+
+from stages.leaderboard import Evaluation, Row, Spread
+from stages.metrics import Comparison
+from stages.report import render
+from stages.training import Epoch
+
+GRU, LSTM, DENSE = "gru units=32", "lstm units=32", "dense units=64"
+SEASONAL = "seasonal_naive days=3"
+HOSTILE = "<script>alert('$x_1$')</script> & \"Jena\""
+
+
+def row(configuration: str, validation: list[float], test: list[float] | None = None, **changes: Any) -> Row:
+    """A finished configuration by its MAE in °C, seed by seed; a deviation of the target is 8 °C."""
+    row = Row(
+        configuration=configuration,
+        architecture=configuration.split()[0],
+        source="D6, Cho et al. 2014",
+        parameters=4513,
+        finished_seeds=list(range(len(validation))),
+        failed=[],
+        selected=test is not None,
+        validation_mae=Spread.of(validation),
+        validation_rmse=Spread.of([1.3 * error for error in validation]),
+        validation_mae_normalized=Spread.of([error / 8 for error in validation]),
+        test_mae=Spread.of(test) if test else None,
+        test_rmse=Spread.of([1.3 * error for error in test]) if test else None,
+        test_mae_normalized=Spread.of([error / 8 for error in test]) if test else None,
+        skill=1 - sum(test) / len(test) / 3.0 if test else None,
+    )
+    return replace(row, **changes)
+
+
+def unfinished(configuration: str, *reasons: str) -> Row:
+    nothing = dict.fromkeys(("validation_mae", "validation_rmse", "validation_mae_normalized", "parameters"))
+    return row(configuration, [1.0], finished_seeds=[], failed=list(reasons), **nothing)
+
+
+def history(start: float, end: float, epochs: int = 10) -> list[Epoch]:
+    errors = [end + (start - end) * math.exp(-epoch / 2) for epoch in range(epochs)]
+    return [Epoch(i + 1, error, error, 1.3 * error) for i, error in enumerate(errors)]
+
+
+def comparison(difference: float, low: float, high: float) -> Comparison:
+    return Comparison(difference, low, high, level=0.95, better=0.973, block=168, resamples=2000)
+
+
+def evaluation(**changes: Any) -> Evaluation:
+    """Two weeks of hourly forecasts by six configurations, one of which never finished."""
+    rows: list[Row] = changes.pop("rows", None) or [
+        row(GRU, [2.40, 2.42, 2.44], [2.441, 2.450, 2.459]),
+        row("gru units=16", [2.45, 2.47, 2.46]),
+        row(LSTM, [2.46, 2.50], [2.48, 2.50], failed=["seed 2: diverged in epoch 3: the training loss is nan"]),
+        row(SEASONAL, [2.9], [2.92], source="Hyndman & Athanasopoulos 2021, 5.2", parameters=0),
+        row("persistence", [2.95], [3.0], source="D4", parameters=0),
+        unfinished(DENSE, "seed 0: out of memory", "seed 1: out of memory"),
+    ]
+    selected = [row for row in rows if row.selected]
+    hours = np.arange(14 * 24)
+    observed = 5 + 4 * np.sin(hours * 2 * np.pi / 24) + 3 * np.sin(hours / 40)
+    made = Evaluation(
+        problem="jena",
+        title="Temperature in Jena, 24 hours ahead",
+        target="T (degC)",
+        unit="°C",
+        synthetic=False,
+        split={"kind": "fractions", "train": 0.5, "validation": 0.25},
+        window={"lookback": "5d", "step": "1h", "delay": "1d"},
+        rows=rows,
+        best=GRU,
+        runner_up=LSTM,
+        comparison=comparison(-0.0401, -0.0702, -0.0103),
+        persistence_test_mae=3.0,
+        curves={
+            row.configuration: {str(seed): history(0.37, 0.3 + seed / 400) for seed in row.finished_seeds}
+            for row in selected
+            if row.parameters
+        },
+        hours={row.configuration: [2.4 + math.sin(hour / 4) / 5 for hour in range(24)] for row in selected},
+        months={row.configuration: [2.4, 2.5, 2.4, *[None] * 8, 2.6] for row in selected},
+        forecasts={
+            "time": [str(np.datetime64("2015-01-02T00:10") + np.timedelta64(int(hour), "h")) for hour in hours],
+            "observed": observed.tolist(),
+            **{row.configuration: (observed + 1 + i / 2).tolist() for i, row in enumerate(selected)},
+        },
+        quality=quality(),
+        windows={
+            "lookback": 120,
+            "step": 1,
+            "delay": 23,
+            "stride": 1,
+            "windows": {"train": 34876, "validation": 17365, "test": 17204},
+            "lost_to_gaps": {"train": 143, "validation": 0, "test": 218},
+            "lost_to_nulls": {"train": 0, "validation": 31, "test": 0},
+            "table": "f" * 64,
+        },
+    )
+    return replace(made, **changes)
+
+
+def quality(*series: str) -> dict[str, Any]:
+    """As stages/ingest.py writes it."""
+    one = {
+        "first": "2009-01-01 00:10:00",
+        "last": "2016-12-31 23:50:00",
+        "rows": 70038,
+        "duplicates": 6,
+        "out_of_order": 2,
+        "cadence": "1h",
+        "off_cadence": 0,
+        "gaps": 1,
+        "missing": 75,
+        "listed": [{"after": "2016-10-25 09:40:00", "before": "2016-10-28 12:50:00", "missing": 75}],
+    }
+    return {
+        "synthetic": False,
+        "files": {"jena.csv": "ab" * 32},
+        "rows_read": 70044,
+        "rows_kept": 70038,
+        "cadence": "1h",
+        "cadence_seconds": 3600.0,
+        "cadence_declared": False,
+        "series": dict.fromkeys(series or ("all",), one),
+        "columns": {
+            "T (degC)": {"nulls": 0, "sentinels": 0, "min": -23.01, "max": 36.87, "mean": 9.44276},
+            "wv (m/s)": {"nulls": 20, "sentinels": 20, "min": 0.0, "max": 13.59, "mean": 2.12846},
+        },
+    }
+
+
+def read(page: str) -> str:
+    """The page as a reader sees it: without markup, styles and script, spaces made plain."""
+    body = page[page.index("<body>") :]
+    body = re.sub(r"<(script|svg)\b.*?</\1>", " ", body, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+@pytest.fixture(scope="module")
+def usual() -> str:
+    return render(evaluation())
+
+
+def table_row(page: str, configuration: str) -> str:
+    """A row of the leaderboard as text."""
+    found = next(each for each in re.findall(r"<tr.*?</tr>", page, re.DOTALL) if f">{configuration}</span>" in each)
+    return read(f"<body>{found}")
+
+
+def test_says_what_was_forecast(usual: str):
+    text = read(usual)
+    assert "Temperature in Jena, 24 hours ahead" in text
+    assert "T (degC), in °C" in text
+    assert "50 % training, 25 % validation, 25 % test" in text
+    assert "5d back, one input each 1h, 1d ahead" in text
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ({"kind": "lecture"}, "the lecture's"),
+        (
+            {"kind": "dates", "validation_from": "2015-01-01T00:00:00", "test_from": "2016-01-01T06:00:00"},
+            "validation from 2015-01-01, test from 2016-01-01 06:00:00",
+        ),
+    ],
+)
+def test_says_how_the_series_is_split(split: dict[str, Any], words: str):
+    assert words in read(render(evaluation(split=split)))
+
+
+def test_the_best_its_error_and_its_skill(usual: str):
+    text = read(usual)
+    assert "Best: gru units=32" in text
+    assert (
+        "its mean absolute error is 2.450 ± 0.009 °C (mean ± deviation over 3 seeds), 18.3 % less than persistence "
+        "(3.000 °C): skill +0.183." in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "words", "tile"),
+    [
+        (
+            comparison(-0.0401, -0.0702, -0.0103),
+            "It is better than the runner-up, lstm units=32, beyond noise at the 95 % level: its error is 0.0401 °C "
+            "smaller (95 % interval: 0.0103 to 0.0702 °C smaller).",
+            "beyond noise",
+        ),
+        (
+            comparison(-0.0401, -0.0902, 0.0103),
+            "Whether it is better than the runner-up, lstm units=32, is not settled: its error is 0.0401 °C smaller, "
+            "which is within noise at the 95 % level (95 % interval: from 0.0902 °C smaller to 0.0103 °C larger).",
+            "within noise",
+        ),
+        (
+            comparison(0.0401, 0.0103, 0.0702),
+            "Validation chose it, but on the test rows the runner-up, lstm units=32, is better beyond noise at the "
+            "95 % level: the error of the chosen one is 0.0401 °C larger (95 % interval: 0.0103 to 0.0702 °C larger).",
+            "beyond noise",
+        ),
+        (comparison(0.0, 0.0, 0.0), "The runner-up, lstm units=32, makes exactly the same errors.", "within noise"),
+    ],
+)
+def test_the_difference_in_plain_words(found: Comparison, words: str, tile: str):
+    text = read(render(evaluation(comparison=found)))
+    assert words in text
+    assert f"Best and runner-up differ {tile}" in text
+
+
+def test_a_lower_test_error_than_that_of_the_chosen_one_is_admitted():
+    rows = evaluation().rows
+    rows[2] = row(LSTM, [2.46, 2.50], [2.30, 2.32])
+    assert "The lowest test error is that of lstm units=32 (2.310 °C)" in read(render(evaluation(rows=rows)))
+
+
+def test_the_leaderboard_shows_every_configuration(usual: str):
+    assert table_row(usual, GRU) == (
+        "1 gru units=32 D6, Cho et al. 2014 4,513 3 2.420 ± 0.020 0.3025 ± 0.0025 2.450 ± 0.009 3.185 ± 0.012 +0.183"
+    )
+    assert table_row(usual, "gru units=16").endswith("3 2.460 ± 0.010 0.3075 ± 0.0013 – – –")
+    assert table_row(usual, "persistence") == "5 persistence D4 0 1 2.950 0.3688 3.000 3.900 0.000"
+
+
+def test_what_failed_is_shown_with_its_reason(usual: str):
+    assert table_row(usual, LSTM).startswith("3 lstm units=32 D6, Cho et al. 2014 4,513 2 of 3")
+    assert table_row(usual, DENSE).startswith("– dense units=64 did not finish")
+    assert "lstm units=32 seed 2: diverged in epoch 3: the training loss is nan" in read(usual)
+    assert "dense units=64 seed 1: out of memory" in read(usual)
+
+
+def test_no_failure_is_said_too():
+    assert "No trial failed." in read(render(evaluation(rows=[row(GRU, [2.4, 2.5], [2.4, 2.5])])))
+
+
+def test_simulated_data_is_said_at_every_table_and_picture():
+    page = render(evaluation(synthetic=True))
+    assert "Simulated data. These rows were generated, not measured" in read(page)
+    headed = re.findall(r"<(?:caption|figcaption)>.*?</(?:caption|figcaption)>", page, re.DOTALL)
+    assert headed and all("simulated data" in each for each in headed)
+    pictures = re.findall(r'<svg role="img" aria-label="([^"]*)"', page)
+    assert pictures and all(each.startswith("Simulated data. ") for each in pictures)
+    assert "imulated" not in read(render(evaluation()))
+
+
+def test_a_chart_for_each_trained_and_each_selected_configuration(usual: str):
+    said = re.findall(r'<svg role="img" aria-label="([^"]*)"', usual)
+    assert "Validation MAE of gru units=32 by epoch, normalised: 3 seeds, lowest 0.3008 in epoch 10" in said
+    assert "Forecast of persistence against the observed T (degC): MAE 2.500\xa0°C in this stretch" in said
+    assert len([each for each in said if "by epoch" in each]) == 2
+    assert len([each for each in said if each.startswith("Forecast of")]) == 4
+    assert len([each for each in said if each.startswith("Test MAE by")]) == 3
+
+
+def test_a_change_of_rank_changes_no_colour():
+    def colors(rows: list[Row]) -> set[tuple[str, str]]:
+        legend = r'<li>\s*<svg class="swatch".*?stroke="(#\w+)".*?<span class="label">([^<]*)'
+        return set(re.findall(legend, render(evaluation(rows=rows)), re.DOTALL))
+
+    rows = evaluation().rows
+    assert len(colors(rows)) == 4
+    assert colors(rows) == colors(rows[::-1])
+
+
+def test_the_data_with_its_flaws(usual: str):
+    text = read(usual)
+    assert "70,038 of 70,044 rows read were kept, one every 1h" in text
+    assert "train 34,876 143 0" in text
+    assert "all 2009-01-01 00:10:00 2016-12-31 23:50:00 70,038 6 2 0 1 75" in text
+    assert "2016-10-25 09:40:00 2016-10-28 12:50:00 75" in text
+    assert "wv (m/s) 20 20 0 2.12846 13.59" in text
+    assert "abababab" in text
+
+
+def test_several_series():
+    text = read(render(evaluation(quality=quality("EWR", "JFK", "LGA"))))
+    assert all(f"{name} 2009-01-01 00:10:00" in text for name in ("EWR", "JFK", "LGA"))
+
+
+def test_nothing_trained():
+    text = read(render(evaluation(rows=evaluation().rows[3:5], best=SEASONAL, runner_up="persistence")))
+    assert "It is a baseline: no trained network was better on validation." in text
+    assert "Learning curves" not in text
+
+
+def test_persistence_is_the_best():
+    text = read(
+        render(evaluation(rows=[row("persistence", [2.9], [3.0])], best="persistence", runner_up=None, comparison=None))
+    )
+    assert "3.000 °C (one trial); it is what skill is measured against." in text
+
+
+def test_one_seed_has_no_deviation():
+    text = read(render(evaluation(rows=[row(GRU, [2.42], [2.45])])))
+    assert "its mean absolute error is 2.450 °C (one trial)" in text
+
+
+def test_nothing_to_compare_with():
+    text = read(render(evaluation(rows=evaluation().rows[:2], runner_up=None, comparison=None)))
+    assert "There is no other architecture to compare it with." in text
+    assert "noise" not in text
+
+
+def test_nothing_finished():
+    rows = [unfinished(DENSE, "seed 0: killed")]
+    page = render(evaluation(rows=rows, best=None, runner_up=None, comparison=None))
+    assert "No configuration finished" in read(page)
+    assert "dense units=64 seed 0: killed" in read(page)
+    assert 'role="img"' not in page
+
+
+def test_a_perfect_persistence_has_no_skill():
+    perfect = [row(GRU, [0.1], [0.1], skill=None)]
+    assert "persistence makes no error there" in read(render(evaluation(rows=perfect, persistence_test_mae=0.0)))
+
+
+def test_a_hole_in_the_forecasts_is_not_bridged():
+    made = evaluation()
+    whole = render(made)
+    holed = {name: values[:100] + values[160:] for name, values in made.forecasts.items()}
+
+    def strokes(page: str) -> int:
+        strip = page[page.index('aria-label="Forecast of') :]
+        return strip[: strip.index("</svg>")].count("M ")
+
+    assert strokes(render(replace(made, forecasts=holed))) == strokes(whole) + 2
+
+
+@pytest.mark.parametrize("field", ["problem", "title", "target", "unit"])
+def test_text_is_text(field: str):
+    page = render(evaluation(**{field: HOSTILE}))
+    assert HOSTILE in read(page)
+    assert "<script>alert" not in page
+
+
+def test_names_in_charts_are_text():
+    name = f"gru units={HOSTILE}"
+    rows = [row(name, [2.4, 2.5], [2.4, 2.5], failed=[f"seed 2: {HOSTILE}"])]
+    page = render(evaluation(rows=rows, best=name, runner_up=name))
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert('$x_1$')&lt;/script&gt;" in page
+
+
+def test_the_page_needs_no_network(usual: str):
+    namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[^\"'\s<)]+", usual)) <= namespaces
+    assert all(each.startswith(("#", "data:")) for each in re.findall(r'(?:href|src)="([^"]*)"', usual))
+    assert all(each.startswith("#") for each in re.findall(r"url\(([^)]*)\)", usual))
+
+
+def test_identifiers_are_unique(usual: str):
+    identifiers = re.findall(r'\sid="([^"]*)"', usual)
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_the_same_evaluation_gives_the_same_bytes():
+    page = render(evaluation())
+    with matplotlib.rc_context({"lines.linewidth": 9, "timezone": "Asia/Tokyo", "svg.fonttype": "path"}):
+        assert render(evaluation()) == page
+
+
+def test_a_long_stretch_keeps_the_page_light():
+    n = 30_000
+    noise = np.random.default_rng(0).normal(size=n)
+    time = (np.datetime64("2015-01-01T00:00") + np.arange(n) * np.timedelta64(1, "h")).astype(str).tolist()
+    forecasts = {"time": time, "observed": noise.tolist()} | dict.fromkeys([GRU, LSTM, SEASONAL], (noise + 1).tolist())
+    assert len(render(evaluation(forecasts=forecasts))) < 1_500_000
