@@ -16,7 +16,7 @@ from architectures.network import Network, TrainedAxes, WindowShape, register
 class Recurrent(Network):
     """A stack of recurrent layers and a linear output on the last state (lecture rows C8, D6, D9)."""
 
-    layer: ClassVar[type[nn.RNNBase]]
+    layer: ClassVar[type[nn.RNN | nn.LSTM | nn.GRU]]
 
     class Hyperparameters(TrainedAxes):
         units: int = Field(32, ge=1, description="size of the state of each layer and direction")

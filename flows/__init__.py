@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 # Prefect reads these when it is imported: its state below the project's root, nothing told to its makers, and a
-# console for people (every line still goes to the server).
+# console that says what went wrong once, at the end (every line still goes to the server).
 os.environ.setdefault("PREFECT_HOME", str(Path(".recast/prefect").absolute()))
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
-os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
+os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flows.progress import console
+from flows.progress import console, results
 from problems.errors import RecastError
 from stages import leaderboard as boards
 from stages import places
@@ -88,10 +88,10 @@ def status(problems: Problems = None) -> None:
     for name in names:
         stages = [stage.partition("@")[0] for stage in old if stage.endswith(f"@{name}")]
         table.add_row(name, "?" if running else ", ".join(stages) or "none", _trials(settings, name))
-    console.print(table)
-    console.print("A pipeline runs in this checkout." if running else "No pipeline runs in this checkout.")
+    results.print(table)
+    results.print("A pipeline runs in this checkout." if running else "No pipeline runs in this checkout.")
     for server in SERVERS:
-        console.print(f"{server.title}: {url(server) or 'not running (recast up starts it)'}")
+        results.print(f"{server.title}: {url(server) or 'not running (recast up starts it)'}")
 
 
 def _trials(settings: Settings, problem: str) -> str:
@@ -197,7 +197,7 @@ def _show(problem: str) -> None:
     if found is None:
         console.print(f"{problem}: no leaderboard yet; `recast run {problem}` makes one")
         return
-    console.print(_table(found))
+    results.print(_table(found))
 
 
 def _table(found: Evaluation) -> Table:
@@ -249,9 +249,9 @@ def _links(problems: list[str]) -> None:
     for name in problems:
         report = places.stage("evaluate", name) / "report.html"
         if report.exists():
-            console.print(f"Report: {report}")
+            results.print(f"Report: {report}")
     for server in (MLFLOW, PREFECT):
-        console.print(f"{server.title}: {url(server) or 'recast up'}")
+        results.print(f"{server.title}: {url(server) or 'recast up'}")
 
 
 def main() -> None:

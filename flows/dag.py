@@ -1,5 +1,6 @@
 """The DAG of dvc.yaml as DVC sees it: its stages in order, and which of them are stale."""
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import collect_stages, plan_repro
 
 from problems.errors import RecastError
+
+# What DVC says of every lock file that it writes is of no use here.
+logging.getLogger("dvc").setLevel(logging.WARNING)
 
 _dvc = threading.Lock()
 """DVC has one caller at a time: its index and its lock file are not made for threads."""

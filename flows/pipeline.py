@@ -13,8 +13,9 @@ from typing import Any
 
 from dvc.stage.cache import RunCacheNotFoundError
 from prefect import flow, task
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
-from prefect.states import Completed, State
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.dag import ordered, repository
@@ -25,7 +26,7 @@ UP_TO_DATE, RESTORED, RAN = "Up to date", "Restored", "Ran"
 
 
 @task(task_run_name="{name}", persist_result=False)
-def stage_task(name: str) -> State:
+def stage_task(name: str) -> State[None]:
     """Bring one stage up to date: leave it, restore it from DVC's run cache, or run it and record it through DVC."""
     with repository() as repo:
         (stage,) = repo.stage.collect(name)
@@ -79,13 +80,15 @@ def pipeline(problems: list[str]) -> dict[str, str]:
         }
     futures: dict[str, PrefectFuture[Any]] = {}
     for name in order:
-        futures[name] = stage_task.submit(name, wait_for=[futures[before] for before in upstream[name]])
+        futures[name] = stage_task.submit(
+            name, return_state=False, wait_for=[futures[before] for before in upstream[name]]
+        )
     done: dict[str, str] = {}
     errors: list[Exception] = []
     for name, future in futures.items():
         future.wait()
         if future.state.is_completed():
-            done[name] = future.state.name
+            done[name] = future.state.name or RAN
         elif future.state.is_failed():
             try:
                 future.result()

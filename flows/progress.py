@@ -1,5 +1,6 @@
 """Progress bars: one display a process, however many flows show bars in it."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ from rich.progress import (
 )
 
 console = Console(stderr=True)
+"""For what happens."""
+
+results = Console(width=None if sys.stdout.isatty() else 140)
+"""For what a command is asked for; a file or a pipe has lines long enough for a table."""
+
 _lock = threading.Lock()
 _display: Progress | None = None
 _users = 0

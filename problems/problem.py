@@ -32,19 +32,43 @@ class Windows(BaseModel):
         return self
 
 
+class Table(BaseModel):
+    """The columns that are used of a source, what is forecast, and what stands for a missing value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    features: tuple[str, ...] = Field(min_length=1, description="columns that a forecast is made from")
+    target: str = Field(description="the column that is forecast; one of the features")
+    unit: str = Field(description="the target's unit, for people")
+    cadence: Duration | None = Field(None, description="time between rows; null: the most frequent one")
+    sentinels: dict[str, tuple[float, ...]] = Field({}, description="values that stand for a missing one, by column")
+    fill: Duration | None = Field(None, description="carry the last value forward over nulls, at most so long")
+
+    @model_validator(mode="after")
+    def _columns_are_declared(self) -> "Table":
+        if self.target not in self.features:
+            raise ValueError(f"target {self.target!r} is not among the features: {', '.join(self.features)}")
+        if len(set(self.features)) < len(self.features):
+            raise ValueError("a feature is listed twice")
+        if reserved := {"time", "series"} & set(self.features):
+            raise ValueError(f"{reserved.pop()!r} cannot be a feature: the table has a column of that name for its own")
+        if unknown := set(self.sentinels) - set(self.features):
+            raise ValueError(f"sentinels for {sorted(unknown)}, which are no features")
+        return self
+
+
 class Problem(BaseModel):
-    """What is learned: a source, the columns, the split and the windows. All of it can be written in params.yaml."""
+    """What is learned: a source, its columns, the split and the windows. All of it can be written in params.yaml.
+
+    Each part is what one stage or two depend on, and all must be there: DVC takes a parameter that is missing for an
+    error.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(description="one line for the report")
     source: AnySource
-    cadence: Duration | None = Field(None, description="time between rows; null: the most frequent one")
-    features: tuple[str, ...] = Field(min_length=1, description="columns that a forecast is made from")
-    target: str = Field(description="the column that is forecast; one of the features")
-    unit: str = Field(description="the target's unit, for people")
-    sentinels: dict[str, tuple[float, ...]] = Field({}, description="values that stand for a missing one, by column")
-    fill: Duration | None = Field(None, description="carry the last value forward over nulls, at most so long")
+    table: Table
     split: AnySplit = Field(description="lecture, half, {train, validation} or {validation_from, test_from}")
     window: Windows
 
@@ -56,16 +80,4 @@ class Problem(BaseModel):
                 f"lookback {written(self.window.lookback)} and delay {written(self.window.delay)} reach beyond the "
                 f"data, which cover at most {written(span)}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _columns_are_declared(self) -> "Problem":
-        if self.target not in self.features:
-            raise ValueError(f"target {self.target!r} is not among the features: {', '.join(self.features)}")
-        if len(set(self.features)) < len(self.features):
-            raise ValueError("a feature is listed twice")
-        if reserved := {"time", "series"} & set(self.features):
-            raise ValueError(f"{reserved.pop()!r} cannot be a feature: the table has a column of that name for its own")
-        if unknown := set(self.sentinels) - set(self.features):
-            raise ValueError(f"sentinels for {sorted(unknown)}, which are no features")
         return self

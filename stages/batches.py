@@ -89,7 +89,7 @@ class Batches:
             for _ in range(steps):
                 yield self.at(torch.randint(self.length, (size,), generator=generator))
             return
-        for positions_B in torch.randperm(self.length, generator=generator).split(size):
+        for positions_B in torch.split(torch.randperm(self.length, generator=generator), size):
             yield self.at(positions_B)
 
 

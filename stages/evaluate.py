@@ -89,7 +89,8 @@ def evaluate(
             curves[row.configuration] = histories
 
     absolute = {label: np.abs(forecasts_SN - test.observed_N).mean(axis=0) for label, forecasts_SN in chosen.items()}
-    best, runner_up, *_ = [*chosen, None, None]
+    ranked = list(chosen)
+    best, runner_up = (ranked[0] if ranked else None), (ranked[1] if len(ranked) > 1 else None)
     comparison = None
     if best and runner_up:
         comparison = paired_block_bootstrap(
@@ -102,8 +103,8 @@ def evaluate(
     return Evaluation(
         problem=name,
         title=problem.title,
-        target=problem.target,
-        unit=problem.unit,
+        target=problem.table.target,
+        unit=problem.table.unit,
         synthetic=table.synthetic,
         split=problem.split.model_dump(mode="json"),
         window=problem.window.model_dump(mode="json"),
@@ -179,11 +180,13 @@ def _test_rows(normalized: Path, windowed: Path, table: Table, windowing: Window
 
 
 def _hour(times_N: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    return (times_N - times_N.astype("datetime64[D]")).astype("timedelta64[h]").astype(np.int64)
+    hours_N: NDArray[np.int64] = times_N.astype("datetime64[h]").astype(np.int64) % 24
+    return hours_N
 
 
 def _month(times_N: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    return times_N.astype("datetime64[M]").astype(np.int64) % 12
+    months_N: NDArray[np.int64] = times_N.astype("datetime64[M]").astype(np.int64) % 12
+    return months_N
 
 
 def _by(group_N: NDArray[np.int64], error_N: Errors, groups: int) -> list[float | None]:
@@ -279,7 +282,9 @@ def main(problem: str) -> None:
         windowed,
     )
     write(evaluation, out)
-    tracking.log_evaluation(evaluation, trials, out)
+    context = tracking.open_pipeline(problem, settings, trials, newest=True)
+    tracking.log_unlogged(context, trials)
+    tracking.log_evaluation(context, evaluation, trials, out)
     package(evaluation, trials)
 
 

@@ -24,7 +24,7 @@ from problems.table import stored
 from stages import places
 from stages.atomic import replaced_folder, write_json
 from stages.command import command
-from stages.settings import load
+from stages.settings import Settings, load
 
 TABLE = "table.parquet"
 QUALITY = "quality.json"
@@ -122,14 +122,14 @@ def ingest(problem: Problem, store: Path, out: Path) -> Quality:
         scratch = folder / "scratch"
         scratch.mkdir()
         rows = problem.source.read(store, scratch)
-        _check_columns(rows, problem.features)
+        _check_columns(rows, problem.table.features)
         found = _check_cells(rows, problem)
         as_read = scratch / "as_read.parquet"
         _sink(
             rows.frame.select(
                 _time(rows).alias("time"),
                 _series(rows).alias("series"),
-                *(_value(rows, problem, feature) for feature in problem.features),
+                *(_value(rows, problem, feature) for feature in problem.table.features),
             ),
             as_read,
         )
@@ -145,14 +145,24 @@ def ingest(problem: Problem, store: Path, out: Path) -> Quality:
     return quality
 
 
+def fetch(problem: str, settings: Settings) -> None:
+    """Fill the problem's raw store, unless what it holds is right already.
+
+    Raises:
+        Unreachable: no source of its files can be reached now.
+        RecastError: a file is not what it should be.
+    """
+    store = places.raw(problem)
+    store.mkdir(parents=True, exist_ok=True)
+    with _shown(f"fetch {problem}") as progress:
+        settings.problem(problem).source.fetch(store, progress, settings.ingest.attempts)
+
+
 def main(problem: str) -> None:
     """Fetch a problem's rows and write them as one typed, sorted table with a quality report."""
     settings = load()
-    declared, store = settings.problem(problem), places.raw(problem)
-    store.mkdir(parents=True, exist_ok=True)
-    with _shown(f"fetch {problem}") as progress:
-        declared.source.fetch(store, progress, settings.ingest.attempts)
-    quality = ingest(declared, store, places.stage("ingest", problem))
+    fetch(problem, settings)
+    quality = ingest(settings.problem(problem), places.raw(problem), places.stage("ingest", problem))
     gaps = sum(series.gaps for series in quality.series.values())
     rows = "simulated rows" if quality.synthetic else "rows"
     print(
@@ -225,7 +235,7 @@ def _is_wrong(rows: Rows, feature: str) -> pl.Expr:
 
 
 def _is_sentinel(rows: Rows, problem: Problem, feature: str) -> pl.Expr:
-    return _number(rows, feature).is_in(list(problem.sentinels.get(feature, ())))
+    return _number(rows, feature).is_in(list(problem.table.sentinels.get(feature, ())))
 
 
 def _value(rows: Rows, problem: Problem, feature: str) -> pl.Expr:
@@ -276,14 +286,14 @@ def _check_cells(rows: Rows, problem: Problem) -> dict[str, int]:
     """
     time, series = _time(rows), _series(rows)
     unnamed = series.is_null() | series.str.contains(_UNDECODABLE, literal=True)
-    wrong = {feature: _is_wrong(rows, feature) for feature in problem.features}
+    wrong = {feature: _is_wrong(rows, feature) for feature in problem.table.features}
     found: dict[str, int] = (
         rows.frame.select(
             pl.len().alias("rows"),
             time.is_null().sum().alias("no time"),
             unnamed.sum().alias("no series"),
             *(expression.sum().alias(f"wrong {feature}") for feature, expression in wrong.items()),
-            *(_is_sentinel(rows, problem, f).sum().alias(f"sentinel {f}") for f in problem.features),
+            *(_is_sentinel(rows, problem, f).sum().alias(f"sentinel {f}") for f in problem.table.features),
         )
         .collect(engine="streaming")
         .row(0, named=True)
@@ -331,22 +341,22 @@ def _quality(
             "give the source more rows"
         )
     cadence = _most_frequent(steps)
-    if problem.cadence is not None and problem.cadence != cadence:
+    if problem.table.cadence is not None and problem.table.cadence != cadence:
         raise RecastError(
-            f"{store}: cadence {written(problem.cadence)} is declared, but most rows come every {written(cadence)}; "
-            f"correct problems.{store.name}.cadence, or set it to null"
+            f"{store}: cadence {written(problem.table.cadence)} is declared, but most rows come every "
+            f"{written(cadence)}; correct problems.{store.name}.table.cadence, or set it to null"
         )
     total, nulls, low, high, mean = (
         table.select(measure).collect(engine="streaming").row(0, named=True)
         for measure in (
             pl.len(),
-            pl.col(problem.features).null_count(),
-            pl.col(problem.features).min(),
-            pl.col(problem.features).max(),
-            pl.col(problem.features).mean(),
+            pl.col(problem.table.features).null_count(),
+            pl.col(problem.table.features).min(),
+            pl.col(problem.table.features).max(),
+            pl.col(problem.table.features).mean(),
         )
     )
-    if empty := [feature for feature in problem.features if nulls[feature] == total["len"]]:
+    if empty := [feature for feature in problem.table.features if nulls[feature] == total["len"]]:
         sentinels = ", ".join(f"{feature!r} ({found[f'sentinel {feature}']:,} sentinels)" for feature in empty)
         raise RecastError(f"{store}: no row has a value in column {sentinels}; take it out of the features")
     return Quality(
@@ -356,7 +366,7 @@ def _quality(
         rows_kept=total["len"],
         cadence=written(cadence),
         cadence_seconds=cadence.total_seconds(),
-        cadence_declared=problem.cadence is not None,
+        cadence_declared=problem.table.cadence is not None,
         series=_series_quality(disorder, table, steps, cadence),
         columns={
             feature: ColumnQuality(
@@ -366,7 +376,7 @@ def _quality(
                 max=high[feature],
                 mean=float(f"{mean[feature]:.6g}"),
             )
-            for feature in problem.features
+            for feature in problem.table.features
         },
     )
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from problems.errors import RecastError
 from problems.problem import Problem
@@ -60,9 +61,7 @@ class Table:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The table that `normalize` wrote into `folder`."""
-        fields: dict[str, Any] = json.loads((folder / "table.json").read_text(encoding="utf-8"))
-        series = tuple(Series(**each) for each in fields.pop("series"))
-        return cls(series=series, **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        return TypeAdapter(cls).validate_json((folder / "table.json").read_bytes())
 
 
 def values(folder: Path) -> NDArray[np.float32]:
@@ -81,7 +80,7 @@ def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ing
     """Write the table, the times and what is known of them into the folder `out`.
 
     The lecture's rule (row D2): mean and deviation of the training rows, the deviation that of the population.
-    Nulls are filled forward up to `problem.fill` within a stretch without gaps, from the past only.
+    Nulls are filled forward up to `problem.table.fill` within a stretch without gaps, from the past only.
 
     Raises:
         RecastError: a series is too short for the split, or a column has no value in the training rows.
@@ -94,12 +93,12 @@ def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ing
     rows = sum(each.rows for each in series)
     digest = hashlib.sha256()
     with replaced_folder(out) as folder:
-        shape = (rows, len(problem.features))
+        shape = (rows, len(problem.table.features))
         table = np.lib.format.open_memmap(folder / "table.npy", mode="w+", dtype=np.float32, shape=shape)
         time = np.lib.format.open_memmap(folder / "time.npy", mode="w+", dtype="datetime64[ms]", shape=(rows,))
         for first, chunk in _chunks(problem, frame, series, cadence):
             span = slice(first, first + len(chunk))
-            raw = chunk.select(problem.features).to_numpy()
+            raw = chunk.select(problem.table.features).to_numpy()
             table[span] = (raw - center) / deviation
             time[span] = chunk["time"].to_numpy()
             digest.update(table[span].tobytes())
@@ -107,9 +106,9 @@ def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ing
         table.flush()
         time.flush()
         about = Table(
-            features=problem.features,
-            target=problem.features.index(problem.target),
-            unit=problem.unit,
+            features=problem.table.features,
+            target=problem.table.features.index(problem.table.target),
+            unit=problem.table.unit,
             center=tuple(center.tolist()),
             scale=tuple(deviation.tolist()),
             cadence=cadence.total_seconds(),
@@ -139,7 +138,7 @@ def _fitted(
     problem: Problem, scale: str, frame: pl.LazyFrame, series: list[Series]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Center and deviation by column, from the training rows alone."""
-    columns = [pl.col(name) for name in problem.features]
+    columns = [pl.col(name) for name in problem.table.features]
     training = pl.concat([frame.slice(each.first, each.train) for each in series])
     rules = {"standard": ("mean", "std"), "range": ("min", "max"), "none": ("mean", "std")}[scale]
     statistics = {
@@ -149,7 +148,7 @@ def _fitted(
         "max": [column.max() for column in columns],
     }
     one, two = (training.select(statistics[rule]).collect(engine="streaming").row(0) for rule in rules)
-    for name, value in zip(problem.features, one, strict=True):
+    for name, value in zip(problem.table.features, one, strict=True):
         if value is None:
             raise RecastError(f"column {name!r} has no value in the training rows; drop it from features or move split")
     first, second = np.array(one, dtype=np.float64), np.array(two, dtype=np.float64)
@@ -164,7 +163,7 @@ def _chunks(
     problem: Problem, frame: pl.LazyFrame, series: list[Series], cadence: timedelta
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """The table in pieces of at most CHUNK rows of one series, nulls filled, with the row each begins at."""
-    limit = int(problem.fill / cadence) if problem.fill else 0
+    limit = int(problem.table.fill / cadence) if problem.table.fill else 0
     stretch = (pl.col("time").diff() != cadence).fill_null(True).cum_sum()
     for each in series:
         for begin in range(0, each.rows, CHUNK):
@@ -172,7 +171,7 @@ def _chunks(
             length = min(CHUNK, each.rows - begin)
             chunk = frame.slice(each.first + begin - before, before + length).collect(engine="streaming")
             if limit:
-                filled = pl.col(problem.features).forward_fill(limit).over(stretch)
+                filled = pl.col(problem.table.features).forward_fill(limit).over(stretch)
                 chunk = chunk.with_columns(filled)
             yield each.first + begin, chunk.slice(before)
 

@@ -54,7 +54,7 @@ def _store(trial: Trial, run: str, table: Table, windowing: Windowing) -> str:
     example = (x_BTF.double().numpy() * np.array(table.scale) + np.array(table.center)).astype(np.float32)
     float32 = np.dtype(np.float32)
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, shape.steps, shape.features), "windows")]),
+        inputs=Schema([TensorSpec(float32, (-1, shape.steps, shape.features))]),
         outputs=Schema([TensorSpec(np.dtype(np.float64), (-1,))]),
     )
     about = {

@@ -25,12 +25,12 @@ def rebuild(settings: Settings, problem: str) -> int:
         raise RecastError(
             f"no trial of {problem} has ended here; `dvc checkout` or `dvc pull` restores trials/{problem}"
         )
-    context = tracking.open_pipeline(problem, settings, trials, prefect_run=None)
+    context = tracking.open_pipeline(problem, settings, trials, newest=True)
     written = tracking.log_unlogged(context, trials)
     failed = sum(each.status == "failed" for trial in trials if (each := outcome(trial)))
     tracking.close_pipeline(context, failed)
     evaluation = leaderboard.read(places.stage("evaluate", problem))
     if evaluation is not None:
-        tracking.log_evaluation(evaluation, trials, places.stage("evaluate", problem))
+        tracking.log_evaluation(context, evaluation, trials, places.stage("evaluate", problem))
         package(evaluation, trials)
     return written

@@ -8,8 +8,7 @@ import io
 import math
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, product
 from pathlib import Path
@@ -30,7 +29,7 @@ from stages.metrics import Comparison
 from stages.training import Epoch
 
 BASELINE = "persistence"
-GREY, INK, FAINT = "#7a828c", "#1f2933", "#e4e7eb"
+INK, GREY, OBSERVED, FAINT = "#1f2933", "#66707b", "#b4bcc5", "#e4e7eb"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's palette, told apart by the colour-blind; its yellow cannot be seen on white."""
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 2))
@@ -106,7 +105,6 @@ class Verdict:
 def render(evaluation: Evaluation) -> str:
     """The report as an HTML page; the same evaluation gives the same bytes."""
     lines = _lines(evaluation.rows)
-    selected = [row.configuration for row in evaluation.rows if row.selected]
     page = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -114,13 +112,13 @@ def render(evaluation: Evaluation) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     ).get_template("report.html.jinja")
-    with _drawing, _own_style():
+    with _drawing, matplotlib.style.context(["default", _STYLE]):
         return page.render(
             e=evaluation,
             verdict=_verdict(evaluation),
             best=_row(evaluation, evaluation.best),
             split=_split(evaluation.split),
-            lines={label: lines[label] for label in selected},
+            lines=lines,
             decimals=_decimals(evaluation.persistence_test_mae, 4),
             curves=_curves(evaluation, lines),
             seeds=_seeds(evaluation, lines),
@@ -296,7 +294,7 @@ def _curves(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
     margin = 0.06 * (high - low) or 0.01
     charts = []
     for label, seeds in evaluation.curves.items():
-        figure, axes = _figure(380, 220)
+        figure, axes = _figure(290, 190)
         axes.set_ylim(low - margin, high + margin)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch")
@@ -313,7 +311,7 @@ def _curves(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
             best = _lowest(history)
             axes.plot(best.epoch, best.validation_mae, "o", color=lines[label].color)
         lowest = min((_lowest(history) for history in seeds.values()), key=lambda epoch: epoch.validation_mae)
-        about = f"Validation MAE of {label} by epoch, normalised: {_counted(seeds, 'seed')}, lowest "
+        about = f"Validation MAE of {label} by epoch, normalised, for seed {', '.join(seeds)}: lowest "
         about += f"{_fixed(lowest.validation_mae, 4)} in epoch {lowest.epoch}"
         charts.append(Chart(label, _svg(figure, evaluation, about), lines[label]))
     return charts
@@ -328,7 +326,7 @@ def _seeds(evaluation: Evaluation, lines: dict[str, Line]) -> Chart | None:
     tested = [(row.configuration, row.test_mae) for row in evaluation.rows if row.test_mae is not None]
     if not tested:
         return None
-    figure, axes = _figure(580, 46 * len(tested) + 44, left=8)
+    figure, axes = _figure(380, 42 * len(tested) + 44, left=8)
     axes.set_ylim(len(tested) - 0.5, -0.75)
     axes.set_yticks([])
     axes.margins(x=0.04)
@@ -357,7 +355,7 @@ def _groups(
     """Test MAE by the hour or the month of the target, a line a configuration; nothing where there are no rows."""
     if not errors:
         return None
-    figure, axes = _figure(580, 280)
+    figure, axes = _figure(380, 296)
     places = np.arange(len(ticks))
     for label, values in errors.items():
         # Of None, matplotlib makes a hole in the line; a month between two holes shows as its marker.
@@ -404,8 +402,8 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
         axes.set_ylim(low - margin, high + margin)
         axes.margins(x=0.005)
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.plot(broken_times, values["observed"], color=INK, linewidth=1.0)
-        axes.plot(broken_times, values[label], color=lines[label].color, linewidth=1.7, alpha=0.9)
+        axes.plot(broken_times, values["observed"], color=OBSERVED, linewidth=3)
+        axes.plot(broken_times, values[label], color=lines[label].color, linestyle=lines[label].style)
         _dates(axes)
         error: NDArray[np.float64] = np.abs(values[label] - values["observed"])
         digits = _decimals(evaluation.persistence_test_mae, 4)
@@ -418,7 +416,13 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
 def _dates(axes: Axes) -> None:
     # matplotlib.dates has no types. The zone is named because the default one is a user's setting.
     locator = AutoDateLocator(tz="UTC", minticks=4, maxticks=12)  # type: ignore[no-untyped-call]
-    formatter = ConciseDateFormatter(locator, tz="UTC", show_offset=False)  # type: ignore[no-untyped-call]
+    formatter = ConciseDateFormatter(  # type: ignore[no-untyped-call]
+        locator,
+        tz="UTC",
+        formats=["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"],
+        zero_formats=["", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M"],
+        show_offset=False,
+    )
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(formatter)
 
@@ -452,14 +456,3 @@ def _svg(figure: Figure, evaluation: Evaluation, about: str) -> Markup:
     return Markup('<svg role="img" aria-label="{}" viewBox="{}" xmlns:xlink="http://www.w3.org/1999/xlink">').format(
         said, box[1]
     ) + Markup(inside)
-
-
-@contextmanager
-def _own_style() -> Iterator[None]:
-    """Draw with matplotlib's defaults and the report's style, not with what a user has set."""
-    with matplotlib.style.context(["default", _STYLE]):
-        yield
-
-
-def _counted(things: Sequence[Any] | dict[str, Any], name: str) -> str:
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

@@ -6,8 +6,8 @@ writes the JSON schema by which an editor checks params.yaml while it is typed.
 """
 
 import difflib
+import inspect
 import json
-import types
 import typing
 from pathlib import Path
 from typing import Any, Literal
@@ -222,8 +222,8 @@ def _model_at(loc: tuple[int | str, ...]) -> tuple[type[BaseModel] | None, list[
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     """The models named in an annotation such as dict[str, Problem] or A | B."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return [annotation] if issubclass(annotation, BaseModel) else []
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return [annotation]
     return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
 
 

@@ -20,6 +20,8 @@ from typing import Any
 # Before mlflow is imported, as it reads them once.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 import mlflow
 from matplotlib.figure import Figure
@@ -99,19 +101,20 @@ class Context:
     params: dict[str, str]
 
 
-def open_pipeline(problem: str, settings: Settings, trials: Sequence[Trial], prefect_run: str | None) -> Context:
-    """Open the parent run of a grid, or the one that an interrupted run of the same grid left open.
+def open_pipeline(
+    problem: str, settings: Settings, trials: Sequence[Trial], prefect_run: str | None = None, newest: bool = False
+) -> Context:
+    """The parent run of a grid: a new one, or the one that an interrupted run of the same grid left open.
+
+    Args:
+        newest: the newest of the same grid, open or not, where there is one.
 
     Raises:
         TrackingError: the store cannot be reached.
     """
     where = experiment(problem)
-    grid = grid_id(trial.key for trial in trials)
+    grid = hashlib.sha256(" ".join(sorted(trial.key for trial in trials)).encode()).hexdigest()[:16]
     here = f"{socket.gethostname()}:{Path.cwd()}"
-    left_open = client().search_runs(
-        [where],
-        f"tags.`recast.grid` = '{grid}' and tags.`recast.checkout` = '{here}' and attributes.status = 'RUNNING'",
-    )
     about = settings.problem(problem)
     tags = {
         "mlflow.source.git.commit": _commit(),
@@ -119,16 +122,19 @@ def open_pipeline(problem: str, settings: Settings, trials: Sequence[Trial], pre
         "recast.data": trials[0].data,
         "recast.prefect_run": prefect_run or "",
         "recast.synthetic": str(about.source.synthetic).lower(),
-        "recast.unit": about.unit,
+        "recast.unit": about.table.unit,
     }
     params = {
-        "target": about.target,
+        "target": about.table.target,
         "split": about.split.model_dump_json(),
         **{name: str(value) for name, value in about.window.model_dump().items()},
         **{name: str(value) for name, value in settings.train.model_dump().items()},
     }
-    if left_open:
-        return Context(problem, where, left_open[0].info.run_id, tags, params)
+    same = f"tags.`recast.grid` = '{grid}' and tags.`recast.checkout` = '{here}'"
+    still_open = "" if newest else " and attributes.status = 'RUNNING'"
+    found = client().search_runs([where], same + still_open, max_results=1)
+    if found:
+        return Context(problem, where, found[0].info.run_id, tags, params)
     run = client().create_run(
         where,
         run_name=time.strftime("pipeline %Y-%m-%d %H:%M:%S"),
@@ -153,7 +159,7 @@ def log_unlogged(context: Context, trials: Iterable[Trial]) -> int:
         history = [Epoch(**each) for each in json.loads((folder / "history.json").read_text(encoding="utf-8"))]
         noted = read_run(folder)
         run = TrialRun(context, folder, about, str(noted.get("device", "")))
-        run.end(about, history, noted.get("seconds", math.nan))
+        run.end(about, history, noted.get("seconds"))
     return len(unlogged)
 
 
@@ -166,24 +172,6 @@ def close_pipeline(context: Context, failed: int) -> None:
     """End the parent run; it counts as failed when a trial has failed."""
     client().log_metric(context.parent, "failed_trials", failed)
     client().set_terminated(context.parent, "FAILED" if failed else "FINISHED")
-
-
-def pipeline_run(problem: str, keys: Iterable[str]) -> str:
-    """The id of the newest parent run of the grid with these trials; one is created where there is none."""
-    where = experiment(problem)
-    grid = grid_id(keys)
-    found = client().search_runs([where], f"tags.`recast.grid` = '{grid}'", max_results=1)
-    if found:
-        return str(found[0].info.run_id)
-    tags = {"recast.kind": "pipeline", "recast.grid": grid, "recast.problem": problem}
-    run = client().create_run(where, run_name=time.strftime("pipeline %Y-%m-%d %H:%M:%S (rebuilt)"), tags=tags)
-    client().set_terminated(run.info.run_id)
-    return str(run.info.run_id)
-
-
-def grid_id(keys: Iterable[str]) -> str:
-    """A name for a set of trials."""
-    return hashlib.sha256(" ".join(sorted(keys)).encode()).hexdigest()[:16]
 
 
 @cache
@@ -251,8 +239,12 @@ class TrialRun:
             client().log_batch(self.id, metrics=metrics)
             self.logged = history[-1].epoch
 
-    def end(self, about: dict[str, Any], history: Sequence[Epoch], seconds: float) -> None:
-        """Write the result, the history, the settings, the curve and the weights, and end the run."""
+    def end(self, about: dict[str, Any], history: Sequence[Epoch], seconds: float | None) -> None:
+        """Write the result, the history, the settings, the curve and the weights, and end the run.
+
+        Args:
+            seconds: how long the trial took, where that is known.
+        """
         self.epochs(history)
         failed = about["status"] == "failed"
         now = int(time.time() * 1000)
@@ -338,13 +330,13 @@ def _sampled(monitors: list[Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def log_evaluation(evaluation: Evaluation, trials: Sequence[Trial], folder: Path) -> None:
+def log_evaluation(context: Context, evaluation: Evaluation, trials: Sequence[Trial], folder: Path) -> None:
     """Write the leaderboard and the report to the grid's parent run, and test errors to the runs of the trials tested.
 
     Raises:
         TrackingError: MLflow cannot be reached.
     """
-    parent = pipeline_run(evaluation.problem, [trial.key for trial in trials])
+    parent = context.parent
     client().log_artifacts(parent, str(folder), "evaluation")
     client().log_metric(parent, "persistence_test_mae", evaluation.persistence_test_mae)
     for row in evaluation.rows:

@@ -176,7 +176,7 @@ def _train_epoch(
             predicted_B = network(x_BTF)
         loss = loss_of(predicted_B.float(), y_B)
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
+        torch.autograd.backward(scaler.scale(loss))
         if settings.clip is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip)

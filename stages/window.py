@@ -1,13 +1,13 @@
 """window: which rows a forecast can be made at. Ranges of rows, never copies of them."""
 
-import json
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from architectures.network import WindowShape
 from problems.errors import RecastError
@@ -50,8 +50,7 @@ class Windowing:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """What `window` wrote into `folder`."""
-        fields: dict[str, Any] = json.loads((folder / "windows.json").read_text(encoding="utf-8"))
-        return cls(**fields)
+        return TypeAdapter(cls).validate_json((folder / "windows.json").read_bytes())
 
     def shape(self, table: Table) -> WindowShape:
         """What a network is told of these windows."""

@@ -51,12 +51,9 @@ def problem(source: dict[str, Any], features: list[str], **keys: Any) -> Problem
         {
             "title": "test",
             "source": source,
-            "features": features,
-            "target": features[0],
-            "unit": "°C",
+            "table": {"features": features, "target": features[0], "unit": "°C", **keys},
             "split": "half",
             "window": {"lookback": "2h", "step": "1h", "delay": "1h"},
-            **keys,
         }
     )
 
@@ -289,7 +286,9 @@ def test_a_column_without_a_value_is_refused(tmp_path: Path) -> None:
 
 def test_a_declared_cadence_must_be_the_rows(tmp_path: Path) -> None:
     assert ingested(tmp_path, HOURS, cadence="1h")[1].cadence_declared
-    with pytest.raises(RecastError, match=r"cadence 10m is declared, but most rows come every 1h; .*weather\.cadence"):
+    with pytest.raises(
+        RecastError, match=r"cadence 10m is declared, but most rows come every 1h; .*weather\.table\.cadence"
+    ):
         ingested(tmp_path, HOURS, cadence="10m")
 
 

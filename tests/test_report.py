@@ -254,7 +254,7 @@ def test_simulated_data_is_said_at_every_table_and_picture():
 
 def test_a_chart_for_each_trained_and_each_selected_configuration(usual: str):
     said = re.findall(r'<svg role="img" aria-label="([^"]*)"', usual)
-    assert "Validation MAE of gru units=32 by epoch, normalised: 3 seeds, lowest 0.3008 in epoch 10" in said
+    assert "Validation MAE of gru units=32 by epoch, normalised, for seed 0, 1, 2: lowest 0.3008 in epoch 10" in said
     assert "Forecast of persistence against the observed T (degC): MAE 2.500\xa0°C in this stretch" in said
     assert len([each for each in said if "by epoch" in each]) == 2
     assert len([each for each in said if each.startswith("Forecast of")]) == 4

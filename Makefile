@@ -1,0 +1,48 @@
+# make run: set up, fetch, train, leaderboard.   make test: set up, check, test.
+# PYTHON may name another interpreter, 3.11 to 3.13.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check up down lock bench clean
+
+help: ## show this
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(READY) ## install every pinned version into .venv
+
+# pip, not uv: it finds a CPU build of PyTorch that lies on disk.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Recast needs Python 3.11 to 3.13; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(READY)
+
+run: setup ## train the grid on the Jena weather data (JENA_ARCHIVE names a local archive) and show the leaderboard
+	recast run --fallback nyc
+
+test: setup ## lint, type-check and test
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+up: setup ## start Prefect's and MLflow's servers in the background, on loopback
+	recast up
+
+down: setup ## stop them
+	recast down
+
+bench: setup ## measure speed against peers; results in benchmarks/results
+	python -m benchmarks
+
+lock: setup ## pin every version again
+	pip install --quiet uv
+	python -m infra.lock
+
+clean: ## remove what was made, but no data, trials or runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,30 @@
+"""Write requirements.lock: every version, pinned, for Python 3.11 to 3.13, on any system.
+
+python -m infra.lock
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from stages.atomic import replaced_file
+
+HEADER = """\
+# Every version, pinned, for Python 3.11 to 3.13. Made by `make lock`; do not edit.
+# CUDA's own packages are left to torch: a CUDA build pins exactly those it needs, a CPU build needs none.
+"""
+
+
+def main() -> None:
+    """Resolve pyproject.toml for every Python and system that it allows."""
+    options = ["--universal", "--python-version", "3.11", "--extra", "dev", "--no-header", "--no-annotate"]
+    command = [sys.executable, "-m", "uv", "pip", "compile", *options, "--no-emit-index-url", "--quiet", "pyproject.toml"]
+    resolved = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kept = [line for line in resolved.splitlines() if not re.match(r"nvidia|cuda|triton", line)]
+    with replaced_file(Path("requirements.lock")) as temporary:
+        temporary.write_text(HEADER + "\n".join(kept) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
