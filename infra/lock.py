@@ -19,8 +19,8 @@ HEADER = """\
 def main() -> None:
     """Resolve pyproject.toml for every Python and system that it allows."""
     options = ["--universal", "--python-version", "3.11", "--extra", "dev", "--no-header", "--no-annotate"]
-    command = [sys.executable, "-m", "uv", "pip", "compile", *options, "--no-emit-index-url", "--quiet", "pyproject.toml"]
-    resolved = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    uv = [sys.executable, "-m", "uv", "pip", "compile", "--no-emit-index-url", "--quiet"]
+    resolved = subprocess.run([*uv, *options, "pyproject.toml"], capture_output=True, text=True, check=True).stdout
     kept = [line for line in resolved.splitlines() if not re.match(r"nvidia|cuda|triton", line)]
     with replaced_file(Path("requirements.lock")) as temporary:
         temporary.write_text(HEADER + "\n".join(kept) + "\n", encoding="utf-8")

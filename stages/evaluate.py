@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from architectures import REGISTRY, Axes
 from problems.problem import Problem
-from stages import batches, places, tracking
+from stages import batches, history, places, tracking
 from stages.atomic import replaced_folder, write_json
 from stages.batches import Batches
 from stages.command import command
+from stages.history import Epoch
 from stages.leaderboard import Evaluation, Row, Spread
 from stages.metrics import Errors, mae, paired_block_bootstrap, rmse, skill
 from stages.normalize import Table, times
@@ -25,8 +26,8 @@ from stages.packaging import package
 from stages.report import render
 from stages.settings import Evaluate, load
 from stages.train import load_network
-from stages.training import Epoch, forecast
-from stages.trials import Trial, expand, trial_folder
+from stages.training import forecast
+from stages.trials import Trial, expand, read_trial, trial_folder
 from stages.window import Windowing
 
 BASELINE = "persistence"
@@ -61,7 +62,7 @@ def evaluate(
     # The last bits of a forecast depend on the number of threads, and the leaderboard should not.
     torch.set_num_threads(1)
     table, windowing = Table.read(normalized), Windowing.read(windowed)
-    ended = {trial.key: _read(trial, "trial.json") for trial in trials}
+    ended = {trial.key: read_trial(trial) for trial in trials}
     by_configuration: dict[str, list[Trial]] = {}
     for trial in trials:
         by_configuration.setdefault(trial.configuration.label, []).append(trial)
@@ -84,7 +85,7 @@ def evaluate(
         forecasts_SN = np.stack([test.forecasts(load_network(trial, windowing, table)) for trial in finished])
         chosen[row.configuration] = forecasts_SN
         rows[i] = _tested(row, forecasts_SN - test.observed_N, table.scale[table.target], reference)
-        histories = {str(trial.seed): [Epoch(**each) for each in _read(trial, "history.json")] for trial in finished}
+        histories = {str(trial.seed): history.read(trial_folder(trial)) for trial in finished}
         if REGISTRY[row.architecture].trainable:
             curves[row.configuration] = histories
 
@@ -120,10 +121,6 @@ def evaluate(
         quality=json.loads((ingested / "quality.json").read_text(encoding="utf-8")),
         windows=asdict(windowing),
     )
-
-
-def _read(trial: Trial, file: str) -> Any:
-    return json.loads((trial_folder(trial) / file).read_text(encoding="utf-8"))
 
 
 def _validated(group: Sequence[Trial], ended: dict[str, Any]) -> Row:

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from stages.history import Epoch
 from stages.metrics import Comparison
-from stages.training import Epoch
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from stages.history import Epoch
 from stages.leaderboard import Evaluation, Row, Spread
 from stages.metrics import Comparison
-from stages.training import Epoch
 
 BASELINE = "persistence"
 INK, GREY, OBSERVED, FAINT = "#1f2933", "#66707b", "#b4bcc5", "#e4e7eb"

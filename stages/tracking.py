@@ -5,7 +5,6 @@ store holds can be made again from the trials that DVC tracks (`rebuild`).
 """
 
 import hashlib
-import json
 import math
 import os
 import socket
@@ -30,10 +29,11 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from problems.errors import RecastError
+from stages import history
+from stages.history import Epoch
 from stages.leaderboard import Evaluation
 from stages.settings import FILE, Settings
-from stages.training import Epoch
-from stages.trials import Trial, note_run, read_run, trial_folder
+from stages.trials import Trial, note_run, read_run, read_trial, trial_folder
 
 STORE = Path("mlruns")
 
@@ -155,11 +155,10 @@ def log_unlogged(context: Context, trials: Iterable[Trial]) -> int:
     unlogged = [trial for trial in trials if not _is_logged(trial_folder(trial))]
     for trial in unlogged:
         folder = trial_folder(trial)
-        about = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
-        history = [Epoch(**each) for each in json.loads((folder / "history.json").read_text(encoding="utf-8"))]
+        about = read_trial(trial)
         noted = read_run(folder)
         run = TrialRun(context, folder, about, str(noted.get("device", "")))
-        run.end(about, history, noted.get("seconds"))
+        run.end(about, history.read(folder), noted.get("seconds"))
     return len(unlogged)
 
 
@@ -225,32 +224,32 @@ class TrialRun:
         note_run(folder, mlflow_run_id=self.id)
         client().log_batch(self.id, params=[Param(*pair) for pair in sorted(params.items())])
 
-    def epochs(self, history: Sequence[Epoch]) -> None:
+    def epochs(self, done: Sequence[Epoch]) -> None:
         """Write the epochs that the store does not have yet, normalised and in the target's unit."""
         now = int(time.time() * 1000)
         metrics = [
             Metric(name, value, now, epoch.epoch)
-            for epoch in history
+            for epoch in done
             if epoch.epoch > self.logged
             for name, value in epoch_metrics(epoch, self.scale).items()
         ]
         if metrics:
-            metrics += [Metric(name, value, now, history[-1].epoch) for name, value in _sampled(self.monitors).items()]
+            metrics += [Metric(name, value, now, done[-1].epoch) for name, value in _sampled(self.monitors).items()]
             client().log_batch(self.id, metrics=metrics)
-            self.logged = history[-1].epoch
+            self.logged = done[-1].epoch
 
-    def end(self, about: dict[str, Any], history: Sequence[Epoch], seconds: float | None) -> None:
+    def end(self, about: dict[str, Any], done: Sequence[Epoch], seconds: float | None) -> None:
         """Write the result, the history, the settings, the curve and the weights, and end the run.
 
         Args:
             seconds: how long the trial took, where that is known.
         """
-        self.epochs(history)
+        self.epochs(done)
         failed = about["status"] == "failed"
         now = int(time.time() * 1000)
         results = {f"best_{name}": value for name, value in about["validation"].items()}
         results |= {"parameters": about["parameters"], "best_epoch": about["best_epoch"], "seconds": seconds}
-        if not history:
+        if not done:
             results |= _sampled(self.monitors)
         client().log_batch(
             self.id,
@@ -261,8 +260,8 @@ class TrialRun:
             ],
             tags=[RunTag("recast.reason", about["reason"])] if failed else [],
         )
-        if history:
-            client().log_figure(self.id, learning_curve(about["label"], history), "learning_curve.png")
+        if done:
+            client().log_figure(self.id, learning_curve(about["label"], done), "learning_curve.png")
         for file in ("trial.json", "history.json", "weights.safetensors"):
             if (self.folder / file).exists():
                 client().log_artifact(self.id, str(self.folder / file))
@@ -282,13 +281,13 @@ def epoch_metrics(epoch: Epoch, scale: float) -> dict[str, float]:
     }
 
 
-def learning_curve(label: str, history: Sequence[Epoch]) -> Figure:
+def learning_curve(label: str, done: Sequence[Epoch]) -> Figure:
     """Training loss and validation MAE by epoch, normalised."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
-    epochs = [each.epoch for each in history]
-    axes.plot(epochs, [each.train_loss for each in history], label="training loss", color="#888888")
-    axes.plot(epochs, [each.validation_mae for each in history], label="validation MAE", color="#1f6feb")
+    epochs = [each.epoch for each in done]
+    axes.plot(epochs, [each.train_loss for each in done], label="training loss", color="#888888")
+    axes.plot(epochs, [each.validation_mae for each in done], label="validation MAE", color="#1f6feb")
     axes.set(title=label, xlabel="epoch", ylabel="normalised")
     axes.legend()
     return figure

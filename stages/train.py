@@ -3,11 +3,10 @@
 `flows/train.py` is the command of the stage: it says where and when bundles run. What a bundle does is here.
 """
 
-import json
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from architectures import Network
-from stages import batches, places, tracking
+from stages import batches, history, places, tracking
 from stages.atomic import replaced_file, write_json
+from stages.history import Epoch
 from stages.normalize import Table
-from stages.training import Epoch, Progress, TrialFailed, build, errors, train
-from stages.trials import Trial, note_run, trial_folder
+from stages.training import Progress, TrialFailed, build, errors, train
+from stages.trials import Trial, note_run, read_trial, trial_folder
 from stages.window import Windowing
 
 
@@ -45,10 +45,9 @@ class Outcome:
 
 def outcome(trial: Trial) -> Outcome | None:
     """How the trial ended when it last ran, or None when it has not ended."""
-    file = trial_folder(trial) / "trial.json"
-    if not file.exists():
+    if not (trial_folder(trial) / "trial.json").exists():
         return None
-    about = json.loads(file.read_text(encoding="utf-8"))
+    about = read_trial(trial)
     mae = about["validation"].get("mae")
     return Outcome(trial.key, trial.label, about["status"], about["reason"], about["transient"], False, mae)
 
@@ -96,13 +95,13 @@ def train_trial(
     about = description(trial) | {"target_scale": scale}
     note_run(folder, device=str(device), host=socket.gethostname())
     run = tracking.TrialRun(context, folder, about, str(device)) if context else None
-    history: list[Epoch] = []
+    epochs: list[Epoch] = []
 
     def after_epoch(progress: Progress) -> None:
-        history[:] = progress.history
-        note_run(folder, epoch=len(history))
+        epochs[:] = progress.history
+        note_run(folder, epoch=len(epochs))
         if run:
-            run.epochs(history)
+            run.epochs(epochs)
 
     try:
         configuration = trial.configuration
@@ -120,7 +119,7 @@ def train_trial(
     except TrialFailed as failure:
         about |= result(None, 0, {}, str(failure), failure.transient)
     else:
-        history[:] = progress.history
+        epochs[:] = progress.history
         mae, rmse = errors(progress.network, data["validation"])
         validation = {"mae": mae * scale, "rmse": rmse * scale, "mae_normalized": mae, "rmse_normalized": rmse}
         about |= result(progress.network, progress.best_epoch, validation, None, False)
@@ -128,12 +127,12 @@ def train_trial(
         if weights:
             with replaced_file(folder / "weights.safetensors") as temporary:
                 save_file(weights, temporary)
-    write_json(folder / "history.json", [asdict(epoch) for epoch in history])
+    history.write(folder, epochs)
     # The last of the trial's files: with it the trial has ended.
     write_json(folder / "trial.json", about)
     checkpoint.unlink(missing_ok=True)
     if run:
-        run.end(about, history, time.perf_counter() - begun)
+        run.end(about, epochs, time.perf_counter() - begun)
     mean = about["validation"].get("mae")
     return Outcome(trial.key, trial.label, about["status"], about["reason"], about["transient"], True, mean)
 
@@ -168,7 +167,7 @@ def record_lost(trial: Trial, reason: str) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     table = Table.read(places.stage("normalize", trial.problem))
     about = description(trial) | {"target_scale": table.scale[table.target]} | result(None, 0, {}, reason, True)
-    write_json(folder / "history.json", [])
+    history.write(folder, [])
     write_json(folder / "trial.json", about)
     return Outcome(trial.key, trial.label, "failed", reason, True, True, None)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from architectures import REGISTRY, Axes, Network, TrainedAxes, WindowShape
 from stages.atomic import replaced_file
 from stages.batches import Batches
+from stages.history import Epoch
 from stages.settings import Train
 
 EVALUATION_BATCH = 1024
@@ -46,16 +47,6 @@ class TrialFailed(Exception):
     def __init__(self, reason: str, transient: bool = False) -> None:
         super().__init__(reason)
         self.transient = transient
-
-
-@dataclass
-class Epoch:
-    """What one epoch left; errors are normalised, time in seconds."""
-
-    epoch: int
-    train_loss: float
-    validation_mae: float
-    validation_rmse: float
 
 
 @dataclass

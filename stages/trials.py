@@ -75,6 +75,12 @@ def trial_folder(trial: Trial) -> Path:
     return places.trials(trial.problem) / trial.key
 
 
+def read_trial(trial: Trial) -> dict[str, Any]:
+    """What `trial.json` says of a trial that has ended."""
+    about: dict[str, Any] = json.loads((trial_folder(trial) / "trial.json").read_text(encoding="utf-8"))
+    return about
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """What is noted of how a trial runs: its epoch, its MLflow run, whether all of it is logged, seconds."""
     file = folder / "run.json"

@@ -10,10 +10,10 @@ import matplotlib
 import numpy as np
 import pytest
 
+from stages.history import Epoch
 from stages.leaderboard import Evaluation, Row, Spread
 from stages.metrics import Comparison
 from stages.report import render
-from stages.training import Epoch
 
 GRU, LSTM, DENSE = "gru units=32", "lstm units=32", "dense units=64"
 SEASONAL = "seasonal_naive days=3"

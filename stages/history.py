@@ -1,0 +1,30 @@
+"""The history of a trial: what each epoch left."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stages.atomic import write_json
+
+FILE = "history.json"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch, counted from 1; the loss and the errors are normalised."""
+
+    epoch: int
+    train_loss: float
+    validation_mae: float
+    validation_rmse: float
+
+
+def read(folder: Path) -> list[Epoch]:
+    """The history that a trial's folder holds."""
+    return [Epoch(**each) for each in json.loads((folder / FILE).read_text(encoding="utf-8"))]
+
+
+def write(folder: Path, history: Sequence[Epoch]) -> None:
+    """Write a history into a trial's folder."""
+    write_json(folder / FILE, [asdict(epoch) for epoch in history])
