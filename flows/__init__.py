@@ -8,4 +8,6 @@ from pathlib import Path
 os.environ.setdefault("PREFECT_HOME", str(Path(".recast/prefect").absolute()))
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+# A temporary server for each process would take seconds and lose its last events; there is always a real one.
+os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

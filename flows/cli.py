@@ -1,5 +1,6 @@
 """recast: the command line."""
 
+import contextlib
 import sys
 from typing import Annotated
 
@@ -40,30 +41,32 @@ def run(
     settings = parse()
     with only_pipeline(wait):
         names = _fetched(settings, _chosen(settings, problems), fallback)
-        failures = _run(names) if stale(names) else []
-    if not failures:
-        console.print("[green]Everything is up to date.[/]")
-    for name in names:
-        _show(name)
+        if stale(names):
+            try:
+                _run(names)
+            except KeyboardInterrupt:
+                console.print("Stopped. What is trained is kept; the next run goes on from there.")
+                raise typer.Exit(130) from None
+        else:
+            console.print("[green]Everything is up to date.[/]")
+    failed = [line for name in names if (found := _show(name)) for line in boards.failures(found)]
     _links(names)
-    if failures:
-        console.print(f"[red]Complete, but trials have failed:[/] {', '.join(failures)}")
+    if failed:
+        console.print("[red]Complete, but trials have failed:[/]")
+        console.print("\n".join(failed), markup=False, highlight=False)
         raise typer.Exit(3)
 
 
-def _run(names: list[str]) -> list[str]:
-    """Run the pipeline flow; the problems of which trials have failed."""
-    from flows.connection import connected
+def _run(names: list[str]) -> None:
+    """Run the pipeline flow; failed trials are for the leaderboard to tell."""
+    from flows.connection import connect
     from flows.pipeline import pipeline
     from flows.train import TrialsFailed
 
     load()
-    with connected():
-        try:
-            pipeline(names)
-        except TrialsFailed as failures:
-            return [str(failures)]
-    return []
+    connect()
+    with contextlib.suppress(TrialsFailed):
+        pipeline(names)
 
 
 @app.command()
@@ -191,13 +194,14 @@ def _fetched(settings: Settings, names: list[str], fallback: str | None) -> list
     return ready
 
 
-def _show(problem: str) -> None:
-    """Print a problem's leaderboard."""
+def _show(problem: str) -> Evaluation | None:
+    """Print a problem's leaderboard; what it shows."""
     found = boards.read(places.stage("evaluate", problem))
     if found is None:
         console.print(f"{problem}: no leaderboard yet; `recast run {problem}` makes one")
-        return
-    results.print(_table(found))
+    else:
+        results.print(_table(found))
+    return found
 
 
 def _table(found: Evaluation) -> Table:
@@ -262,6 +266,3 @@ def main() -> None:
     except RecastError as error:
         console.print(f"[red]error:[/] {error}", highlight=False, markup=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("Stopped. What is trained is kept; the next run goes on from there.")
-        sys.exit(130)

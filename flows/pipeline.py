@@ -14,15 +14,22 @@ from typing import Any
 from dvc.stage.cache import RunCacheNotFoundError
 from prefect import flow, task
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import train
 from flows.dag import ordered, repository
+from flows.progress import console
 from problems.errors import RecastError
+from stages import leaderboard, places
 from stages.command import plain_errors
 
 UP_TO_DATE, RESTORED, RAN = "Up to date", "Restored", "Ran"
+
+POLL_SECONDS = 0.5
+SIDE_BY_SIDE = 8
+"""Stages at once. They wait for one another or for slots of the machine most of the time."""
 
 
 @task(task_run_name="{name}", persist_result=False)
@@ -65,11 +72,20 @@ def _run(command: str) -> None:
                 raise RecastError(f"`{command}` ended with status {ended.returncode}")
 
 
-@flow(name="pipeline", flow_run_name="pipeline {problems}", task_runner=ThreadPoolTaskRunner(max_workers=8))  # type: ignore[arg-type]
-def pipeline(problems: list[str]) -> dict[str, str]:
-    """Bring the problems' evaluations up to date; what was done to each stage, by name.
+# Prefect's own annotation of task runners does not admit its thread pool.
+_threads: Any = ThreadPoolTaskRunner(max_workers=SIDE_BY_SIDE)
+
+
+def _run_name() -> str:
+    return f"pipeline {', '.join(flow_run.parameters['problems'])}"
+
+
+@flow(name="pipeline", flow_run_name=_run_name, task_runner=_threads)
+def pipeline(problems: list[str]) -> None:
+    """Bring the problems' evaluations up to date, and say what was done to each stage.
 
     Raises:
+        TrialsFailed: all stages have run, but trials of a grid have failed.
         RecastError: a stage has failed; those that do not depend on it have run.
     """
     with repository() as repo:
@@ -78,23 +94,27 @@ def pipeline(problems: list[str]) -> dict[str, str]:
             stage.addressing: [before.addressing for before in repo.index.graph.successors(stage)]
             for stage in repo.index.graph
         }
-    futures: dict[str, PrefectFuture[Any]] = {}
+    futures: dict[str, Any] = {}
     for name in order:
-        futures[name] = stage_task.submit(
-            name, return_state=False, wait_for=[futures[before] for before in upstream[name]]
-        )
-    done: dict[str, str] = {}
-    errors: list[Exception] = []
-    for name, future in futures.items():
-        future.wait()
-        if future.state.is_completed():
-            done[name] = future.state.name or RAN
-        elif future.state.is_failed():
-            try:
-                future.result()
-            except Exception as error:
-                error.add_note(f"in stage {name}")
-                errors.append(error)
-    if errors:
-        raise errors[0]
-    return done
+        before = [futures[other] for other in upstream[name]]
+        futures[name] = stage_task.submit(name, return_state=False, wait_for=before)
+    try:
+        for future in futures.values():
+            # Ever and again, as Ctrl-C is heard between two waits: the system may hand the signal to another thread.
+            while not future.wrapped_future.done():
+                future.wait(timeout=POLL_SECONDS)
+    except BaseException:
+        # Ctrl-C, or what Prefect makes of SIGTERM.
+        train.stop()
+        raise
+    # A stage whose upstream failed is pending for ever; only what failed itself has something to say.
+    for future in futures.values():
+        if future.state.is_failed() or future.state.is_crashed():
+            future.result()
+    for what in (RAN, RESTORED, UP_TO_DATE):
+        if names := [name for name, future in futures.items() if future.state.name == what]:
+            console.print(f"{what}: {', '.join(names)}", soft_wrap=True)
+    found = [leaderboard.read(places.stage("evaluate", problem)) for problem in problems]
+    failed = [line for each in found if each for line in leaderboard.failures(each)]
+    if failed:
+        raise train.TrialsFailed("complete, but trials have failed:\n" + "\n".join(failed))

@@ -19,7 +19,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.task_runners import ProcessPoolTaskRunner
 
-from flows.connection import connected
+from flows.connection import connect
 from flows.progress import console, progress
 from infra.servers import MLFLOW, url
 from infra.slots import Slot, claimed, slots
@@ -196,15 +196,15 @@ def _artifact(problem: str, context: tracking.Context, ended: Sequence[Outcome],
 
 def main(problem: str) -> None:
     """Train the trials of a problem's grid that are missing."""
-    with connected():
-        try:
-            train(problem)
-        except KeyboardInterrupt:
-            stop()
-            raise
-        except TrialsFailed as failures:
-            # The grid is complete: the leaderboard says what failed, and the next stage can go on.
-            console.print(f"[yellow]warning:[/] {failures}")
+    connect()
+    try:
+        train(problem)
+    except KeyboardInterrupt:
+        stop()
+        raise
+    except TrialsFailed as failures:
+        # The grid is complete: the leaderboard says what failed, and the next stage can go on.
+        console.print(f"[yellow]warning:[/] {failures}")
 
 
 if __name__ == "__main__":

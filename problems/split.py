@@ -1,11 +1,11 @@
 """Where a series is cut into training, validation and test rows."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from problems.errors import RecastError
 
@@ -57,8 +57,8 @@ class LectureSplit(Split):
     skipped_rows: ClassVar[int] = 1
 
     def cuts(self, times: Times, cadence: timedelta) -> Cuts:
-        scale = timedelta(minutes=10) / cadence
-        cuts = Cuts(int(200_000 * scale), int(300_000 * scale))
+        # Whole rows of exact time: 200,000 * (10 minutes / cadence) may come out one row short.
+        cuts = Cuts(*(rows * timedelta(minutes=10) // cadence for rows in (200_000, 300_000)))
         if len(times) <= cuts.validation:
             raise RecastError(
                 f"split: lecture needs more than {cuts.validation:,} rows at a cadence of {cadence}, and the series "
@@ -85,12 +85,30 @@ class FractionSplit(Split):
         return Cuts(train, train + int(self.validation * len(times)))
 
 
+def _moment(value: Any) -> Any:
+    """A date, or a date and a time; a time of a zone in UTC, as `ingest` writes the table's times."""
+    if not isinstance(value, str):
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError("write a date, 2015-01-01, or in quotes a date and a time, '2015-01-01 12:00'") from None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+Moment = Annotated[
+    datetime,
+    BeforeValidator(_moment),
+    WithJsonSchema({"type": "string", "examples": ["2015-01-01", "2015-01-01 12:00"]}),
+]
+
+
 class DateSplit(Split):
     """Validation from one moment on, test from another; the same for every series."""
 
     kind: Literal["dates"] = "dates"
-    validation_from: datetime
-    test_from: datetime
+    validation_from: Moment
+    test_from: Moment
 
     @model_validator(mode="after")
     def _in_order(self) -> "DateSplit":
@@ -116,15 +134,19 @@ def _by_name(value: Any) -> Any:
             return {"kind": "lecture"}
         case "half":
             return {"kind": "fractions", "train": 0.5, "validation": 0.25}
-        case str():
-            raise ValueError("allowed: lecture, half, {train, validation} or {validation_from, test_from}")
         case {"kind": _}:
             return value
         case {"validation_from": _} | {"test_from": _}:
             return {"kind": "dates", **value}
         case dict():
             return {"kind": "fractions", **value}
-    return value
+        case Split():
+            return value
+    raise ValueError("allowed: lecture, half, {train, validation} or {validation_from, test_from}")
 
 
-AnySplit = Annotated[LectureSplit | FractionSplit | DateSplit, Field(discriminator="kind"), BeforeValidator(_by_name)]
+AnySplit = Annotated[
+    LectureSplit | FractionSplit | DateSplit,
+    Field(discriminator="kind"),
+    BeforeValidator(_by_name, json_schema_input_type=Literal["lecture", "half"] | FractionSplit | DateSplit),
+]

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from architectures import REGISTRY, Axes
 from problems.errors import RecastError
-from stages.settings import FILE, Grid, explained
+from stages.settings import FILE, Grid, explained, meant
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,21 @@ def configurations(grid: Grid) -> list[Configuration]:
     for name, axes in grid.architectures.items():
         if name not in REGISTRY:
             raise RecastError(
-                f"{FILE}: grid.architectures.{name}: no such architecture; known are {', '.join(sorted(REGISTRY))}"
+                f"{FILE}: grid.architectures.{name}: no such architecture{meant(name, REGISTRY)}; "
+                f"known are {', '.join(sorted(REGISTRY))}"
             )
         hyperparameters = REGISTRY[name].Hyperparameters
         if unknown := [axis for axis in axes if axis not in hyperparameters.model_fields]:
             raise RecastError(
-                f"{FILE}: grid.architectures.{name}.{unknown[0]}: {name} has no such axis; "
+                f"{FILE}: grid.architectures.{name}.{unknown[0]}: {name} has no such axis"
+                f"{meant(unknown[0], hyperparameters.model_fields)}; "
                 f"it has {', '.join(hyperparameters.model_fields) or 'none'}"
             )
         for values in itertools.product(*axes.values()):
             try:
                 chosen = hyperparameters.model_validate(dict(zip(axes, values, strict=True)), strict=True)
             except ValidationError as error:
-                raise RecastError(explained(error, f"grid.architectures.{name}")) from None
+                raise RecastError(explained(error, FILE, hyperparameters, f"grid.architectures.{name}")) from None
             found.append(Configuration(name, chosen, tuple(axes)))
     return found
 

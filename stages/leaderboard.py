@@ -88,6 +88,11 @@ class Evaluation:
     windows: dict[str, Any]
 
 
+def failures(evaluation: Evaluation) -> list[str]:
+    """The trials of the grid that have failed, each with its reason."""
+    return [f"{evaluation.problem}: {row.configuration} {reason}" for row in evaluation.rows for reason in row.failed]
+
+
 def read(folder: Path) -> Evaluation | None:
     """What `evaluate` wrote into `folder`, or None where it has not run."""
     file = folder / "leaderboard.json"

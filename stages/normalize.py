@@ -102,7 +102,8 @@ def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ing
             table[span] = (raw - center) / deviation
             time[span] = chunk["time"].to_numpy()
             digest.update(table[span].tobytes())
-            digest.update(time[span].tobytes())
+        for begin in range(0, rows, CHUNK):
+            digest.update(time[begin : begin + CHUNK].tobytes())
         table.flush()
         time.flush()
         about = Table(
@@ -138,25 +139,33 @@ def _fitted(
     problem: Problem, scale: str, frame: pl.LazyFrame, series: list[Series]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Center and deviation by column, from the training rows alone."""
-    columns = [pl.col(name) for name in problem.table.features]
-    training = pl.concat([frame.slice(each.first, each.train) for each in series])
-    rules = {"standard": ("mean", "std"), "range": ("min", "max"), "none": ("mean", "std")}[scale]
-    statistics = {
-        "mean": [column.mean() for column in columns],
-        "std": [column.std(ddof=0) for column in columns],
-        "min": [column.min() for column in columns],
-        "max": [column.max() for column in columns],
-    }
-    one, two = (training.select(statistics[rule]).collect(engine="streaming").row(0) for rule in rules)
-    for name, value in zip(problem.table.features, one, strict=True):
-        if value is None:
+    # Piece by piece and in order (Chan, Golub & LeVeque 1983): Polars adds up in any order, with other last digits.
+    features = problem.table.features
+    known, mean, squares = np.zeros(len(features)), np.zeros(len(features)), np.zeros(len(features))
+    lowest, highest = np.full(len(features), np.inf), np.full(len(features), -np.inf)
+    for each in series:
+        for begin in range(0, each.train, CHUNK):
+            rows = frame.slice(each.first + begin, min(CHUNK, each.train - begin)).select(features)
+            piece = rows.collect(engine="streaming").to_numpy()
+            is_known = ~np.isnan(piece)
+            more = is_known.sum(axis=0)
+            center = np.where(is_known, piece, 0).sum(axis=0) / np.maximum(more, 1)
+            both = np.maximum(known + more, 1)
+            squares += np.square(np.where(is_known, piece - center, 0)).sum(axis=0)
+            squares += np.square(center - mean) * known * more / both
+            mean += (center - mean) * more / both
+            known += more
+            lowest, highest = np.fmin(lowest, np.fmin.reduce(piece)), np.fmax(highest, np.fmax.reduce(piece))
+    for name, count in zip(features, known, strict=True):
+        if not count:
             raise RecastError(f"column {name!r} has no value in the training rows; drop it from features or move split")
-    first, second = np.array(one, dtype=np.float64), np.array(two, dtype=np.float64)
-    if scale == "none":
-        return np.zeros_like(first), np.ones_like(first)
-    deviation = second - first if scale == "range" else second
-    # A column that never changes in training has nothing to be scaled by.
-    return first, np.where(deviation > 0, deviation, 1.0)
+    center, deviation = {
+        "standard": (mean, np.sqrt(squares / known)),
+        "range": (lowest, highest - lowest),
+        "none": (np.zeros_like(mean), np.ones_like(mean)),
+    }[scale]
+    # A column that never changes in training has nothing to be scaled by; its deviation may be no 0 but rounding.
+    return center, np.where(highest > lowest, deviation, 1.0)
 
 
 def _chunks(

@@ -8,13 +8,15 @@ writes the JSON schema by which an editor checks params.yaml while it is typed.
 import difflib
 import inspect
 import json
+import re
 import typing
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from problems.errors import RecastError
 from problems.problem import Problem
@@ -23,10 +25,28 @@ from problems.source import Duration
 FILE = Path("params.yaml")
 
 
-class Section(BaseModel):
-    """A part of params.yaml: no key that is not declared, no value that changes."""
+S = TypeVar("S", bound=Sequence[Any])
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+def _distinct(values: S) -> S:
+    """Refuse a list that names a value twice."""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"{json.dumps(value)} is listed twice")
+    return values
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
+"""Small letters, digits and _: it names folders."""
+
+
+class Section(BaseModel):
+    """A part of params.yaml: no key that is not declared, no value that changes.
+
+    The message of a rule about several keys begins with the key to change; the error then names it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Ingest(Section):
@@ -74,20 +94,11 @@ class Evaluate(Section):
 class Grid(Section):
     """Every combination of the listed values, by architecture, once a seed."""
 
-    seeds: tuple[int, ...] = Field(min_length=1)
-    architectures: dict[str, dict[str, list[Any]]] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _axes_have_values(self) -> "Grid":
-        for architecture, axes in self.architectures.items():
-            for axis, values in axes.items():
-                if not values:
-                    raise ValueError(f"{architecture}.{axis} is empty; list at least one value or leave the axis out")
-                if any(value in values[:i] for i, value in enumerate(values)):
-                    raise ValueError(f"{architecture}.{axis} lists a value twice: {values}")
-        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds must be different whole numbers from 0 on, not {list(self.seeds)}")
-        return self
+    # A seed and an epoch together seed a generator, which takes 64 bits.
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], AfterValidator(_distinct)] = Field(min_length=1)
+    architectures: dict[str, dict[str, Annotated[list[Any], Field(min_length=1), AfterValidator(_distinct)]]] = Field(
+        min_length=1
+    )
 
 
 class Runner(Section):
@@ -103,8 +114,10 @@ class Runner(Section):
 class Settings(Section):
     """All that a user changes."""
 
-    run: tuple[str, ...] = Field(min_length=1, description="the problems that the pipeline runs; dvc.yaml's matrix")
-    problems: dict[str, Problem] = Field(min_length=1)
+    run: Annotated[tuple[str, ...], AfterValidator(_distinct)] = Field(
+        min_length=1, description="the problems that the pipeline runs; dvc.yaml's matrix"
+    )
+    problems: dict[Name, Problem] = Field(min_length=1)
     ingest: Ingest
     normalize: Normalize
     window: Window
@@ -115,15 +128,12 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _run_what_is_declared(self) -> "Settings":
-        if unknown := [name for name in self.run if name not in self.problems]:
-            raise ValueError(
-                f"run: {', '.join(unknown)} not declared under problems, which has {', '.join(self.problems)}"
-            )
-        if len(set(self.run)) < len(self.run):
-            raise ValueError(f"run: a problem is listed twice: {', '.join(self.run)}")
-        for name in self.problems:
-            if not name.replace("_", "").isalnum() or name != name.lower():
-                raise ValueError(f"problems.{name}: a name is small letters, digits and _, as it names folders")
+        for name in self.run:
+            if name not in self.problems:
+                raise ValueError(
+                    f"run lists {name!r}, which is not declared under problems{meant(name, self.problems)}; "
+                    f"declared are {', '.join(self.problems)}"
+                )
         return self
 
     def problem(self, name: str) -> Problem:
@@ -133,7 +143,7 @@ class Settings(Section):
         """
         if name not in self.problems:
             raise RecastError(
-                f"{FILE}: no problem {name!r}; declared are {', '.join(self.problems)}{_meant(name, self.problems)}"
+                f"{FILE}: no problem {name!r}; declared are {', '.join(self.problems)}{meant(name, self.problems)}"
             )
         return self.problems[name]
 
@@ -154,14 +164,14 @@ def parse(file: Path = FILE) -> Settings:
         # The parser that DVC uses, so that both read the same value (1e-3 is a number), and no key counts twice.
         document = YAML(typ="safe").load(text)
     except YAMLError as error:
-        raise RecastError(f"{file}: no valid YAML: {error}") from None
+        raise RecastError(f"{file}{_where(error, text)}") from None
     if not isinstance(document, dict):
         raise RecastError(f"{file}: must be a mapping with the keys {', '.join(Settings.model_fields)}")
     try:
         # Strict, and as JSON: "5" is no number, while a list may become a tuple.
         return Settings.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        raise RecastError("\n".join(f"{file}: {_explained(dict(each))}" for each in error.errors())) from None
+        raise RecastError(explained(error, file)) from None
 
 
 def load(file: Path = FILE) -> Settings:
@@ -177,32 +187,107 @@ def load(file: Path = FILE) -> Settings:
     return settings
 
 
-def explained(error: ValidationError, prefix: str) -> str:
-    """The errors of a part of the file, a line each, with keys that begin with `prefix`."""
-    return "\n".join(f"{FILE}: {_explained({**each, 'loc': (prefix, *each['loc'])})}" for each in error.errors())
+def explained(error: ValidationError, file: Path = FILE, model: type[BaseModel] = Settings, prefix: str = "") -> str:
+    """The errors of a part of the file that `model` checks, a line each; their keys begin with `prefix`."""
+    errors = error.errors()
+    lines = []
+    for each in errors:
+        # A list whose values are wrong is called empty too.
+        if each["type"] != "too_short" or not any(len(other["loc"]) > len(each["loc"]) for other in errors):
+            key, what = _explained(dict(each), model)
+            lines.append(f"{file}: {'.'.join([prefix, *key] if prefix else key)}: {what}")
+    return "\n".join(lines)
 
 
-def _explained(error: dict[str, Any]) -> str:
-    """One line for one error: key, value, what is allowed."""
-    model, path = _model_at(error["loc"])
-    key = ".".join(str(part) for part in path)
-    if error["type"] == "extra_forbidden":
-        allowed = list(model.model_fields) if model else []
-        return f"{key}: unknown key{_meant(str(path[-1]), allowed)}; allowed here: {', '.join(allowed)}"
-    if error["type"] == "missing":
-        return f"{key}: missing"
+def meant(name: str, allowed: Iterable[str]) -> str:
+    """A hint at the allowed name that is most like this one, if one is."""
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _where(error: YAMLError, text: str) -> str:
+    """What is wrong with a file that is no YAML, after the file's name."""
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return f": no valid YAML: {str(error).splitlines()[0]}"
+    mark = error.problem_mark
+    line = "".join(text.splitlines()[mark.line : mark.line + 1])
+    problem = "a tab; indent with spaces" if line[mark.column :].startswith("\t") else error.problem
+    return f", line {mark.line + 1}, column {mark.column + 1}: no valid YAML: {problem}"
+
+
+_MUST_BE = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_pattern_mismatch": "small letters, digits and _, as it names folders",
+    "list_type": "a list, in brackets",
+    "tuple_type": "a list, in brackets",
+    "dict_type": "a mapping, such as {{}} or {{key: value}}",
+    "model_type": "a section",
+    "model_attributes_type": "a section",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+}
+"""What a value must be, by pydantic's name of the error."""
+
+
+def _explained(error: dict[str, Any], root: type[BaseModel]) -> tuple[list[str], str]:
+    """The key of one error, and what is wrong with its value and what is allowed."""
+    holder, inner, key = _model_at(root, error["loc"])
+    kind, value = error["type"], error["input"]
+    fields = holder.model_fields if holder else {}
+    field = fields.get(key[-1]) if key else None
+    if kind == "extra_forbidden":
+        # The kind of a split follows from its other keys.
+        allowed = [name for name, each in fields.items() if name != "kind" or each.is_required()]
+        return key, f"unknown key{meant(key[-1], allowed)}; allowed here: {', '.join(allowed)}"
+    if kind == "missing":
+        return key, f"missing ({field.description})" if field and field.description else "missing"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        kinds = [name for model in inner for name in typing.get_args(model.model_fields["kind"].annotation)]
+        must, found = f"must be one of {', '.join(kinds)}", value.get("kind")
+        what = f"missing; it {must}" if found is None else f"{must}; it is {_shown(found)}{meant(str(found), kinds)}"
+        return [*key, "kind"], what
+    if kind == "too_short":
+        return key, "must not be empty"
+    if kind in _MUST_BE:
+        context = error.get("ctx", {}).items()
+        bounds = {name: int(b) if isinstance(b, float) and b.is_integer() else b for name, b in context}
+        must = _MUST_BE[kind].format(**bounds)
+        if must == "a section" and len(inner) == 1:
+            must += f" with the keys {', '.join(inner[0].model_fields)}"
+        if field and type(None) in typing.get_args(field.annotation):
+            must += ", or null"
+        hint = meant(str(value), re.findall(r"'(.*?)'", must)) if kind == "literal_error" else ""
+        return key, f"must be {must}; it is {_shown(value)}{hint}"
     message = error["msg"].removeprefix("Value error, ")
-    value = error["input"]
-    shown = "" if isinstance(value, dict | BaseModel) or value is None else f" {json.dumps(value, default=str)}"
-    return f"{key}:{shown}: {message[:1].lower()}{message[1:]}" if key else message
+    if inner and (place := _path_to(inner[0], message.split()[0])):
+        return [*key, *place], message
+    return key, message if isinstance(value, dict | BaseModel) else f"{_shown(value)}: {message}"
 
 
-def _model_at(loc: tuple[int | str, ...]) -> tuple[type[BaseModel] | None, list[int | str]]:
-    """The model that holds the last part of `loc`, and `loc` without the names of union members."""
-    candidates: list[type[BaseModel]] = [Settings]
-    holder: type[BaseModel] | None = Settings
-    path: list[int | str] = []
+def _shown(value: Any) -> str:
+    """A value as it is written in the file, or its beginning."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _model_at(
+    root: type[BaseModel], loc: tuple[int | str, ...]
+) -> tuple[type[BaseModel] | None, list[type[BaseModel]], list[str]]:
+    """The model that holds the last part of `loc`, the models that may stand there, and `loc` as it is written."""
+    candidates: list[type[BaseModel]] = [root]
+    holder: type[BaseModel] | None = root
+    path: list[str] = []
     for part in loc:
+        if part == "[key]":  # not the value of a key is wrong, but the key itself
+            continue
         tagged = [
             c
             for c in candidates
@@ -211,13 +296,13 @@ def _model_at(loc: tuple[int | str, ...]) -> tuple[type[BaseModel] | None, list[
         if tagged and not any(part in c.model_fields for c in candidates):
             candidates, holder = tagged, tagged[0]
             continue
-        path.append(part)
+        path.append(str(part))
         holder = candidates[0] if candidates else None
         declared = [c for c in candidates if part in c.model_fields]
         if declared:
             holder = declared[0]
             candidates = _models_in(declared[0].model_fields[str(part)].annotation)
-    return holder, path
+    return holder, candidates, path
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -227,9 +312,14 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
 
 
-def _meant(name: str, allowed: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(allowed), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+def _path_to(model: type[BaseModel], key: str) -> list[str] | None:
+    """Where a section declares a key: itself or one of its parts."""
+    if key in model.model_fields:
+        return [key]
+    for name, field in model.model_fields.items():
+        if any(key in part.model_fields for part in _models_in(field.annotation)):
+            return [name, key]
+    return None
 
 
 def schema() -> dict[str, Any]:

@@ -72,8 +72,9 @@ def ranges(folder: Path, split: str) -> Ranges:
 def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Windowing:
     """Write the ranges of each split's windows, and what a window is, into the folder `out`.
 
-    A window is left out when rows are missing anywhere from its first input to its target, when an input or the
-    target is null, or when its inputs (its target too, unless the split allows it) leave the split.
+    A window is left out when rows are missing anywhere from its first input to its target, when the target is null or
+    any value of the lookback (between two inputs, too), or when its inputs (its target too, unless the split allows
+    it) leave the split.
 
     Raises:
         RecastError: a length that is no whole number of rows, or a split without a window.
@@ -150,13 +151,13 @@ def subtract(rows: Ranges, spoilt: Ranges) -> Ranges:
 def _rows(problem: Problem, name: str, cadence: float) -> int:
     """A length of the windows in rows."""
     length: timedelta = getattr(problem.window, name)
-    rows = length.total_seconds() / cadence
-    if rows != int(rows):
+    rows, rest = divmod(length, timedelta(seconds=cadence))
+    if rest:
         raise RecastError(
             f"window.{name}: {written(length)} is no whole number of rows, which come every "
             f"{written(timedelta(seconds=cadence))}"
         )
-    return int(rows)
+    return rows
 
 
 def _rows_of(problem: Problem, series: Series, split: str, lookback: int, delay: int) -> tuple[int, int]:

@@ -1,0 +1,217 @@
+"""normalize: scaled by the training rows alone, filled from the past alone, the same however it is cut in pieces."""
+
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from problems.errors import RecastError
+from problems.problem import Problem
+from stages import normalize as stage
+from stages.normalize import Table, normalize, times, values
+
+START = datetime(2020, 1, 1)
+HOUR = timedelta(hours=1)
+RANDOM = np.random.default_rng(0)
+Make = Callable[..., Problem]
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def normalized(tmp_path: Path, make_problem: Make, write_ingested: Write) -> Callable[..., tuple[Table, np.ndarray]]:
+    """Run the stage on arrays, one a series."""
+
+    def run(*series: np.ndarray, scale: Any = "standard", when: Any = None, **keys: Any) -> tuple[Table, np.ndarray]:
+        write_ingested(tmp_path / "ingest", series, when)
+        problem = make_problem(series[0].shape[1], **keys)
+        about = normalize(problem, scale, tmp_path / "ingest", tmp_path / "out")
+        return about, np.array(values(tmp_path / "out"))
+
+    return run
+
+
+def test_mean_and_deviation_are_those_of_the_training_rows_of_all_series(normalized: Any) -> None:
+    one, two = RANDOM.normal(5, 3, (40, 3)), RANDOM.normal(-2, 7, (80, 3))
+    about, table = normalized(one, two)
+    training = np.concatenate([one[:20], two[:40]])
+    np.testing.assert_allclose(about.center, training.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(about.scale, training.std(axis=0, ddof=0), rtol=1e-12)
+    expected = (np.concatenate([one, two]) - about.center) / about.scale
+    np.testing.assert_array_equal(table, expected.astype(np.float32))
+    assert [(each.first, each.rows, each.train, each.validation) for each in about.series] == [
+        (0, 40, 20, 30),
+        (40, 80, 40, 60),
+    ]
+
+
+def test_range_maps_the_training_rows_to_0_and_1(normalized: Any) -> None:
+    raw = RANDOM.normal(5, 3, (40, 2))
+    about, table = normalized(raw, scale="range")
+    assert about.center == tuple(raw[:20].min(axis=0))
+    np.testing.assert_allclose(table[:20].min(axis=0), 0)
+    np.testing.assert_allclose(table[:20].max(axis=0), 1, rtol=1e-6)
+
+
+def test_none_leaves_the_values_as_they_are(normalized: Any) -> None:
+    raw = RANDOM.normal(5, 3, (40, 2))
+    about, table = normalized(raw, scale="none")
+    np.testing.assert_array_equal(table, raw.astype(np.float32))
+    assert about.scale == (1, 1)
+
+
+@pytest.mark.parametrize("scale", ["standard", "range"])
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e9 + 0.1, -273.15])
+def test_a_column_that_is_constant_in_training_is_only_shifted(normalized: Any, scale: str, constant: float) -> None:
+    raw = RANDOM.normal(5, 3, (60, 2))
+    raw[:, 0] = constant
+    raw[50:, 0] = constant + 2
+    about, table = normalized(raw, scale=scale)
+    assert about.scale[0] == 1
+    np.testing.assert_allclose(table[:50, 0], 0, atol=1e-6)
+    np.testing.assert_allclose(table[50:, 0], 2, atol=1e-6)
+
+
+def test_a_column_without_a_training_value_is_named(normalized: Any) -> None:
+    raw = RANDOM.normal(5, 3, (40, 2))
+    raw[:20, 0] = np.nan
+    with pytest.raises(RecastError, match="column 'a' has no value in the training rows"):
+        normalized(raw)
+
+
+def test_a_series_too_short_for_the_split_is_named(normalized: Any) -> None:
+    with pytest.raises(RecastError, match="series series1: 3 rows are too few for the split"):
+        normalized(RANDOM.normal(size=(40, 2)), RANDOM.normal(size=(3, 2)))
+
+
+def test_nulls_stay_nan_and_count_for_nothing(normalized: Any) -> None:
+    raw = RANDOM.normal(5, 3, (40, 2))
+    raw[[3, 4, 30], 0] = np.nan
+    about, table = normalized(raw)
+    np.testing.assert_array_equal(np.isnan(table), np.isnan(raw))
+    np.testing.assert_allclose(about.center[0], np.nanmean(raw[:20, 0]), rtol=1e-12)
+    np.testing.assert_allclose(about.scale[0], np.nanstd(raw[:20, 0]), rtol=1e-12)
+
+
+def test_a_null_is_filled_from_the_past_up_to_the_limit(normalized: Any) -> None:
+    raw = np.arange(40.0)[:, None].repeat(2, axis=1)
+    raw[[0, 5, 10, 11, 12, 13], 0] = np.nan
+    table = normalized(raw, scale="none", fill="3h")[1]
+    np.testing.assert_array_equal(table[[0, 5, 10, 11, 12, 13], 0], [np.nan, 4, 9, 9, 9, np.nan])
+
+
+def test_nothing_is_carried_across_a_gap_or_into_another_series(normalized: Any) -> None:
+    one, two = np.ones((40, 2)), np.full((40, 2), 2.0)
+    one[10, 0] = two[0, 0] = np.nan
+    moments = [[START + (k + (k >= 10)) * HOUR for k in range(40)], [START + k * HOUR for k in range(40)]]
+    table = normalized(one, two, scale="none", fill="9h", when=moments)[1]
+    assert np.isnan(table[10, 0]), "the row before it is two hours older"
+    assert np.isnan(table[40, 0]), "the row before it is of another series"
+    assert np.isnan(table).sum() == 2
+
+
+def test_without_fill_nothing_is_filled(normalized: Any) -> None:
+    raw = np.arange(40.0)[:, None].repeat(2, axis=1)
+    raw[7, 1] = np.nan
+    assert np.isnan(normalized(raw)[1][7, 1])
+
+
+def _filled(column: np.ndarray, starts: np.ndarray, limit: int) -> np.ndarray:
+    """Fill forward row by row: the reference."""
+    found = column.copy()
+    for row in range(len(column)):
+        for back in range(1, limit + 1):
+            if not np.isnan(found[row]) or starts[row - back + 1 : row + 1].any() or row - back < 0:
+                break
+            found[row] = column[row - back]
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    data=st.data(),
+    chunk=st.integers(1, 30),
+    limit=st.integers(0, 5),
+    lengths=st.lists(st.integers(8, 40), min_size=1, max_size=3),
+)
+def test_pieces_and_fill_equal_a_loop_over_rows(
+    data: st.DataObject, chunk: int, limit: int, lengths: list[int], make_problem: Make, write_ingested: Write
+) -> None:
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    series = [random.normal(3, 2, (n, 2)) for n in lengths]
+    gaps = [random.random(n) < 0.1 for n in lengths]
+    moments = [[START + (k + int(late)) * HOUR for k, late in enumerate(np.cumsum(gap))] for gap in gaps]
+    for each in series:
+        each[random.random(each.shape) < 0.3] = np.nan
+        each[0] = 1.0
+    problem = make_problem(2, **({"fill": f"{limit}h"} if limit else {}))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        write_ingested(Path(folder, "ingest"), series, moments)
+        normalize(problem, "none", Path(folder, "ingest"), Path(folder, "whole"))
+        patch.setattr(stage, "CHUNK", chunk)
+        normalize(problem, "none", Path(folder, "ingest"), Path(folder, "pieces"))
+        for file in ("table.npy", "time.npy", "table.json"):
+            assert Path(folder, "whole", file).read_bytes() == Path(folder, "pieces", file).read_bytes()
+        table = np.array(values(Path(folder, "whole")))
+        moments_N = np.array(times(Path(folder, "whole")))
+    for i, gap in enumerate(gaps):
+        gap[0] = True
+        span = slice(sum(lengths[:i]), sum(lengths[: i + 1]))
+        for column in range(2):
+            expected = _filled(series[i][:, column].astype(np.float32), gap, limit)
+            np.testing.assert_array_equal(table[span, column], expected)
+        assert moments_N[span].tolist() == moments[i]
+
+
+def test_the_statistics_of_pieces_are_those_of_the_whole(
+    tmp_path: Path, make_problem: Make, write_ingested: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = RANDOM.normal(1000, 1e-3, (400, 2))
+    raw[RANDOM.random(raw.shape) < 0.2] = np.nan
+    raw[20:40, 0] = np.nan
+    write_ingested(tmp_path / "ingest", [raw[:300], raw[300:]])
+    monkeypatch.setattr(stage, "CHUNK", 7)
+    about = normalize(make_problem(2), "standard", tmp_path / "ingest", tmp_path / "out")
+    training = np.concatenate([raw[:150], raw[300:350]])
+    np.testing.assert_allclose(about.center, np.nanmean(training, axis=0), rtol=1e-14)
+    np.testing.assert_allclose(about.scale, np.nanstd(training, axis=0), rtol=1e-9)
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path, make_problem: Make, write_ingested: Write) -> None:
+    """Also of more rows than Polars adds up in one thread, so that neither DVC nor a trial's key sees a change."""
+    write_ingested(tmp_path / "ingest", [RANDOM.normal(10, 3, (300_000, 3))])
+    found = set()
+    for _ in range(3):
+        normalize(make_problem(3), "standard", tmp_path / "ingest", tmp_path / "out")
+        found.add(b"".join((tmp_path / "out" / name).read_bytes() for name in ("table.json", "table.npy", "time.npy")))
+    assert len(found) == 1
+
+
+def test_the_identity_changes_with_a_value_and_with_a_time(normalized: Any) -> None:
+    raw = np.round(RANDOM.normal(5, 3, (40, 2)), 2)
+    changed = raw.copy()
+    changed[-1, -1] += 0.01
+    later = [[START + (k + (k == 39)) * HOUR for k in range(40)]]
+    keys = [normalized(each)[0].sha256 for each in (raw, raw, changed)] + [normalized(raw, when=later)[0].sha256]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+
+
+def test_the_table_is_mapped_and_a_write_stays_private(
+    tmp_path: Path, make_problem: Make, write_ingested: Write
+) -> None:
+    write_ingested(tmp_path / "ingest", [RANDOM.normal(size=(40, 2))])
+    about = normalize(make_problem(2), "standard", tmp_path / "ingest", tmp_path / "out")
+    table = values(tmp_path / "out")
+    assert isinstance(table, np.memmap)
+    assert isinstance(times(tmp_path / "out"), np.memmap)
+    assert table.dtype == np.float32
+    before = table[0, 0]
+    table[0, 0] += 1
+    assert values(tmp_path / "out")[0, 0] == before
+    assert Table.read(tmp_path / "out") == about

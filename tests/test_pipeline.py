@@ -1,0 +1,95 @@
+"""One DAG, two runners: the flow runs what `dvc repro` runs, stage for stage, and leaves the same lock file."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.checkout import Checkout, write_table
+
+STAGES = ["ingest", "normalize", "window", "train", "evaluate"]
+
+
+def by_dvc(checkout: Checkout) -> dict[str, set[str]]:
+    """The stages that `dvc repro` runs and restores."""
+    printed = checkout.dvc("repro")
+    return {
+        "Ran": set(re.findall(r"Running stage '(\w+)@demo'", printed)),
+        "Restored": set(re.findall(r"Stage '(\w+)@demo' is cached", printed)),
+    }
+
+
+def by_flow(checkout: Checkout) -> dict[str, set[str]]:
+    """The stages that the flow runs and restores."""
+    printed = checkout.recast("run")
+    done = dict(re.findall(r"^(Ran|Restored): (.*)$", printed, flags=re.MULTILINE))
+    return {what: set(re.findall(r"(\w+)@demo", done.get(what, ""))) for what in ("Ran", "Restored")}
+
+
+def append(name: str, text: str) -> Callable[[Checkout], None]:
+    def change(checkout: Checkout) -> None:
+        file = checkout.file(name)
+        file.write_text(file.read_text() + text)
+
+    return change
+
+
+def set_to(**changes: object) -> Callable[[Checkout], None]:
+    return lambda checkout: checkout.settings(**changes)
+
+
+def remove(name: str) -> Callable[[Checkout], None]:
+    def change(checkout: Checkout) -> None:
+        file = checkout.file(name)
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+    return change
+
+
+def there_and_back(checkout: Checkout) -> None:
+    """A parameter is changed, the pipeline runs, the parameter is changed back."""
+    checkout.settings(problems__demo__window__delay="12h")
+    checkout.dvc("repro")
+    checkout.settings(problems__demo__window__delay="24h")
+
+
+CHANGES: dict[str, tuple[Callable[[Checkout], None], set[str]]] = {
+    "nothing": (lambda checkout: None, set()),
+    "a parameter of evaluate": (set_to(evaluate__bootstrap__resamples=150), {"evaluate"}),
+    "a parameter of normalize": (set_to(normalize__scale="range"), set(STAGES[1:])),
+    "a problem's title": (set_to(problems__demo__title="Another title"), {"evaluate"}),
+    "the grid grows": (set_to(grid__architectures__dense={"units": [4, 5]}), {"train", "evaluate"}),
+    "the runner": (set_to(runner__bundle=2), set()),
+    "a source file, in its comments": (append("stages/window.py", "# more\n"), {"window"}),
+    "an architecture's source": (append("architectures/dense.py", "\n_MORE = 1\n"), {"train", "evaluate"}),
+    "the input": (lambda checkout: write_table(checkout.file("demo.csv"), 600, offset=1.0), set(STAGES)),
+    "a deleted output": (remove("data/window/demo"), set()),
+    "a deleted report": (remove("data/evaluate/demo/report.html"), set()),
+    "all trials deleted": (remove("trials/demo"), {"train"}),
+    "the lock file deleted": (remove("dvc.lock"), {"train"}),
+    "there and back": (there_and_back, {"train"}),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_the_flow_runs_what_dvc_runs(kind: str, finished: Checkout, tmp_path: Path) -> None:
+    change, expected = CHANGES[kind]
+    ours, theirs = finished.copy(tmp_path / "ours"), finished.copy(tmp_path / "theirs")
+    for checkout in (ours, theirs):
+        # The input belongs to its own checkout, not to the one that was copied.
+        checkout.file("data/raw/demo/demo.csv").unlink()
+        checkout.file("data/raw/demo/demo.csv").symlink_to(checkout.file("demo.csv"))
+        change(checkout)
+    first = set(re.findall(r"Running stage '(\w+)@demo'", theirs.dvc("repro", "--dry")))
+
+    done, wanted = by_flow(ours), by_dvc(theirs)
+
+    assert done == wanted
+    assert done["Ran"] == expected
+    assert first <= done["Ran"] | done["Restored"]
+    assert ours.file("dvc.lock").read_bytes() == theirs.file("dvc.lock").read_bytes()
+    assert "up to date" in ours.dvc("status")
+    assert by_dvc(ours) == {"Ran": set(), "Restored": set()}
+    assert "Everything is up to date" in ours.recast("run")
