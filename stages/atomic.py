@@ -13,7 +13,8 @@ from typing import Any
 def replaced_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`; what is written there takes the place of `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # One name: what a killed writer left there goes with the next one. No file of ours has two writers at once.
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:

@@ -3,6 +3,7 @@
 `flows/train.py` is the command of the stage: it says where and when bundles run. What a bundle does is here.
 """
 
+import hashlib
 import socket
 import time
 from collections.abc import Sequence
@@ -183,7 +184,11 @@ def load_network(trial: Trial, windowing: Windowing, table: Table) -> Network:
 
 
 def write_list(trials: Sequence[Trial], out: Path) -> list[Outcome]:
-    """Write the list of the grid's trials and how each ended; the same grid gives the same bytes."""
+    """Write the list of the grid's trials, how each ended and the hash of what it left.
+
+    It stands for the trials among the dependencies of `evaluate`: the folder of all trials also holds those of other
+    grids. The same grid gives the same bytes.
+    """
     ended = []
     for trial in trials:
         found = outcome(trial)
@@ -192,8 +197,23 @@ def write_list(trials: Sequence[Trial], out: Path) -> list[Outcome]:
     write_json(
         out / "trials.json",
         [
-            {"key": trial.key, "label": trial.label, "status": end.status, "reason": end.reason}
+            {
+                "key": trial.key,
+                "label": trial.label,
+                "status": end.status,
+                "reason": end.reason,
+                "sha256": _digest(trial_folder(trial)),
+            }
             for trial, end in zip(trials, ended, strict=True)
         ],
     )
     return ended
+
+
+def _digest(folder: Path) -> str:
+    """The hash of a trial's files that DVC tracks."""
+    digest = hashlib.sha256()
+    for name in ("trial.json", history.FILE, "weights.safetensors"):
+        if (folder / name).exists():
+            digest.update((folder / name).read_bytes())
+    return digest.hexdigest()

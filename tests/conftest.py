@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import settings
 
 from problems.problem import Problem
 from tests import checkout
@@ -16,6 +17,10 @@ from tests.checkout import Checkout
 
 START = datetime(2020, 1, 1)
 CADENCE = timedelta(hours=1)
+
+# A machine may be busy: no test of ours is about time.
+settings.register_profile("recast", deadline=None)
+settings.load_profile("recast")
 
 
 @pytest.fixture(scope="session")

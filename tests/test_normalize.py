@@ -132,7 +132,7 @@ def _filled(column: np.ndarray, starts: np.ndarray, limit: int) -> np.ndarray:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     data=st.data(),
     chunk=st.integers(1, 30),

@@ -1,0 +1,321 @@
+"""The same checks on every registered architecture, with each of its axes varied; and what single ones compute."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from architectures import REGISTRY, Axes, Network, ShapeError, TrainedAxes, WindowShape, register
+from problems.errors import RecastError
+from stages import settings as settings_module
+from stages.grid import configurations
+from stages.settings import Grid
+from stages.training import build
+
+B, T, F = 16, 24, 3
+SHAPE = WindowShape(steps=T, features=F, target=1, horizon=8, day=8)
+
+
+def variants(name: str) -> list[dict[str, Any]]:
+    """The defaults, each axis of the network by itself at another value, and all of them together."""
+    rules = REGISTRY[name].Hyperparameters
+    found: dict[str, list[Any]] = {}
+    for axis, schema in rules.model_json_schema().get("properties", {}).items():
+        default = schema["default"]
+        others: list[Any] = schema.get("enum", [0.3])
+        if isinstance(default, int):
+            others = [not default if isinstance(default, bool) else default + 1]
+        if axis not in TrainedAxes.model_fields:
+            found[axis] = [value for value in others if value != default]
+    varied = [{axis: values[0]} for axis, values in found.items()]
+    together = {axis: value for each in varied for axis, value in each.items()}
+    return [{}, *varied, *([together] if len(varied) > 1 else [])]
+
+
+CASES = [(name, axes) for name in sorted(REGISTRY) for axes in variants(name)]
+IDS = [f"{name}-{'-'.join(f'{axis}={value}' for axis, value in axes.items()) or 'default'}" for name, axes in CASES]
+every_architecture = pytest.mark.parametrize(("name", "axes"), CASES, ids=IDS)
+
+
+def network_of(name: str, axes: dict[str, Any], seed: int = 0, shape: WindowShape = SHAPE) -> Network:
+    return build(name, REGISTRY[name].Hyperparameters(**axes), shape, seed)
+
+
+def windows(batch: int = B, seed: int = 0) -> Tensor:
+    return torch.randn(batch, T, F, generator=torch.Generator().manual_seed(seed))
+
+
+def test_every_axis_is_varied_by_these_tests() -> None:
+    for name, architecture in REGISTRY.items():
+        varied = {axis for axes in variants(name) for axis in axes}
+        assert varied == set(architecture.Hyperparameters.model_fields) - set(TrainedAxes.model_fields)
+
+
+@every_architecture
+@pytest.mark.parametrize("batch", [1, B])
+def test_a_forecast_for_each_window(name: str, axes: dict[str, Any], batch: int) -> None:
+    y_B = network_of(name, axes)(windows(batch))
+    assert y_B.shape == (batch,)
+    assert y_B.dtype == torch.float32
+    assert y_B.isfinite().all()
+
+
+@every_architecture
+def test_gradients_are_finite_and_reach_every_parameter(name: str, axes: dict[str, Any]) -> None:
+    network = network_of(name, axes)
+    parameters = dict(network.named_parameters())
+    assert bool(parameters) == network.trainable
+    if network.trainable:
+        (network(windows()) - 1).square().mean().backward()
+    for parameter, value in parameters.items():
+        assert value.grad is not None, parameter
+        assert value.grad.isfinite().all(), parameter
+        assert value.grad.any(), parameter
+
+
+@every_architecture
+def test_the_seed_decides_weights_and_forecasts(name: str, axes: dict[str, Any]) -> None:
+    one, same, other = (network_of(name, axes, seed).eval() for seed in (0, 0, 1))
+    for left, right in zip(one.state_dict().values(), same.state_dict().values(), strict=True):
+        assert torch.equal(left, right)
+    assert torch.equal(one(windows()), same(windows()))
+    assert torch.equal(one(windows()), other(windows())) != one.trainable
+
+
+@every_architecture
+def test_a_forecast_does_not_change_when_it_is_made_again(name: str, axes: dict[str, Any]) -> None:
+    network = network_of(name, axes).eval()
+    assert torch.equal(network(windows()), network(windows()))
+
+
+@every_architecture
+def test_weights_come_back_from_safetensors(name: str, axes: dict[str, Any], tmp_path: Path) -> None:
+    network = network_of(name, axes).eval()
+    if not network.trainable:
+        assert not network.state_dict(), "a baseline keeps nothing"
+        return
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    read = network_of(name, axes, seed=1).eval()
+    read.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(network(windows()), read(windows()))
+
+
+@every_architecture
+def test_a_forecast_depends_on_its_own_window_alone(name: str, axes: dict[str, Any]) -> None:
+    network = network_of(name, axes)
+    x_BTF = windows().requires_grad_()
+    network(x_BTF)[3].backward()
+    gradient = x_BTF.grad
+    assert gradient is not None
+    assert gradient[3].any()
+    gradient[3] = 0
+    assert not gradient.any()
+
+
+@every_architecture
+def test_a_forecast_does_not_change_its_input(name: str, axes: dict[str, Any]) -> None:
+    x_BTF = windows()
+    network_of(name, axes)(x_BTF)
+    assert torch.equal(x_BTF, windows())
+
+
+@every_architecture
+def test_dropout_acts_in_training_only(name: str, axes: dict[str, Any]) -> None:
+    network = network_of(name, axes)
+    dropped = any("dropout" in axis and value for axis, value in axes.items())
+    with torch.no_grad():
+        assert torch.equal(network.train()(windows()), network(windows())) != dropped
+
+
+def test_every_architecture_says_where_it_comes_from() -> None:
+    for name, architecture in REGISTRY.items():
+        assert architecture.name == name
+        assert architecture.source
+        assert architecture.__doc__
+        for axis, field in architecture.Hyperparameters.model_fields.items():
+            assert field.description, f"{name}.{axis}"
+
+
+# What single architectures compute.
+
+
+def parameters(network: Network) -> int:
+    return sum(value.numel() for value in network.parameters())
+
+
+@given(units=st.integers(1, 9), layers=st.integers(1, 3), features=st.integers(1, 4), steps=st.integers(1, 6))
+def test_dense_has_as_many_parameters_as_its_formula(units: int, layers: int, features: int, steps: int) -> None:
+    shape = WindowShape(steps, features, 0, horizon=1, day=24)
+    network = network_of("dense", {"units": units, "layers": layers}, shape=shape)
+    hidden = steps * features * units + units + (layers - 1) * (units * units + units)
+    assert parameters(network) == hidden + units + 1
+
+
+@pytest.mark.parametrize(("name", "gates"), [("simple_rnn", 1), ("gru", 3), ("lstm", 4)])
+@given(units=st.integers(1, 9), layers=st.integers(1, 3), features=st.integers(1, 4), both=st.booleans())
+def test_recurrent_has_as_many_parameters_as_its_formula(
+    name: str, gates: int, units: int, layers: int, features: int, both: bool
+) -> None:
+    """PyTorch's count: two biases a gate, where Keras's simple RNN and LSTM have one."""
+    shape = WindowShape(5, features, 0, horizon=1, day=24)
+    network = network_of(name, {"units": units, "layers": layers, "bidirectional": both}, shape=shape)
+    directions = 1 + both
+    inputs = [features] + [units * directions] * (layers - 1)
+    recurrent = sum(directions * gates * (n * units + units * units + 2 * units) for n in inputs)
+    assert parameters(network) == recurrent + directions * units + 1
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def step(name: str, x_G: np.ndarray, h_G: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One step of a cell by its paper's equations; gates come from the input and from the state, biases added."""
+    if name == "simple_rnn":
+        return np.tanh(x_G + h_G), c
+    if name == "lstm":
+        i, f, g, o = np.split(x_G + h_G, 4, axis=-1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        return sigmoid(o) * np.tanh(c), c
+    (xr, xz, xn), (hr, hz, hn) = np.split(x_G, 3, axis=-1), np.split(h_G, 3, axis=-1)
+    z = sigmoid(xz + hz)
+    return (1 - z) * np.tanh(xn + sigmoid(xr + hr) * hn) + z * h, c
+
+
+def run(name: str, weights: dict[str, np.ndarray], x_BTF: np.ndarray, layers: int, directions: int) -> np.ndarray:
+    """The forecasts of a recurrent network, step by step."""
+    inputs = x_BTF
+    for layer in range(layers):
+        outputs, last = [], []
+        for suffix in ("", "_reverse")[:directions]:
+            at = f"l{layer}{suffix}"
+            W, U, b, d = (
+                weights[f"recurrent.{kind}_{at}"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            h = c = np.zeros((len(x_BTF), U.shape[1]))
+            states = []
+            for x in (inputs[:, ::-1] if suffix else inputs).swapaxes(0, 1):
+                h, c = step(name, x @ W.T + b, h @ U.T + d, h, c)
+                states.append(h)
+            last.append(h)
+            outputs.append(np.stack(states[::-1] if suffix else states, axis=1))
+        inputs = np.concatenate(outputs, axis=-1)
+    return (np.concatenate(last, axis=-1) @ weights["output.weight"].T + weights["output.bias"])[:, 0]
+
+
+@pytest.mark.parametrize("name", ["simple_rnn", "gru", "lstm"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("both", [False, True])
+def test_recurrent_networks_follow_the_equations(name: str, layers: int, both: bool) -> None:
+    network = network_of(name, {"units": 5, "layers": layers, "bidirectional": both}).double()
+    x_BTF = windows().double()
+    weights = {key: value.numpy() for key, value in network.state_dict().items()}
+    expected = run(name, weights, x_BTF.numpy(), layers, 1 + both)
+    np.testing.assert_allclose(network(x_BTF).detach().numpy(), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_dense_follows_its_equations(layers: int) -> None:
+    network = network_of("dense", {"units": 5, "layers": layers}).double()
+    x_BTF = windows().double()
+    *values, weight, bias = [value.numpy() for value in network.state_dict().values()]
+    hidden = x_BTF.numpy().reshape(B, -1)
+    for W, b in zip(values[::2], values[1::2], strict=True):
+        hidden = np.maximum(hidden @ W.T + b, 0)
+    np.testing.assert_allclose(network(x_BTF).detach().numpy(), (hidden @ weight.T + bias)[:, 0], rtol=1e-10)
+
+
+def test_persistence_is_the_last_value_of_the_target() -> None:
+    assert torch.equal(network_of("persistence", {})(windows()), windows()[:, -1, 1])
+
+
+@given(steps=st.integers(1, 40), day=st.integers(1, 12), horizon=st.integers(1, 30), days=st.integers(1, 5))
+def test_seasonal_naive_averages_the_targets_hour_of_the_last_days(
+    steps: int, day: int, horizon: int, days: int
+) -> None:
+    """By definition: the steps of the window that lie whole days before the target, the `days` latest of them."""
+    target = steps - 1 + horizon
+    known = [step for step in range(target - day, -1, -day) if step < steps][:days]
+    shape = WindowShape(steps, F, 1, horizon, day)
+    if len(known) < days:
+        with pytest.raises(
+            ShapeError, match=rf"days={days} looks \d+ steps back, but the window has {steps}: lengthen"
+        ):
+            network_of("seasonal_naive", {"days": days}, shape=shape)
+        return
+    x_BTF = torch.randn(4, steps, F, generator=torch.Generator().manual_seed(0))
+    found = network_of("seasonal_naive", {"days": days}, shape=shape)(x_BTF)
+    torch.testing.assert_close(found, torch.stack([x_BTF[:, step, 1] for step in known]).mean(dim=0))
+
+
+@pytest.mark.parametrize(("day", "horizon"), [(24, 3.5), (9.6, 24), (math.pi, math.e)])
+def test_seasonal_naive_needs_whole_steps(day: float, horizon: float) -> None:
+    with pytest.raises(ShapeError, match=r"change window\.step or window\.delay"):
+        network_of("seasonal_naive", {}, shape=WindowShape(T, F, 1, horizon, day))
+
+
+def test_seasonal_naive_a_day_ahead_is_persistence() -> None:
+    shape = WindowShape(T, F, 1, horizon=8, day=8)
+    assert torch.equal(
+        network_of("seasonal_naive", {}, shape=shape)(windows()), network_of("persistence", {})(windows())
+    )
+
+
+# The registry.
+
+
+@pytest.fixture
+def registry() -> Any:
+    """The registry, as it was again afterwards."""
+    known = dict(REGISTRY)
+    yield REGISTRY
+    REGISTRY.clear()
+    REGISTRY.update(known)
+
+
+def test_a_new_architecture_is_one_class(registry: dict[str, type[Network]]) -> None:
+    @register("last_times")
+    class LastTimes(Network):
+        """The last value times a number."""
+
+        source = "test"
+
+        class Hyperparameters(TrainedAxes):
+            start: float = Field(1.0, gt=0, description="the number")
+
+        def __init__(self, shape: WindowShape, hyperparameters: Any) -> None:
+            super().__init__()
+            self.number = torch.nn.Parameter(torch.tensor(hyperparameters.start))
+
+        def forward(self, x_BTF: Tensor) -> Tensor:
+            return x_BTF[:, -1, 1] * self.number
+
+    found = configurations(Grid(seeds=(0,), architectures={"last_times": {"start": [0.5, 2.0]}}))
+    assert [each.label for each in found] == ["last_times start=0.5", "last_times start=2"]
+    network = build("last_times", found[1].hyperparameters, SHAPE, seed=0)
+    assert torch.equal(network(windows()), windows()[:, -1, 1] * 2)
+    with pytest.raises(RecastError, match=r"grid\.architectures\.last_times\.start: must be above 0; it is -1"):
+        configurations(Grid(seeds=(0,), architectures={"last_times": {"start": [-1.0]}}))
+    axes = settings_module.schema()["$defs"]["Grid"]["properties"]["architectures"]["properties"]["last_times"]
+    assert set(axes["properties"]) == {"learning_rate", "optimizer", "start"}
+
+
+def test_a_name_is_taken_once(registry: dict[str, type[Network]]) -> None:
+    with pytest.raises(ValueError, match="two architectures are called 'gru'"):
+        register("gru")(type("Other", (Network,), {}))
+
+
+def test_hyperparameters_do_not_change() -> None:
+    axes = TrainedAxes()
+    with pytest.raises(ValidationError):
+        axes.learning_rate = 1.0
+    with pytest.raises(ValidationError):
+        Axes(units=3)  # type: ignore[call-arg]
