@@ -5,7 +5,7 @@ from pathlib import Path
 
 # Prefect reads these when it is imported: its state below the project's root, nothing told to its makers, and a
 # console that says what went wrong once, at the end (every line still goes to the server).
-os.environ.setdefault("PREFECT_HOME", str(Path(".recast/prefect").absolute()))
+os.environ.setdefault("PREFECT_HOME", str(Path(".recast").absolute()))
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 # A temporary server for each process would take seconds and lose its last events; there is always a real one.

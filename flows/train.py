@@ -134,19 +134,26 @@ def _round(
         for group in groups:
             parameters = {"name": _name(group), "bundle": group, "choice": choice, "context": context}
             waiting[runner.submit(bundle_task, parameters)] = group
-        while waiting:
-            if _stopping.wait(POLL_SECONDS):
-                raise Stopped("stopped; what is trained is kept, and the next run goes on from there")
-            for future in [future for future in waiting if future.wrapped_future.done()]:
-                group = waiting.pop(future)
-                ended += _epochs(group)
-                try:
-                    outcomes += future.result()
-                except BrokenProcessPool:
-                    lost.append(group)
-                except Exception as error:
-                    errors.append(error)
-            show(ended + sum(read_run(trial_folder(t)).get("epoch", 0) for group in waiting.values() for t in group))
+        try:
+            while waiting:
+                if _stopping.wait(POLL_SECONDS):
+                    raise Stopped("stopped; what is trained is kept, and the next run goes on from there")
+                for future in [future for future in waiting if future.wrapped_future.done()]:
+                    group = waiting.pop(future)
+                    ended += _epochs(group)
+                    try:
+                        outcomes += future.result()
+                    except BrokenProcessPool:
+                        lost.append(group)
+                    except Exception as error:
+                        errors.append(error)
+                show(
+                    ended + sum(read_run(trial_folder(t)).get("epoch", 0) for group in waiting.values() for t in group)
+                )
+        except BaseException:
+            # Workers do not hear Ctrl-C, and the pool would wait for their trials to end.
+            stop()
+            raise
     if errors:
         raise errors[0]
     return outcomes, lost
@@ -199,9 +206,6 @@ def main(problem: str) -> None:
     connect()
     try:
         train(problem)
-    except KeyboardInterrupt:
-        stop()
-        raise
     except TrialsFailed as failures:
         # The grid is complete: the leaderboard says what failed, and the next stage can go on.
         console.print(f"[yellow]warning:[/] {failures}")

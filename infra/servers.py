@@ -143,7 +143,7 @@ def _environment() -> dict[str, str]:
     """The environment of a server: its state below the project's root, nothing told to its makers."""
     return {
         **os.environ,
-        "PREFECT_HOME": str((STATE / "prefect").absolute()),
+        "PREFECT_HOME": str(STATE.absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",

@@ -222,6 +222,19 @@ def test_recurrent_networks_follow_the_equations(name: str, layers: int, both: b
     np.testing.assert_allclose(network(x_BTF).detach().numpy(), expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["simple_rnn", "gru", "lstm"])
+def test_recurrent_dropout_is_of_inputs_and_of_the_last_state(name: str) -> None:
+    network = network_of(name, {"units": 8, "dropout": 0.25})
+    seen: dict[str, Tensor] = {}
+    network.recurrent.register_forward_pre_hook(lambda module, args: seen.update(inputs=args[0]))
+    network.recurrent.register_forward_hook(lambda module, args, result: seen.update(states=result[0][:, -1]))
+    network.output.register_forward_pre_hook(lambda module, args: seen.update(last=args[0]))
+    network(torch.ones(100, T, F))
+    for kept in (seen["inputs"], seen["last"] / seen["states"]):
+        assert (kept == 0).float().mean().item() == pytest.approx(0.25, abs=0.1)
+        torch.testing.assert_close(kept[kept != 0], torch.full_like(kept[kept != 0], 1 / 0.75))
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_dense_follows_its_equations(layers: int) -> None:
     network = network_of("dense", {"units": 5, "layers": layers}).double()

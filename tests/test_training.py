@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -290,7 +291,7 @@ def test_want_of_memory_may_pass(
         raise error
 
     monkeypatch.setattr(Batches, "gather", gather)
-    with pytest.raises(TrialFailed, match="out of .*memory") as failed:
+    with pytest.raises(TrialFailed, match=r"out of .*memory") as failed:
         trained(prepared, tmp_path / "c")
     assert failed.value.transient
 
@@ -407,6 +408,18 @@ def test_a_key_changes_with_the_windows_and_the_table(
         found.append(expand(settings, "test", tmp_path / "window")[0].key)
     assert found[0] == found[1]
     assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize(("split", "changes"), [("train", True), ("validation", True), ("test", False)])
+def test_a_key_changes_with_the_rows_that_a_trial_sees(
+    prepared: Prepared, tmp_path: Path, split: str, changes: bool
+) -> None:
+    """As many windows elsewhere are other windows; those of the test decide no trial."""
+    shutil.copytree(prepared.folder / "window", tmp_path / "window")
+    settings = Settings.model_construct(grid=Grid(seeds=(0,), architectures={"gru": {}}), train=SMALL, runner=Runner())
+    before = expand(settings, "test", tmp_path / "window")[0].key
+    np.save(tmp_path / "window" / f"{split}.npy", np.load(tmp_path / "window" / f"{split}.npy") + 1)
+    assert (expand(settings, "test", tmp_path / "window")[0].key != before) == changes
 
 
 def test_a_key_does_not_change_with_what_decides_no_result(of: Callable[..., list[Trial]], prepared: Prepared) -> None:

@@ -1,0 +1,214 @@
+"""The command line as a user meets it: what it says, what it leaves, and what it does when things go wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from stages.lock import only_pipeline
+from tests.checkout import Checkout
+
+LONG = {"train__epochs": 100_000, "runner__kind": "local"}
+
+
+def wait_for(checkout: Checkout, pattern: str, process: subprocess.Popen[str]) -> None:
+    """Wait until a file below the checkout is there, or fail when the process ends before."""
+    deadline = time.monotonic() + 120
+    while not list(checkout.root.glob(pattern)):
+        assert process.poll() is None, f"ended before {pattern}: {process.stdout and process.stdout.read()}"
+        assert time.monotonic() < deadline, f"no {pattern}"
+        time.sleep(0.05)
+
+
+def trained(checkout: Checkout) -> dict[str, int]:
+    """When each trial ended, by key."""
+    return {file.parent.name: file.stat().st_mtime_ns for file in checkout.file("trials").glob("*/*/trial.json")}
+
+
+@pytest.mark.parametrize("command", ["", "run", "fetch", "status", "leaderboard", "up", "down", "rebuild-mlflow"])
+def test_every_command_has_help(command: str, finished: Checkout) -> None:
+    assert "Usage" in finished.recast(*command.split(), "--help")
+
+
+@pytest.mark.parametrize(
+    "stage", ["stages.ingest", "stages.normalize", "stages.window", "flows.train", "stages.evaluate"]
+)
+def test_every_stage_has_help(stage: str, finished: Checkout) -> None:
+    assert "usage" in finished.run(sys.executable, "-m", stage, "--help")
+
+
+def test_the_leaderboard_and_where_to_look_next(finished: Checkout) -> None:
+    printed = finished.recast("leaderboard")
+    for part in ("persistence", "dense units=4", "gru units=4", "validation MAE °C", "report.html", "Prefect"):
+        assert part in printed
+
+
+def test_status_tells_what_is_stale_and_what_is_trained(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "status")
+    assert "5 of 5 done" in checkout.recast("status")
+    checkout.settings(grid__architectures__dense={"units": [4, 5]})
+    printed = checkout.recast("status")
+    assert "train" in printed and "5 of 7 done" in printed
+
+
+def test_a_mistake_in_params_is_told_before_anything_runs(fresh: Checkout) -> None:
+    fresh.settings(grid__architectures__gru={"unit": [4]})
+    printed = fresh.recast("run", status=1)
+    assert "grid.architectures.gru.unit" in printed and "units" in printed
+    assert "Traceback" not in printed and not fresh.file("data/ingest").exists()
+
+
+def test_a_problem_that_is_not_run_is_refused(finished: Checkout) -> None:
+    printed = finished.recast("run", "jena", status=1)
+    assert "no problem 'jena'" in printed and "demo" in printed
+
+
+def test_a_larger_grid_trains_exactly_the_new_trials(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "larger")
+    before = trained(checkout)
+    checkout.settings(grid__architectures__gru={"units": [4], "learning_rate": [0.001, 0.01]})
+    checkout.recast("run")
+    after = trained(checkout)
+    assert {key: after[key] for key in before} == before
+    assert len(after) == len(before) + 2
+
+
+def test_a_second_pipeline_in_one_checkout_is_refused(
+    finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = finished.copy(tmp_path / "two")
+    checkout.settings(evaluate__bootstrap__resamples=150)
+    monkeypatch.chdir(checkout.root)
+    with only_pipeline():
+        for printed in (checkout.recast("run", status=1), checkout.dvc("repro", status=255)):
+            assert "another pipeline runs in this checkout" in printed and "--wait" in printed
+        assert "A pipeline runs in this checkout" in checkout.recast("status")
+        waiting = checkout.start(sys.executable, "-m", "flows", "run", "--wait")
+    printed, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0 and "Ran: evaluate@demo" in printed
+
+
+@pytest.mark.parametrize("command", [("-m", "flows", "run"), ("-m", "flows.train", "demo")])
+def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(
+    command: tuple[str, ...], finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "stopped")
+    checkout.settings(**LONG)
+    process = checkout.start(sys.executable, *command)
+    wait_for(checkout, "trials/*/*/checkpoint.pt", process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in printed
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    checkpoints = {file.parent.name for file in checkout.root.glob("trials/*/*/checkpoint.pt")}
+    noted = {key: json.loads(checkout.file(f"trials/demo/{key}/run.json").read_text()) for key in checkpoints}
+
+    again = checkout.start(sys.executable, *command)
+    key, before = next(iter(noted.items()))
+    deadline = time.monotonic() + 120
+    while json.loads(checkout.file(f"trials/demo/{key}/run.json").read_text())["epoch"] <= before["epoch"]:
+        assert again.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    after = json.loads(checkout.file(f"trials/demo/{key}/run.json").read_text())
+    os.killpg(again.pid, signal.SIGINT)
+    again.communicate(timeout=60)
+    assert after["mlflow_run_id"] == before["mlflow_run_id"]
+    client = MlflowClient(f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
+    steps = [metric.step for metric in client.get_metric_history(after["mlflow_run_id"], "validation_mae")]
+    assert steps == sorted(set(steps)), "an epoch was logged twice"
+
+
+def test_a_driver_that_is_killed_takes_its_workers_along(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "killed")
+    checkout.settings(**LONG)
+    process = checkout.start(sys.executable, "-m", "flows", "run")
+    wait_for(checkout, "trials/*/*/checkpoint.pt", process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+
+
+def test_a_worker_that_dies_does_not_stop_the_grid(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "dying")
+    checkout.settings(
+        runner__kind="local", train__epochs=30, grid__architectures={"dense": {"units": [4, 5]}, "deadly": {}}
+    )
+    checkout.file("architectures/deadly.py").write_text(
+        "import os, signal\n"
+        "from architectures.network import Network, TrainedAxes, register\n"
+        "from torch import nn\n\n"
+        "@register('deadly')\n"
+        "class Deadly(Network):\n"
+        "    source = 'a test'\n"
+        "    def __init__(self, shape, hyperparameters):\n"
+        "        super().__init__()\n"
+        "        self.weight = nn.Linear(1, 1)\n\n"
+        "    def forward(self, x_BTF):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    printed = checkout.recast("run", status=3)
+    assert "its process died twice" in printed and "deadly" in printed
+    listed = json.loads(checkout.file("data/train/demo/trials.json").read_text())
+    assert [each["status"] for each in listed] == ["finished"] * 4 + ["failed"] * 2
+
+
+def test_a_trial_that_diverges_is_told_and_the_rest_is_complete(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "diverging")
+    dense: dict[str, Any] = {"units": [4], "learning_rate": [0.001, 10.0], "optimizer": ["sgd"]}
+    checkout.settings(train__loss="mse", train__epochs=4, grid__architectures={"persistence": {}, "dense": dense})
+    printed = checkout.recast("run", status=3)
+    assert "trials have failed" in printed and "diverged in epoch" in printed and "learning_rate=10" in printed
+    assert "up to date" in checkout.dvc("status")
+    board = json.loads(checkout.file("data/evaluate/demo/leaderboard.json").read_text())
+    assert [bool(row["failed"]) for row in board["rows"]] == [False, False, True]
+    assert "diverged" in checkout.file("data/evaluate/demo/report.html").read_text()
+    assert "diverged" in checkout.recast("run", status=3), "it is told every time"
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [("MLFLOW_TRACKING_URI", "http://127.0.0.1:9"), ("PREFECT_API_URL", "http://127.0.0.1:9/api")],
+)
+def test_a_server_out_of_reach_is_named_with_the_mend(
+    variable: str, name: str, finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "unreachable")
+    checkout.settings(train__epochs=3)
+    before = trained(checkout)
+    printed = checkout.recast("run", status=1, **{variable: name})
+    assert f"{name} cannot be reached" in printed.replace("\n", " ")
+    assert "recast up" in printed and f"unset {variable}" in printed.replace("\n", " ")
+    assert "Traceback" not in printed
+    assert trained(checkout) == before
+
+
+def test_the_fallback_is_told_in_plain_words(fresh: Checkout) -> None:
+    demo = fresh.file("params.yaml").read_text()
+    fresh.settings(run=["gone", "demo"])
+    text = fresh.file("params.yaml").read_text()
+    gone = (
+        "problems:\n  gone:\n    title: Gone\n"
+        "    source: {kind: jena, mirrors: ['http://127.0.0.1:9/jena.zip']}\n"
+        "    table: {features: ['T (degC)'], target: 'T (degC)', unit: °C}\n"
+        "    split: half\n    window: {lookback: 2d, step: 1h, delay: 24h}\n"
+    )
+    fresh.file("params.yaml").write_text(text.replace("problems:\n", gone, 1))
+    assert demo != text
+    assert "http://127.0.0.1:9/jena.zip" in fresh.recast("run", status=1, JENA_ARCHIVE="")
+    printed = fresh.recast("run", "--fallback", "demo", JENA_ARCHIVE="")
+    assert "Running demo instead" in printed
+    assert fresh.file("data/evaluate/demo/report.html").exists()
+    assert not fresh.file("data/evaluate/gone").exists()
+    assert "failed to reproduce 'ingest@gone'" in fresh.dvc("repro", status=255, JENA_ARCHIVE="")
