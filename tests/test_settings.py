@@ -330,17 +330,17 @@ def test_what_is_wrong_is_named(
         assert jargon not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("keys", "value"),
-    [(keys, value) for keys, value, _ in WRONG if value is REMOVED or keys[:2] == ("grid", "architectures")],
-    ids=lambda each: str(each)[:40],
-)
-def test_the_schema_refuses_what_can_be_told_from_the_file_alone(keys: tuple[str, ...], value: Any) -> None:
-    """An editor warns of it before anything runs."""
-    if value == [8, 8]:
-        pytest.skip("the schema does not say that values differ")
-    errors = list(jsonschema.Draft202012Validator(schema()).iter_errors(edited(keys, value)))
-    assert errors
+BY_THE_SCHEMA = [
+    (keys, value)
+    for keys, value, _ in WRONG
+    if value is REMOVED or (keys[:2] == ("grid", "architectures") and value != [8, 8])
+]
+
+
+@pytest.mark.parametrize(("keys", "value"), BY_THE_SCHEMA, ids=lambda each: str(each)[:40])
+def test_the_schema_refuses_it_too(keys: tuple[str, ...], value: Any) -> None:
+    """So that an editor warns of it before anything runs."""
+    assert list(jsonschema.Draft202012Validator(schema()).iter_errors(edited(keys, value)))
 
 
 def test_every_wrong_key_is_named_at_once(read: Callable[[Any], Settings]) -> None:
