@@ -77,12 +77,21 @@ def url(server: Server) -> str | None:
     try:
         noted = json.loads(server.record.read_text(encoding="utf-8"))
         process = psutil.Process(noted["pid"])
-        if process.create_time() != noted["created"]:
+        if process.create_time() != noted["created"] or not _listens(process, noted["port"]):
             return None
         address = f"http://127.0.0.1:{noted['port']}"
         return address if httpx.get(address + server.page, timeout=5).is_success else None
     except (FileNotFoundError, psutil.NoSuchProcess, httpx.TransportError):
         return None
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    """Whether it is this process, or one that it started, that answers on the port; not another checkout's server."""
+    return any(
+        connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        for each in (process, *process.children(recursive=True))
+        for connection in each.net_connections(kind="tcp")
+    )
 
 
 def start(server: Server) -> str:
@@ -98,23 +107,30 @@ def start(server: Server) -> str:
         if running:
             return running
         stop(server)
-        port = _free_port(server.port)
-        command = [sys.executable, *(part.format(port=port) for part in server.command)]
-        with server.log.open("ab") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
-            )
-        created = psutil.Process(process.pid).create_time()
-        write_json(server.record, {"pid": process.pid, "created": created, "port": port})
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and process.poll() is None:
-            address = url(server)
-            if address:
-                return address
-            time.sleep(0.1)
-        stop(server)
+        # The second time on any port: the first may have been taken by another between the look and the start.
+        for preferred in (server.port, 0):
+            process = _launch(server, _free_port(preferred))
+            deadline = time.monotonic() + START_SECONDS
+            while time.monotonic() < deadline and process.poll() is None:
+                address = url(server)
+                if address:
+                    return address
+                time.sleep(0.1)
+            stop(server)
     tail = server.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
     raise RecastError(f"{server.title} did not start; its log {server.log} ends with:\n  " + "\n  ".join(tail))
+
+
+def _launch(server: Server, port: int) -> subprocess.Popen[bytes]:
+    """Start the server's process, detached from this one, and note it."""
+    command = [sys.executable, *(part.format(port=port) for part in server.command)]
+    with server.log.open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+        )
+    created = psutil.Process(process.pid).create_time()
+    write_json(server.record, {"pid": process.pid, "created": created, "port": port})
+    return process
 
 
 def stop(server: Server) -> bool:

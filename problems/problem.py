@@ -49,9 +49,9 @@ class Table(BaseModel):
         if self.target not in self.features:
             raise ValueError(f"target {self.target!r} is not among the features: {', '.join(self.features)}")
         if len(set(self.features)) < len(self.features):
-            raise ValueError("a feature is listed twice")
+            raise ValueError(f"features must differ, and one is listed twice: {', '.join(self.features)}")
         if reserved := {"time", "series"} & set(self.features):
-            raise ValueError(f"{reserved.pop()!r} cannot be a feature: the table has a column of that name for its own")
+            raise ValueError(f"features cannot have {reserved.pop()!r}: the table has a column of that name of its own")
         if unknown := set(self.sentinels) - set(self.features):
             raise ValueError(f"sentinels for {sorted(unknown)}, which are no features")
         return self

@@ -1,5 +1,6 @@
 """Where the rows of a problem come from, and how a length of time is written in params.yaml."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,16 +11,19 @@ import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_PATTERN = r"(?P<number>[0-9]+(\.[0-9]+)?)(?P<unit>[smhdw])"
+_SHORTEST, _LONGEST = 0.001, 36_500 * 86_400
 
 
 def _duration(value: Any) -> Any:
     """A length of time from a number and a unit: 10m, 24h, 5d."""
-    if not isinstance(value, str):
-        raise ValueError("write a number and a unit, such as 10m, 1h or 5d (s, m, h, d, w)")
-    number, unit = value[:-1], value[-1:]
-    if unit not in _UNITS or not number.replace(".", "", 1).isdigit() or float(number) == 0:
+    found = re.fullmatch(_PATTERN, value) if isinstance(value, str) else None
+    if found is None:
         raise ValueError("write a number above 0 and a unit, such as 10m, 1h or 5d (s, m, h, d, w)")
-    return timedelta(seconds=float(number) * _UNITS[unit])
+    seconds = float(found["number"]) * _UNITS[found["unit"]]
+    if not _SHORTEST <= seconds <= _LONGEST:
+        raise ValueError("write a number above 0 and a unit, from 0.001s to 36500d")
+    return timedelta(seconds=seconds)
 
 
 def written(value: timedelta) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ from pathlib import Path
 
 from problems.errors import RecastError
 from stages.lock import only_pipeline
+
+FULL_BYTES = 1 << 20
+"""A disk with less space is full: nothing of ours fits there."""
 
 _DISK = {
     errno.ENOSPC: "the disk is full: free some space and run again; nothing was left half-written",
@@ -24,10 +28,15 @@ def plain_errors() -> Iterator[None]:
     """Turn what the disk refuses into a `RecastError` that names the place and the mend."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        raise RecastError(f"{error.filename or Path.cwd()}: {_DISK[error.errno]}") from error
+    except RecastError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise RecastError(f"{error.filename or Path.cwd()}: {_DISK[error.errno]}") from error
+        # A server whose disk it is too answers with an error of its own.
+        if shutil.disk_usage(Path.cwd()).free < FULL_BYTES:
+            raise RecastError(f"{Path.cwd()}: {_DISK[errno.ENOSPC]}") from error
+        raise
 
 
 def command(stage: Callable[[str], None]) -> None:

@@ -24,6 +24,7 @@ PACKAGED = "recast.model"
 """Tag of a run whose model is stored."""
 
 
+@tracking.reported()
 def package(evaluation: Evaluation, trials: Sequence[Trial]) -> list[str]:
     """Store the best trial, by validation, of each architecture's best configuration; the URIs of the new models.
 

@@ -10,7 +10,8 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from problems.errors import RecastError
 from stages import history
@@ -40,6 +42,22 @@ STORE = Path("mlruns")
 
 class TrackingError(RecastError):
     """MLflow cannot be reached or has refused; what was trained is on disk all the same."""
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Tell of what MLflow refuses, in the block, as of something a person can mend.
+
+    Raises:
+        TrackingError: MLflow, or its database, has failed.
+    """
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        raise TrackingError(
+            f"MLflow at {uri()} has failed: {_first_line(error)}. What is trained is on disk; mend or start MLflow "
+            "(`recast up` starts the project's own) and run again: what is missing there is written then"
+        ) from error
 
 
 def uri() -> str:
@@ -61,7 +79,7 @@ def client() -> MlflowClient:
     found = MlflowClient(uri())
     try:
         found.search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         raise TrackingError(
             f"MLflow at {uri()} cannot be reached: {_first_line(error)}. Start it (`recast up` starts the project's "
             "own), or unset MLFLOW_TRACKING_URI to write to mlruns/mlflow.db"
@@ -101,6 +119,7 @@ class Context:
     params: dict[str, str]
 
 
+@reported()
 def open_pipeline(
     problem: str, settings: Settings, trials: Sequence[Trial], prefect_run: str | None = None, newest: bool = False
 ) -> Context:
@@ -147,6 +166,7 @@ def open_pipeline(
     return Context(problem, where, run.info.run_id, tags, params)
 
 
+@reported()
 def log_unlogged(context: Context, trials: Iterable[Trial]) -> int:
     """Write the runs of trials that have ended but of which the store does not have all; how many there were.
 
@@ -167,6 +187,7 @@ def _is_logged(folder: Path) -> bool:
     return bool(noted.get("logged")) and _exists(noted["mlflow_run_id"])
 
 
+@reported()
 def close_pipeline(context: Context, failed: int) -> None:
     """End the parent run; it counts as failed when a trial has failed."""
     client().log_metric(context.parent, "failed_trials", failed)
@@ -184,6 +205,8 @@ class TrialRun:
     """The MLflow run of one trial, written while it trains; `run.json` in the trial's folder remembers its id.
 
     It may be opened again after a kill: what the store has already is not written twice.
+
+    Every method may raise what MLflow raises; see `reported`.
     """
 
     def __init__(self, context: Context, folder: Path, about: dict[str, Any], device: str) -> None:
@@ -299,7 +322,7 @@ def _exists(run: str) -> bool:
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
-        raise TrackingError(f"MLflow at {uri()} does not answer: {_first_line(error)}") from error
+        raise
 
 
 def _monitors() -> list[Any]:
@@ -329,6 +352,7 @@ def _sampled(monitors: list[Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
+@reported()
 def log_evaluation(context: Context, evaluation: Evaluation, trials: Sequence[Trial], folder: Path) -> None:
     """Write the leaderboard and the report to the grid's parent run, and test errors to the runs of the trials tested.
 

@@ -6,7 +6,7 @@
 import hashlib
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,14 +95,14 @@ def train_trial(
     begun = time.perf_counter()
     about = description(trial) | {"target_scale": scale}
     note_run(folder, device=str(device), host=socket.gethostname())
-    run = tracking.TrialRun(context, folder, about, str(device)) if context else None
+    run = _Tracked(lambda: tracking.TrialRun(context, folder, about, str(device))) if context else None
     epochs: list[Epoch] = []
 
     def after_epoch(progress: Progress) -> None:
         epochs[:] = progress.history
         note_run(folder, epoch=len(epochs))
         if run:
-            run.epochs(epochs)
+            run.tell(lambda told: told.epochs(epochs))
 
     try:
         configuration = trial.configuration
@@ -133,9 +133,33 @@ def train_trial(
     write_json(folder / "trial.json", about)
     checkpoint.unlink(missing_ok=True)
     if run:
-        run.end(about, epochs, time.perf_counter() - begun)
+        run.tell(lambda told: told.end(about, epochs, time.perf_counter() - begun))
+        if run.error:
+            raise run.error
     mean = about["validation"].get("mae")
     return Outcome(trial.key, trial.label, about["status"], about["reason"], about["transient"], True, mean)
+
+
+class _Tracked:
+    """A trial's MLflow run that does not stop the training when MLflow fails: it keeps the error for the end."""
+
+    def __init__(self, open_run: Callable[[], tracking.TrialRun]) -> None:
+        self.error: tracking.TrackingError | None = None
+        self.run: tracking.TrialRun | None = None
+        self._keep(lambda: setattr(self, "run", open_run()))
+
+    def tell(self, what: Callable[[tracking.TrialRun], None]) -> None:
+        """Write something to the run, unless an earlier time has failed."""
+        run = self.run
+        if run and not self.error:
+            self._keep(lambda: what(run))
+
+    def _keep(self, action: Callable[[], None]) -> None:
+        try:
+            with tracking.reported():
+                action()
+        except tracking.TrackingError as error:
+            self.error = error
 
 
 def description(trial: Trial) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import io
 import json
+import sys
 import tokenize
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -108,14 +109,22 @@ def check_shapes(trials: Iterable[Trial], shape: WindowShape) -> None:
 @cache
 def code(architecture: str) -> str:
     """Hash of the source that decides a trial of the architecture; comments and layout do not count."""
-    modules = {
-        inspect.getmodule(cls) for cls in REGISTRY[architecture].__mro__ if cls.__module__.startswith("architectures.")
-    }
     digest = hashlib.sha256()
-    for module in [*sorted(modules, key=str), batches, training]:
-        assert module is not None
+    for name in sorted(_modules(REGISTRY[architecture].__module__, set())):
+        digest.update(_significant(inspect.getsource(sys.modules[name])).encode())
+    for module in (batches, training):
         digest.update(_significant(inspect.getsource(module)).encode())
     return digest.hexdigest()
+
+
+def _modules(name: str, found: set[str]) -> set[str]:
+    """The module of this name and those of `architectures` that it uses something of, directly or by way of others."""
+    found.add(name)
+    for used in vars(sys.modules[name]).values():
+        other = used.__name__ if inspect.ismodule(used) else getattr(used, "__module__", None)
+        if isinstance(other, str) and other.startswith("architectures.") and other not in found:
+            _modules(other, found)
+    return found
 
 
 def _significant(source: str) -> str:

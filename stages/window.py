@@ -73,8 +73,8 @@ def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Window
     """Write the ranges of each split's windows, and what a window is, into the folder `out`.
 
     A window is left out when rows are missing anywhere from its first input to its target, when the target is null or
-    any value of the lookback (between two inputs, too), or when its inputs (its target too, unless the split allows
-    it) leave the split.
+    any value from the first input to the last (between two of them, too), or when its inputs (its target too, unless
+    the split allows it) leave the split.
 
     Raises:
         RecastError: a length that is no whole number of rows, or a split without a window.
@@ -94,7 +94,7 @@ def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Window
         unbroken = subtract(possible, np.stack([breaks - delay, breaks + lookback], axis=1))
         spoilt = np.concatenate(
             [
-                np.stack([nulls + 1, nulls + lookback + 1], axis=1),
+                np.stack([nulls + step, nulls + lookback + 1], axis=1),
                 np.stack([null_targets - delay, null_targets - delay + 1], axis=1),
             ]
         )

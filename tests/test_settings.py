@@ -20,7 +20,7 @@ from stages.settings import Settings, load, parse, schema
 ROOT = Path(__file__).parents[1]
 PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
 JENA = ("problems", "jena")
-REMOVED = object()
+REMOVED = "removed"
 
 
 @pytest.fixture(autouse=True)
@@ -214,14 +214,14 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (
         (*JENA, "window", "step"),
         "0h",
-        'problems.jena.window.step: "0h": write a number above 0 and a unit, such as 10m',
+        'problems.jena.window.step: "0h": write a number above 0 and a unit, from 0.001s',
     ),
-    ((*JENA, "window", "step"), 0, "problems.jena.window.step: 0: write a number and a unit, such as 10m, 1h or 5d"),
+    ((*JENA, "window", "step"), 0, "problems.jena.window.step: 0: write a number above 0 and a unit, such as 10m, 1h or 5d"),
     ((*JENA, "window", "step"), "-1h", 'problems.jena.window.step: "-1h": write a number above 0 and a unit'),
     ((*JENA, "window", "step"), "1x", 'problems.jena.window.step: "1x": write a number above 0 and a unit'),
     ((*JENA, "window", "step"), "6d", "problems.jena.window.step: step 6d is longer than lookback 5d"),
     ((*JENA, "window", "step"), "7h", "problems.jena.window.lookback: lookback 5d is no whole number of steps of 7h"),
-    (("evaluate", "bootstrap", "block"), 7, "evaluate.bootstrap.block: 7: write a number and a unit"),
+    (("evaluate", "bootstrap", "block"), 7, "evaluate.bootstrap.block: 7: write a number above 0 and a unit"),
     (
         (*JENA, "window", "delay"),
         "9000d",
@@ -255,7 +255,7 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     ),
     # columns
     ((*JENA, "table", "target"), "T", "problems.jena.table.target: target 'T' is not among the features: T (degC), p"),
-    ((*JENA, "table", "features"), ["T (degC)"] * 2, "problems.jena.table: a feature is listed twice"),
+    ((*JENA, "table", "features"), ["T (degC)"] * 2, "problems.jena.table.features: features must differ, and one is listed twice"),
     (
         (*JENA, "table", "sentinels"),
         {"T": [1]},

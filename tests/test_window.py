@@ -229,7 +229,7 @@ class Case:
                 span = range(inputs[0], max(inputs[-1], target) + 1)
                 if gaps and any(times[k + 1] - times[k] != ROW for k in span[:-1]):
                     continue
-                if nulls and (np.isnan(values[inputs[0] : row]).any() or np.isnan(values[target, 1])):
+                if nulls and (np.isnan(values[inputs[0] : inputs[-1] + 1]).any() or np.isnan(values[target, 1])):
                     continue
                 found.append(first + row)
             first += n
