@@ -99,7 +99,9 @@ def experiment(problem: str) -> str:
         return str(found.experiment_id)
     local = uri().startswith("sqlite:")
     location = (STORE / "artifacts" / problem).absolute().as_uri() if local else None
-    return str(client().create_experiment(problem, artifact_location=location))
+    # The kind decides which of MLflow's pages an experiment opens with: ours is about models, not prompts.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client().create_experiment(problem, artifact_location=location, tags=kind))
 
 
 @dataclass(frozen=True)
