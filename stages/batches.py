@@ -14,6 +14,10 @@ FREE_SHARE = 0.5
 """The table moves to a GPU when it takes no more than this share of the GPU's free memory."""
 
 
+BLOCK = 64
+"""Batches whose rows are found at once: one batch's alone would take longer than its gather."""
+
+
 class Batches:
     """The windows of one split, by position, in batches on the training device.
 
@@ -85,12 +89,14 @@ class Batches:
                 same memory for any number of windows; or None: every window once, shuffled.
             generator: on the CPU; the same state gives the same batches on every device.
         """
-        if steps is not None:
-            for _ in range(steps):
-                yield self.at(torch.randint(self.length, (size,), generator=generator))
-            return
-        for positions_B in torch.split(torch.randperm(self.length, generator=generator), size):
-            yield self.at(positions_B)
+        if steps is None:
+            blocks = iter(torch.split(torch.randperm(self.length, generator=generator), BLOCK * size))
+        else:
+            lengths = (min(BLOCK, steps - begin) * size for begin in range(0, steps, BLOCK))
+            blocks = (torch.randint(self.length, (length,), generator=generator) for length in lengths)
+        for positions in blocks:
+            for rows_B in torch.split(self.rows(positions.to(self.windows_STF.device)), size):
+                yield self.gather(rows_B)
 
 
 def read(normalized: Path, windowed: Path, target: int, device: torch.device) -> dict[str, Batches]:

@@ -121,6 +121,7 @@ def train_trial(
         about |= result(None, 0, {}, str(failure), failure.transient)
     else:
         epochs[:] = progress.history
+        note_run(folder, training_seconds=progress.seconds)
         mae, rmse = errors(progress.network, data["validation"])
         validation = {"mae": mae * scale, "rmse": rmse * scale, "mae_normalized": mae, "rmse_normalized": rmse}
         about |= result(progress.network, progress.best_epoch, validation, None, False)

@@ -216,7 +216,11 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
         "0h",
         'problems.jena.window.step: "0h": write a number above 0 and a unit, from 0.001s',
     ),
-    ((*JENA, "window", "step"), 0, "problems.jena.window.step: 0: write a number above 0 and a unit, such as 10m, 1h or 5d"),
+    (
+        (*JENA, "window", "step"),
+        0,
+        "problems.jena.window.step: 0: write a number above 0 and a unit, such as 10m, 1h or 5d",
+    ),
     ((*JENA, "window", "step"), "-1h", 'problems.jena.window.step: "-1h": write a number above 0 and a unit'),
     ((*JENA, "window", "step"), "1x", 'problems.jena.window.step: "1x": write a number above 0 and a unit'),
     ((*JENA, "window", "step"), "6d", "problems.jena.window.step: step 6d is longer than lookback 5d"),
@@ -255,7 +259,11 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     ),
     # columns
     ((*JENA, "table", "target"), "T", "problems.jena.table.target: target 'T' is not among the features: T (degC), p"),
-    ((*JENA, "table", "features"), ["T (degC)"] * 2, "problems.jena.table.features: features must differ, and one is listed twice"),
+    (
+        (*JENA, "table", "features"),
+        ["T (degC)"] * 2,
+        "problems.jena.table.features: features must differ, and one is listed twice",
+    ),
     (
         (*JENA, "table", "sentinels"),
         {"T": [1]},

@@ -1,0 +1,1 @@
+"""How fast Recast is, measured side by side with a peer in one run."""

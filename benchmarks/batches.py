@@ -1,0 +1,95 @@
+"""Windows a second against the lecture's generator and PyTorch's DataLoader."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.measure import alternate, table
+from stages.batches import Batches
+from stages.window import Windowing
+
+FEATURES, BATCH = 14, 128
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """The lecture's windows (row D3: lookback 720, step 6 of ten minutes), and hourly ones of 120 rows."""
+    torch.set_num_threads(1)
+    rounds = 2 if quick else 5
+    return {
+        "batch": BATCH,
+        "threads": 1,
+        "ten minutes: 720 rows back, every 6th": table(_compare(420_000, 720, 6, 144, rounds)),
+        "hourly: 120 rows back, each": table(_compare(70_000, 120, 1, 24, rounds)),
+    }
+
+
+def _compare(length: int, lookback: int, step: int, delay: int, rounds: int) -> Any:
+    data = np.random.default_rng(0).standard_normal((length, FEATURES)).astype(np.float32)
+    ours = _batches(data, lookback, step, delay)
+    generator = torch.Generator().manual_seed(0)
+    windows = _Windows(data, lookback, step, delay)
+    lecture = _generator(data, lookback, delay, 0, length - delay - 1, shuffle=True, batch_size=BATCH, step=step)
+    contenders = {
+        "Recast": lambda: _rate(ours.shuffled(BATCH, 2000, generator), 2000),
+        "the lecture's generator": lambda: _rate(lecture, 50),
+        "DataLoader, in process": lambda: _rate(DataLoader(windows, BATCH, shuffle=True), 50),
+        "DataLoader, 2 workers": lambda: _rate(DataLoader(windows, BATCH, shuffle=True, num_workers=2), 200),
+    }
+    return alternate(contenders, "windows/s", rounds, more_is_better=True)
+
+
+def _rate(batches: Iterable[Any], count: int) -> float:
+    """Windows a second over `count` batches, the first not counted: workers start with it."""
+    iterator = iter(batches)
+    next(iterator)
+    begun = time.perf_counter()
+    for _ in range(count - 1):
+        next(iterator)
+    return (count - 1) * BATCH / (time.perf_counter() - begun)
+
+
+def _batches(data: np.ndarray, lookback: int, step: int, delay: int) -> Batches:
+    windowing = Windowing(lookback, step, delay, 1, {}, {}, {}, "")
+    rows = torch.tensor([[lookback, len(data) - delay]])
+    return Batches(torch.from_numpy(data), rows, windowing, 1, torch.device("cpu"))
+
+
+class _Windows(Dataset[tuple[np.ndarray, np.float32]]):
+    """The same windows as a map-style data set: a slice an item."""
+
+    def __init__(self, data: np.ndarray, lookback: int, step: int, delay: int) -> None:
+        self.data, self.lookback, self.step, self.delay = data, lookback, step, delay
+
+    def __len__(self) -> int:
+        return len(self.data) - self.lookback - self.delay
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.float32]:
+        row = i + self.lookback
+        return self.data[i : row : self.step], self.data[row + self.delay, 1]
+
+
+def _generator(
+    data: np.ndarray,
+    lookback: int,
+    delay: int,
+    min_index: int,
+    max_index: int,
+    shuffle: bool,
+    batch_size: int,
+    step: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The lecture's generator, line for line, for its shuffled case."""
+    while 1:
+        assert shuffle
+        rows = np.random.randint(min_index + lookback, max_index, size=batch_size)
+        samples = np.zeros((len(rows), lookback // step, data.shape[-1]))
+        targets = np.zeros((len(rows),))
+        for j, row in enumerate(rows):
+            indices = range(row - lookback, row, step)
+            samples[j] = data[indices]
+            targets[j] = data[row + delay][1]
+        yield samples, targets

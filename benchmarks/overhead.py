@@ -1,0 +1,56 @@
+"""Time a trial takes beyond its training, in a real pipeline: Prefect, worker processes, MLflow, trial folders."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import seconds
+from infra import servers
+from tests import checkout
+from tests.checkout import Checkout
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Seconds a trial on one worker, from grids of two sizes, so that start-up cancels, less the training itself."""
+    few, many = (4, 12) if quick else (20, 80)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        api = f"{_server(root)}/api"
+        try:
+            taken, training = {}, {}
+            for trials in (few, many):
+                made = checkout.make(root / str(trials), PREFECT_API_URL=api)
+                made.settings(
+                    runner={**checkout.SETTINGS["runner"], "kind": "local", "workers": 1},
+                    grid={"seeds": list(range(trials)), "architectures": {"dense": {"units": [4]}}},
+                )
+                for stage in ("ingest", "normalize", "window"):
+                    made.run(sys.executable, "-m", f"stages.{stage}", "demo")
+                taken[trials] = seconds(lambda made=made: made.run(sys.executable, "-m", "flows.train", "demo"))
+                training[trials] = _training(made)
+        finally:
+            servers.stop(servers.PREFECT)
+    each = (taken[many] - taken[few]) / (many - few)
+    trained = (training[many] - training[few]) / (many - few)
+    return {
+        "trials": [few, many],
+        "seconds a trial": round(each, 3),
+        "of them training": round(trained, 3),
+        "beyond training": round(each - trained, 3),
+        "start-up, once": round(taken[few] - few * each, 1),
+    }
+
+
+def _server(root: Path) -> str:
+    """A Prefect server of the benchmark's own, its state below `root`."""
+    os.chdir(root)
+    return servers.start(servers.PREFECT)
+
+
+def _training(made: Checkout) -> float:
+    """Seconds that the trials' epochs took, as each trial notes them."""
+    notes = made.root.glob("trials/*/*/run.json")
+    return sum(float(json.loads(note.read_text())["training_seconds"]) for note in notes)
