@@ -3,12 +3,12 @@
 A slot is a locked file, so that two grids side by side share the machine, and a slot whose owner dies is free again.
 """
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import psutil
 import torch
 from filelock import FileLock, Timeout
 
@@ -32,7 +32,9 @@ def slots(runner: Runner) -> list[Slot]:
     if gpus:
         # One of each GPU before a second of any.
         return [Slot(f"cuda:{gpu}", i) for i in range(runner.slots_per_gpu) for gpu in range(gpus)]
-    workers = runner.workers or len(psutil.Process().cpu_affinity()) or 1
+    # Not every system can say which cores this process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = runner.workers or cores
     return [Slot("cpu", i) for i in range(workers)]
 
 

@@ -1,15 +1,12 @@
 """Where a series is cut into training, validation and test rows."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from problems.errors import RecastError
-
-Times = NDArray[np.datetime64]
 
 
 class Cuts(NamedTuple):
@@ -35,8 +32,11 @@ class Split(BaseModel):
     targets_may_cross: ClassVar[bool] = False
     skipped_rows: ClassVar[int] = 0
 
-    def cuts(self, times: Times, cadence: timedelta) -> Cuts:
-        """The cuts of a series with these times, in order.
+    def cuts(self, rows: int, cadence: timedelta, before: Callable[[datetime], int]) -> Cuts:
+        """The cuts of a series of so many rows.
+
+        Args:
+            before: how many of its rows are earlier than a moment.
 
         Raises:
             RecastError: the series is too short for the rule.
@@ -56,13 +56,13 @@ class LectureSplit(Split):
     targets_may_cross: ClassVar[bool] = True
     skipped_rows: ClassVar[int] = 1
 
-    def cuts(self, times: Times, cadence: timedelta) -> Cuts:
+    def cuts(self, rows: int, cadence: timedelta, before: Callable[[datetime], int]) -> Cuts:
         # Whole rows of exact time: 200,000 * (10 minutes / cadence) may come out one row short.
-        cuts = Cuts(*(rows * timedelta(minutes=10) // cadence for rows in (200_000, 300_000)))
-        if len(times) <= cuts.validation:
+        cuts = Cuts(*(lecture * timedelta(minutes=10) // cadence for lecture in (200_000, 300_000)))
+        if rows <= cuts.validation:
             raise RecastError(
                 f"split: lecture needs more than {cuts.validation:,} rows at a cadence of {cadence}, and the series "
-                f"has {len(times):,}; use half, {{train: 0.5, validation: 0.25}} or dates"
+                f"has {rows:,}; use half, {{train: 0.5, validation: 0.25}} or dates"
             )
         return cuts
 
@@ -80,9 +80,9 @@ class FractionSplit(Split):
             raise ValueError("train and validation together must be below 1, so that test rows are left")
         return self
 
-    def cuts(self, times: Times, cadence: timedelta) -> Cuts:
-        train = int(self.train * len(times))
-        return Cuts(train, train + int(self.validation * len(times)))
+    def cuts(self, rows: int, cadence: timedelta, before: Callable[[datetime], int]) -> Cuts:
+        train = int(self.train * rows)
+        return Cuts(train, train + int(self.validation * rows))
 
 
 def _moment(value: Any) -> Any:
@@ -116,13 +116,13 @@ class DateSplit(Split):
             raise ValueError("test_from must be later than validation_from")
         return self
 
-    def cuts(self, times: Times, cadence: timedelta) -> Cuts:
-        moments = np.array([self.validation_from, self.test_from], dtype=times.dtype)
-        cuts = Cuts(*np.searchsorted(times, moments).tolist())
-        if not 0 < cuts.train < cuts.validation < len(times):
+    def cuts(self, rows: int, cadence: timedelta, before: Callable[[datetime], int]) -> Cuts:
+        cuts = Cuts(before(self.validation_from), before(self.test_from))
+        if not 0 < cuts.train < cuts.validation < rows:
             raise RecastError(
                 f"split: validation_from {self.validation_from} and test_from {self.test_from} leave a part of the "
-                f"series empty; its rows reach from {times[0]} to {times[-1]}"
+                f"series empty: of its {rows:,} rows {cuts.train:,} are before the one and {cuts.validation:,} before "
+                "the other"
             )
         return cuts
 

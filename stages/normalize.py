@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, Self
 
@@ -125,8 +125,12 @@ def _cut(problem: Problem, frame: pl.LazyFrame, cadence: timedelta) -> Iterator[
     """The series in the table's order, each with its cuts."""
     first = 0
     for name, rows in frame.group_by("series", maintain_order=True).len().collect(engine="streaming").iter_rows():
-        moments = frame.slice(first, rows).select("time").collect(engine="streaming")["time"].to_numpy()
-        cuts = problem.split.cuts(moments, cadence)
+        time = frame.slice(first, rows).select("time")
+
+        def before(moment: datetime, time: pl.LazyFrame = time) -> int:
+            return int(time.select((pl.col("time") < moment).sum()).collect(engine="streaming").item())
+
+        cuts = problem.split.cuts(rows, cadence, before)
         if not 0 < cuts.train < cuts.validation < rows:
             raise RecastError(
                 f"series {name}: {rows:,} rows are too few for the split; lengthen the data or change split"
