@@ -82,7 +82,9 @@ def test_the_flow_runs_what_dvc_runs(kind: str, finished: Checkout, tmp_path: Pa
         checkout.file("data/raw/demo/demo.csv").unlink()
         checkout.file("data/raw/demo/demo.csv").symlink_to(checkout.file("demo.csv"))
         change(checkout)
-    first = set(re.findall(r"Running stage '(\w+)@demo'", theirs.dvc("repro", "--dry")))
+    # A dry run only looks: it stops at a stage whose dependency it would have restored.
+    dry = theirs.dvc("repro", "--dry", status=None if kind == "a deleted output" else 0)
+    first = set(re.findall(r"Running stage '(\w+)@demo'", dry))
 
     done, wanted = by_flow(ours), by_dvc(theirs)
 
