@@ -7,9 +7,9 @@ needs.
 import importlib
 import pkgutil
 
-from architectures.network import REGISTRY, Axes, Network, ShapeError, TrainedAxes, WindowShape, register
+from architectures.network import REGISTRY, Axes, Network, Output, ShapeError, TrainedAxes, WindowShape, register
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["REGISTRY", "Axes", "Network", "ShapeError", "TrainedAxes", "WindowShape", "register"]
+__all__ = ["REGISTRY", "Axes", "Network", "Output", "ShapeError", "TrainedAxes", "WindowShape", "register"]

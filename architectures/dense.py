@@ -5,7 +5,7 @@ import itertools
 from pydantic import Field
 from torch import Tensor, nn
 
-from architectures.network import Network, TrainedAxes, WindowShape, register
+from architectures.network import Network, Output, TrainedAxes, WindowShape, register
 
 
 @register("dense")
@@ -26,8 +26,8 @@ class Dense(Network):
             nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(hyperparameters.dropout))
             for n_in, n_out in itertools.pairwise(sizes)
         ]
-        self.network = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(hyperparameters.units, 1))
+        self.network = nn.Sequential(nn.Flatten(), *hidden, Output(hyperparameters.units, shape))
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B1: Tensor = self.network(x_BTF)
-        return y_B1.squeeze(1)
+        y_B: Tensor = self.network(x_BTF)
+        return y_B

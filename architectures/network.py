@@ -67,6 +67,25 @@ class Network(nn.Module):
         raise NotImplementedError
 
 
+class Output(nn.Linear):
+    """The last layer of every trained network: from its final state (B, H) to what the problem asks for, a number.
+
+    It is the one place to change when a problem asks for something else.
+    """
+
+    def __init__(self, width: int, shape: WindowShape) -> None:
+        """
+        Args:
+            width: H, values in the state.
+        """
+        super().__init__(width, 1)
+
+    def forward(self, h_BH: Tensor) -> Tensor:
+        """Forecasts (B,), normalised."""
+        y_B1: Tensor = super().forward(h_BH)
+        return y_B1.squeeze(1)
+
+
 REGISTRY: dict[str, type[Network]] = {}
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from architectures.network import Network, TrainedAxes, WindowShape, register
+from architectures.network import Network, Output, TrainedAxes, WindowShape, register
 
 
 class Recurrent(Network):
@@ -38,15 +38,15 @@ class Recurrent(Network):
             batch_first=True,
         )
         self.directions = 2 if hyperparameters.bidirectional else 1
-        self.output = nn.Linear(hyperparameters.units * self.directions, 1)
+        self.output = Output(hyperparameters.units * self.directions, shape)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
         _, state = self.recurrent(self.dropout(x_BTF))
         h_LBH = state[0] if isinstance(state, tuple) else state
         # The last layer's states come last, one per direction, each after it has read the whole window.
         h_BH = torch.cat(tuple(h_LBH[-self.directions :]), dim=1)
-        y_B1: Tensor = self.output(self.dropout(h_BH))
-        return y_B1.squeeze(1)
+        y_B: Tensor = self.output(self.dropout(h_BH))
+        return y_B
 
 
 @register("simple_rnn")
