@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from architectures.network import WindowShape
 from benchmarks.measure import alternate, table
 from stages.batches import Batches
 from stages.window import Windowing
@@ -53,9 +54,10 @@ def _rate(batches: Iterable[Any], count: int) -> float:
 
 
 def _batches(data: np.ndarray, lookback: int, step: int, delay: int) -> Batches:
-    windowing = Windowing(lookback, step, delay, 1, {}, {}, {}, "")
+    shape = WindowShape(lookback // step, data.shape[1], 1, (delay + step) / step, 24)
+    windowing = Windowing(lookback, step, delay, 1, {}, {}, {}, "", shape)
     rows = torch.tensor([[lookback, len(data) - delay]])
-    return Batches(torch.from_numpy(data), rows, windowing, 1, torch.device("cpu"))
+    return Batches(torch.from_numpy(data), rows, windowing, torch.device("cpu"))
 
 
 class _Windows(Dataset[tuple[np.ndarray, np.float32]]):

@@ -88,15 +88,15 @@ def _train(problem: str) -> None:
     from stages.window import Windowing
 
     normalized, windowed = places.stage("normalize", problem), places.stage("window", problem)
-    table, windowing = Table.read(normalized), Windowing.read(windowed)
+    _table, windowing = Table.read(normalized), Windowing.read(windowed)
     trial = expand(load(), problem, windowed)[-1]
-    data = batches.read(normalized, windowed, table.target, torch.device("cpu"))
+    data = batches.read(normalized, windowed, torch.device("cpu"))
     train(
         trial.configuration.architecture,
         trial.configuration.hyperparameters,
         0,
         trial.train.model_copy(update={"epochs": 1, "steps_per_epoch": 50}),
-        windowing.shape(table),
+        windowing.shape,
         data,
         torch.device("cpu"),
         Path("checkpoint.pt"),

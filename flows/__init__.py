@@ -1,6 +1,7 @@
 """When and where things run. Prefect is imported only here."""
 
 import os
+import time
 from pathlib import Path
 
 # Prefect reads these when it is imported: its state below the project's root, nothing told to its makers, and a
@@ -11,3 +12,6 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 # A temporary server for each process would take seconds and lose its last events; there is always a real one.
 os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+STARTED = time.time()
+"""When this process began to load the project's code: what is edited later, it does not run."""

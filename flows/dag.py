@@ -1,36 +1,55 @@
-"""The DAG of dvc.yaml as DVC sees it: its stages in order, and which of them are stale."""
+"""The DAG of dvc.yaml as DVC sees it: its stages in order, which of them are stale, and the record of what ran."""
 
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
+from dvc.dvcfile import LOCK_FILE
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import collect_stages, plan_repro
+from dvc.utils.serialize import dump_yaml, load_yaml, parse_yaml_for_update
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from problems.errors import RecastError
+from stages.atomic import replaced_file
 
 # What DVC says of every lock file that it writes is of no use here.
 logging.getLogger("dvc").setLevel(logging.WARNING)
+
+PATIENCE_SECONDS = 600
+"""How long a stage that has run waits for another DVC command to end, to be recorded. It is too dear to throw away."""
 
 _dvc = threading.Lock()
 """DVC has one caller at a time: its index and its lock file are not made for threads."""
 
 
 @contextmanager
-def repository() -> Iterator[Repo]:
+def repository(patience: float = 0) -> Iterator[Repo]:
     """DVC's view of this checkout, with no other caller beside.
+
+    Args:
+        patience: seconds to wait for another DVC command to end, beyond the few that DVC waits itself.
 
     Raises:
         RecastError: this is no DVC repository, another DVC command runs, or `dvc.yaml` is wrong.
     """
-    with _dvc:
+    with _dvc, ExitStack() as stack:
         try:
-            with Repo() as repo, lock_repo(repo):
-                yield repo
+            repo = stack.enter_context(Repo())
+            for attempt in Retrying(
+                retry=retry_if_exception_type(LockError),
+                stop=stop_after_delay(patience),
+                wait=wait_fixed(0.5),
+                reraise=True,
+            ):
+                with attempt:
+                    stack.enter_context(lock_repo(repo))
+            yield repo
         except LockError as error:
             raise RecastError(f"another DVC command runs in this checkout; wait for it. ({error})") from error
         except DvcException as error:
@@ -38,7 +57,7 @@ def repository() -> Iterator[Repo]:
 
 
 def ordered(repo: Repo, problems: Sequence[str]) -> list[Any]:
-    """The stages that lead to these problems' evaluations, each after those that it depends on."""
+    """The stages that lead to these problems' evaluations, in the order in which `dvc repro` runs them."""
     targets = [f"evaluate@{problem}" for problem in problems]
     return list(plan_repro(repo.index.graph, collect_stages(repo, targets)))
 
@@ -47,3 +66,33 @@ def stale(problems: Sequence[str]) -> list[str]:
     """The stages of these problems that `dvc repro` would run now, by name; those after them may follow."""
     with repository() as repo:
         return [stage.addressing for stage in ordered(repo, problems) if stage.changed()]
+
+
+def hashes(stage: Any) -> dict[str, Any]:
+    """What DVC would note now of everything that a stage depends on, by name."""
+    return {str(dependency): dependency.get_hash() for dependency in stage.deps}
+
+
+def entries(repo: Repo, order: Sequence[str]) -> list[str]:
+    """The stages in the order in which `dvc repro` leaves them in dvc.lock: those that it has, then those to come."""
+    file = Path(repo.root_dir) / LOCK_FILE
+    there = list(load_yaml(file).get("stages", {})) if file.exists() else []
+    return [*there, *(name for name in order if name not in there)]
+
+
+def record(repo: Repo, name: str, sequence: Sequence[str]) -> None:
+    """Record through DVC that a stage has run.
+
+    DVC adds an entry at the end of dvc.lock. Stages that run side by side end in any order, so the entries are put in
+    that of `sequence`: the file is then, byte for byte, what `dvc repro` writes.
+    """
+    repo.commit(name, force=True)
+    file = Path(repo.root_dir) / LOCK_FILE
+    lock = parse_yaml_for_update(file.read_text(encoding="utf-8"), file)
+    there = list(lock["stages"])
+    wanted = sorted(there, key=lambda entry: sequence.index(entry) if entry in sequence else len(sequence))
+    if wanted != there:
+        for entry in wanted:
+            lock["stages"][entry] = lock["stages"].pop(entry)
+        with replaced_file(file) as temporary:
+            dump_yaml(temporary, lock)

@@ -1,7 +1,11 @@
-"""Progress bars: one display a process, however many flows show bars in it."""
+"""What a person sees of a run: progress bars on a terminal, a line a stage elsewhere.
+
+There is one display a process, however many flows show bars in it.
+"""
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +29,7 @@ results = Console(width=None if sys.stdout.isatty() else 140)
 _lock = threading.Lock()
 _display: Progress | None = None
 _users = 0
+_begun: dict[str, float] = {}
 
 
 @contextmanager
@@ -55,3 +60,23 @@ def progress() -> Iterator[Progress]:
             if _users == 0:
                 display.stop()
                 _display = None
+
+
+@contextmanager
+def shown(stage: str) -> Iterator[None]:
+    """Count a stage among those that run until the block ends; where no bar shows it, say how long it took."""
+    with _lock:
+        _begun[stage] = time.monotonic()
+    try:
+        yield
+    finally:
+        with _lock:
+            seconds = time.monotonic() - _begun.pop(stage)
+    if not console.is_terminal:
+        console.print(f"{stage}: {seconds:.1f} s", markup=False, highlight=False)
+
+
+def running() -> list[str]:
+    """The stages that run in this process now."""
+    with _lock:
+        return list(_begun)

@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
 
+import torch
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
@@ -22,20 +24,19 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from flows.connection import connect
 from flows.progress import console, progress
 from infra.servers import MLFLOW, url
-from infra.slots import Slot, claimed, slots
+from infra.slots import Slot, claim, claimed, slots
 from problems.errors import RecastError
 from stages import places, tracking
 from stages.command import command
-from stages.normalize import Table
 from stages.settings import load
-from stages.train import Outcome, is_done, record_lost, train_bundle, write_list
+from stages.train import Outcome, is_done, outcome, record_lost, train_bundle, write_list
 from stages.trials import Trial, bundles, check_shapes, expand, read_run, trial_folder
 from stages.window import Windowing
 
 POLL_SECONDS = 0.3
 
-
 _stopping = threading.Event()
+"""A person wants every train flow of this process to end."""
 
 
 class Stopped(RecastError):
@@ -49,12 +50,31 @@ class TrialsFailed(RecastError):
 @task(name="train bundle", task_run_name="{name}", persist_result=False)
 def bundle_task(name: str, bundle: list[Trial], choice: list[Slot], context: tracking.Context) -> list[Outcome]:
     """Train one bundle on the first slot that is free."""
-    with claimed(choice) as device:
-        outcomes = train_bundle(bundle, device, context)
+    try:
+        if choice[0].device == "cpu":
+            with claimed(choice) as device:
+                outcomes = train_bundle(bundle, device, context, _go_on)
+        else:
+            # For as long as the process lives: what it has on a GPU, it would leave there.
+            outcomes = train_bundle(bundle, claim(tuple(choice)), context, _go_on)
+    except torch.AcceleratorError as error:
+        if multiprocessing.parent_process() is not None:
+            # The device is of no more use to this process; a new one tries these trials again.
+            os._exit(1)
+        raise RecastError(f"{name}: the device has failed: {error}; run again") from error
     logger = get_run_logger()
     for each in outcomes:
         logger.info("%s: %s", each.label, each.reason or f"validation MAE {each.mae:.4f}")
     return outcomes
+
+
+def _go_on() -> None:
+    """
+    Raises:
+        Stopped: a person has stopped the training that runs in this process.
+    """
+    if _stopping.is_set():
+        raise Stopped("stopped; what is trained is kept, and the next run goes on from there")
 
 
 @flow(name="train", flow_run_name="train {problem}", persist_result=False)
@@ -69,18 +89,17 @@ def train(problem: str) -> list[Outcome]:
     settings = load()
     windowed = places.stage("window", problem)
     trials = expand(settings, problem, windowed)
-    check_shapes(trials, Windowing.read(windowed).shape(Table.read(places.stage("normalize", problem))))
+    check_shapes(trials, Windowing.read(windowed).shape)
     missing = [trial for trial in trials if not is_done(trial)]
     context = tracking.open_pipeline(problem, settings, trials, flow_run.id)
-    tracking.log_unlogged(context, [trial for trial in trials if trial not in missing])
 
     groups = bundles(missing, settings.runner.bundle)
-    choice = slots(settings.runner)
-    if settings.runner.kind == "inline":
-        trained = [each for group in groups for each in bundle_task(_name(group), group, choice, context)]
-    else:
-        trained = _dispatch(groups, choice, context)
+    choice = slots(settings.runner, settings.train.threads)
+    dispatch = {"inline": _in_turn, "local": _dispatch}[settings.runner.kind]
+    trained = dispatch(groups, choice, context)
     ended = write_list(trials, places.stage("train", problem))
+    # What MLflow lacks: trials that came by `dvc pull`, those of a run whose MLflow went away, and what it refused now.
+    tracking.log_unlogged(context, trials)
     failed = [each for each in ended if each.status == "failed"]
     tracking.close_pipeline(context, len(failed))
     _artifact(problem, context, ended, len(trained))
@@ -97,22 +116,62 @@ def _name(bundle: Sequence[Trial]) -> str:
     return bundle[0].label + rest
 
 
-def _dispatch(groups: list[list[Trial]], choice: list[Slot], context: tracking.Context) -> list[Outcome]:
-    """Train bundles in processes. A bundle whose process dies is tried once more, alone, then recorded as failed."""
+def _in_turn(groups: list[list[Trial]], choice: list[Slot], context: tracking.Context) -> list[Outcome]:
+    """Train bundles one after the other in this process, where a debugger can follow."""
+    outcomes: list[Outcome] = []
     with progress() as display:
         bar = display.add_task(f"train {context.problem}", total=sum(_epochs(group) for group in groups))
-
-        def show(epochs: int) -> None:
-            display.update(bar, completed=epochs)
-
-        outcomes, lost = _round(groups, choice, context, show)
-        for group in lost:
-            again, dead = _round([group], choice, context, show)
-            outcomes += again
-            for trial in (trial for bundle in dead for trial in bundle):
-                outcomes.append(record_lost(trial, "its process died twice; most likely the system was out of memory"))
+        for group in groups:
+            outcomes += bundle_task(_name(group), group, choice, context)
+            display.advance(bar, _epochs(group))
         display.remove_task(bar)
     return outcomes
+
+
+def _dispatch(groups: list[list[Trial]], choice: list[Slot], context: tracking.Context) -> list[Outcome]:
+    """Train bundles in processes.
+
+    A process that dies takes its pool with it. The trials that were under way are tried again, each alone, and
+    recorded as failed when their process dies again; those that had not begun go on in a new pool.
+    """
+    outcomes: list[Outcome] = []
+    total = sum(_epochs(group) for group in groups)
+    with progress() as display:
+        bar = display.add_task(f"train {context.problem}", total=total)
+
+        def show(epochs: int) -> None:
+            # Counted from what the rounds before have left.
+            display.update(bar, completed=total - sum(_epochs(group) for group in groups) + epochs)
+
+        while groups:
+            since = time.time()
+            ended, lost = _round(groups, choice, context, show)
+            outcomes += ended
+            groups = []
+            suspects = []
+            for group in lost:
+                outcomes += [found for trial in group if is_done(trial) and (found := outcome(trial))]
+                open_ = [trial for trial in group if not is_done(trial)]
+                suspects += [trial for trial in open_ if _begun(trial, since)]
+                if not_begun := [trial for trial in open_ if not _begun(trial, since)]:
+                    groups.append(not_begun)
+            for trial in suspects:
+                again, dead = _round([[trial]], choice, context, lambda epochs: None)
+                outcomes += again
+                if dead:
+                    reason = "its process died, and died again when it was tried alone; most likely for want of memory"
+                    outcomes.append(record_lost(trial, reason))
+            if lost and not suspects and groups == lost:
+                raise RecastError(
+                    "the worker processes die before they begin to train; the log of this run in Prefect may say why, "
+                    "or `runner: {kind: inline}`"
+                )
+        display.remove_task(bar)
+    return outcomes
+
+
+def _begun(trial: Trial, since: float) -> bool:
+    return float(read_run(trial_folder(trial)).get("begun", 0)) >= since
 
 
 def _round(
@@ -122,22 +181,21 @@ def _round(
 
     An error in one bundle does not keep the others from ending; the first is raised when all have.
     """
-    if not groups:
-        return [], []
     outcomes: list[Outcome] = []
     lost: list[list[Trial]] = []
     errors: list[Exception] = []
     ended = 0
     workers = min(len(choice), len(groups))
-    with ProcessPoolTaskRunner(max_workers=workers, initializer=_end_with, initargs=(os.getpid(),)) as runner:
+    over = multiprocessing.get_context("spawn").Event()
+    with ProcessPoolTaskRunner(max_workers=workers, initializer=_end_with, initargs=(os.getpid(), over)) as runner:
         waiting = {}
         for group in groups:
             parameters = {"name": _name(group), "bundle": group, "choice": choice, "context": context}
             waiting[runner.submit(bundle_task, parameters)] = group
         try:
             while waiting:
-                if _stopping.wait(POLL_SECONDS):
-                    raise Stopped("stopped; what is trained is kept, and the next run goes on from there")
+                _stopping.wait(POLL_SECONDS)
+                _go_on()
                 for future in [future for future in waiting if future.wrapped_future.done()]:
                     group = waiting.pop(future)
                     ended += _epochs(group)
@@ -151,8 +209,9 @@ def _round(
                     ended + sum(read_run(trial_folder(t)).get("epoch", 0) for group in waiting.values() for t in group)
                 )
         except BaseException:
-            # Workers do not hear Ctrl-C, and the pool would wait for their trials to end.
-            stop()
+            # Workers do not hear Ctrl-C, and the pool would wait for their trials to end. An epoch that is under way is
+            # lost; the checkpoint of the one before is whole.
+            over.set()
             raise
     if errors:
         raise errors[0]
@@ -160,13 +219,13 @@ def _round(
 
 
 def stop() -> None:
-    """End the worker processes now, and every train flow of this process with `Stopped`.
-
-    An epoch that is under way is lost; the checkpoint of the one before is whole.
-    """
+    """End every train flow of this process with `Stopped`, and the processes that train for it."""
     _stopping.set()
-    for process in multiprocessing.active_children():
-        process.terminate()
+
+
+def start() -> None:
+    """Let train flows run again after a `stop`."""
+    _stopping.clear()
 
 
 def _epochs(bundle: Sequence[Trial]) -> int:
@@ -174,12 +233,12 @@ def _epochs(bundle: Sequence[Trial]) -> int:
     return sum(trial.train.epochs if trial.trainable else 1 for trial in bundle)
 
 
-def _end_with(parent: int) -> None:
-    """In a worker process: end when the process that started it has ended, however it ended."""
+def _end_with(parent: int, over: Event) -> None:
+    """In a worker process: end when `over` is set, or when the process that started it has ended, however it ended."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        while not over.wait(1) and os.getppid() == parent:
+            pass
         os._exit(1)
 
     # Ctrl-C reaches the whole group; the parent decides what becomes of its workers.
@@ -208,7 +267,7 @@ def main(problem: str) -> None:
         train(problem)
     except TrialsFailed as failures:
         # The grid is complete: the leaderboard says what failed, and the next stage can go on.
-        console.print(f"[yellow]warning:[/] {failures}")
+        console.print(f"warning: {failures}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

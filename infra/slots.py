@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
@@ -26,21 +28,62 @@ class Slot:
     number: int
 
 
-def slots(runner: Runner) -> list[Slot]:
-    """The slots of this machine: `slots_per_gpu` on every visible GPU; without a GPU, `workers` on the CPU."""
+def slots(runner: Runner, threads: int) -> list[Slot]:
+    """The slots of this machine: `slots_per_gpu` on every visible GPU; without a GPU, `workers` on the CPU.
+
+    Args:
+        threads: of one trial; as many trials as the cores hold, unless `workers` says otherwise.
+    """
     gpus = torch.cuda.device_count() if runner.devices == "auto" else 0
     if gpus:
         # One of each GPU before a second of any.
         return [Slot(f"cuda:{gpu}", i) for i in range(runner.slots_per_gpu) for gpu in range(gpus)]
-    # Not every system can say which cores this process may use.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = runner.workers or cores
+    workers = runner.workers or max(1, cores() // threads)
     return [Slot("cpu", i) for i in range(workers)]
+
+
+def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """The cores that this process may use: by its affinity, and by the quota of its container.
+
+    Args:
+        cgroup: where Linux mounts control groups (version 2: cpu.max; version 1: cpu/cpu.cfs_quota_us).
+    """
+    # Not every system can say which cores this process may use.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, period = "max", "1"
+    if (cgroup / "cpu.max").exists():
+        quota, period = (cgroup / "cpu.max").read_text(encoding="utf-8").split()
+    elif (cgroup / "cpu/cpu.cfs_quota_us").exists():
+        quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text(encoding="utf-8").strip()
+        period = (cgroup / "cpu/cpu.cfs_period_us").read_text(encoding="utf-8").strip()
+    if quota in ("max", "-1"):
+        return allowed
+    return max(1, min(allowed, int(quota) // int(period)))
 
 
 @contextmanager
 def claimed(choice: Sequence[Slot]) -> Iterator[torch.device]:
     """The device of a free slot, waited for; the slot is taken until the block ends."""
+    slot, lock = _taken(choice)
+    try:
+        yield torch.device(slot.device)
+    finally:
+        lock.release()
+
+
+@cache
+def claim(choice: tuple[Slot, ...]) -> torch.device:
+    """The device of a free slot, waited for; the slot is this process's until it ends, however it ends."""
+    slot, lock = _taken(choice)
+    _kept.append(lock)
+    return torch.device(slot.device)
+
+
+_kept: list[FileLock] = []
+"""A lock that nothing refers to is released."""
+
+
+def _taken(choice: Sequence[Slot]) -> tuple[Slot, FileLock]:
     folder = STATE / "slots"
     folder.mkdir(parents=True, exist_ok=True)
     while True:
@@ -50,9 +93,5 @@ def claimed(choice: Sequence[Slot]) -> Iterator[torch.device]:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
-            try:
-                yield torch.device(slot.device)
-            finally:
-                lock.release()
-            return
+            return slot, lock
         time.sleep(POLL_SECONDS)

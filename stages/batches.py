@@ -30,7 +30,6 @@ class Batches:
         table_NF: Tensor,
         rows_K2: Tensor,
         windowing: Windowing,
-        target: int,
         device: torch.device,
         stride: int = 1,
     ) -> None:
@@ -43,7 +42,7 @@ class Batches:
         steps, features = windowing.lookback // windowing.step, table_NF.shape[1]
         starts = len(table_NF) - (steps - 1) * windowing.step
         self.windows_STF = table_NF.as_strided((starts, steps, features), (features, windowing.step * features, 1))
-        self.targets_N = table_NF[:, target]
+        self.targets_N = table_NF[:, windowing.shape.target]
         self.lookback, self.delay, self.stride = windowing.lookback, windowing.delay, stride
         self.device = device
         self.first_K = rows_K2[:, 0].to(table_NF.device)
@@ -99,7 +98,7 @@ class Batches:
                 yield self.gather(rows_B)
 
 
-def read(normalized: Path, windowed: Path, target: int, device: torch.device) -> dict[str, Batches]:
+def read(normalized: Path, windowed: Path, device: torch.device) -> dict[str, Batches]:
     """The batches of every split of a problem, over one table."""
     windowing = Windowing.read(windowed)
     table_NF = torch.from_numpy(values(normalized))
@@ -110,7 +109,6 @@ def read(normalized: Path, windowed: Path, target: int, device: torch.device) ->
             table_NF,
             torch.from_numpy(ranges(windowed, split)),
             windowing,
-            target,
             device,
             windowing.stride if split == "train" else 1,
         )

@@ -1,11 +1,12 @@
 """evaluate: the leaderboard. Selection by validation alone; the test rows are read once, for what was selected."""
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -19,9 +20,9 @@ from stages.atomic import replaced_folder, write_json
 from stages.batches import Batches
 from stages.command import command
 from stages.history import Epoch
-from stages.leaderboard import Evaluation, Row, Spread
+from stages.leaderboard import BASELINE, Evaluation, Row, Spread
 from stages.metrics import Errors, mae, paired_block_bootstrap, rmse, skill
-from stages.normalize import Table, times
+from stages.normalize import Series, Table, times
 from stages.packaging import package
 from stages.report import render
 from stages.settings import Evaluate, load
@@ -30,15 +31,18 @@ from stages.training import forecast
 from stages.trials import Trial, expand, read_trial, trial_folder
 from stages.window import Windowing
 
-BASELINE = "persistence"
-"""What skill is measured against."""
-
 
 @dataclass(frozen=True)
 class TestRows:
-    """The test windows: targets (N,) in the target's unit, and when each target is observed (N,)."""
+    """The test windows: targets (N,) in the target's unit, and when each target is observed (N,).
+
+    Attributes:
+        rows_N: the target's row in the table.
+        scale, center: of the target; value = normalised * scale + center.
+    """
 
     batches: Batches
+    rows_N: NDArray[np.int64]
     observed_N: NDArray[np.float64]
     times_N: NDArray[np.datetime64]
     scale: float
@@ -58,7 +62,10 @@ def evaluate(
     normalized: Path,
     windowed: Path,
 ) -> Evaluation:
-    """Rank the grid's configurations by validation MAE and try the best of each architecture on the test rows, once."""
+    """Rank the grid's configurations by validation MAE and try the best of each architecture on the test rows, once.
+
+    A configuration is ranked and may be selected only when all its trials have finished.
+    """
     # The last bits of a forecast depend on the number of threads, and the leaderboard should not.
     torch.set_num_threads(1)
     table, windowing = Table.read(normalized), Windowing.read(windowed)
@@ -67,10 +74,10 @@ def evaluate(
     for trial in trials:
         by_configuration.setdefault(trial.configuration.label, []).append(trial)
     rows = [_validated(group, ended) for group in by_configuration.values()]
-    rows.sort(key=lambda row: (row.validation_mae is None, row.validation_mae.mean if row.validation_mae else 0.0))
+    rows.sort(key=lambda row: (not row.complete, row.validation_mae.mean if row.validation_mae else math.inf))
 
     test = _test_rows(normalized, windowed, table, windowing)
-    baseline = REGISTRY[BASELINE](windowing.shape(table), Axes())
+    baseline = REGISTRY[BASELINE](windowing.shape, Axes())
     errors_N = test.forecasts(baseline) - test.observed_N
     reference = mae(errors_N)
 
@@ -78,16 +85,15 @@ def evaluate(
     curves: dict[str, dict[str, list[Epoch]]] = {}
     selected: set[str] = set()
     for i, row in enumerate(rows):
-        if row.validation_mae is None or row.architecture in selected:
+        if not row.complete or row.architecture in selected:
             continue
         selected.add(row.architecture)
-        finished = [t for t in by_configuration[row.configuration] if ended[t.key]["status"] == "finished"]
-        forecasts_SN = np.stack([test.forecasts(load_network(trial, windowing, table)) for trial in finished])
+        group = by_configuration[row.configuration]
+        forecasts_SN = np.stack([test.forecasts(load_network(trial, windowing)) for trial in group])
         chosen[row.configuration] = forecasts_SN
-        rows[i] = _tested(row, forecasts_SN - test.observed_N, table.scale[table.target], reference)
-        histories = {str(trial.seed): history.read(trial_folder(trial)) for trial in finished}
+        rows[i] = _tested(row, forecasts_SN - test.observed_N, test.scale, reference)
         if REGISTRY[row.architecture].trainable:
-            curves[row.configuration] = histories
+            curves[row.configuration] = {str(trial.seed): history.read(trial_folder(trial)) for trial in group}
 
     absolute = {label: np.abs(forecasts_SN - test.observed_N).mean(axis=0) for label, forecasts_SN in chosen.items()}
     ranked = list(chosen)
@@ -97,10 +103,12 @@ def evaluate(
         comparison = paired_block_bootstrap(
             absolute[best],
             absolute[runner_up],
+            _moments(test.times_N, table.cadence),
             block=round(settings.bootstrap.block.total_seconds() / table.cadence),
             resamples=settings.bootstrap.resamples,
             level=settings.bootstrap.level,
         )
+    shown, forecasts = _stretch(test, chosen, table.series, round(settings.forecasts.total_seconds() / table.cadence))
     return Evaluation(
         problem=name,
         title=problem.title,
@@ -117,7 +125,8 @@ def evaluate(
         curves=curves,
         hours={label: _by(_hour(test.times_N), error_N, 24) for label, error_N in absolute.items()},
         months={label: _by(_month(test.times_N), error_N, 12) for label, error_N in absolute.items()},
-        forecasts=_stretch(test, chosen, round(settings.forecasts.total_seconds() / table.cadence)),
+        forecasts=forecasts,
+        forecasts_of=shown,
         quality=json.loads((ingested / "quality.json").read_text(encoding="utf-8")),
         windows=asdict(windowing),
     )
@@ -142,38 +151,54 @@ def _validated(group: Sequence[Trial], ended: dict[str, Any]) -> Row:
         validation_mae=spread("mae"),
         validation_rmse=spread("rmse"),
         validation_mae_normalized=spread("mae_normalized"),
+        validation_rmse_normalized=spread("rmse_normalized"),
         test_mae=None,
         test_rmse=None,
         test_mae_normalized=None,
+        test_rmse_normalized=None,
         skill=None,
     )
 
 
 def _tested(row: Row, errors_SN: Errors, scale: float, reference: float) -> Row:
-    """The row with its errors on the test rows."""
-    maes = [mae(errors_N) for errors_N in errors_SN]
+    """The row with its errors on the test rows.
+
+    Args:
+        errors_SN: by seed and window, in the target's unit.
+        scale: of the target.
+        reference: MAE of the baseline.
+    """
+    maes, rmses = [mae(errors_N) for errors_N in errors_SN], [rmse(errors_N) for errors_N in errors_SN]
     return replace(
         row,
         selected=True,
         test_mae=Spread.of(maes),
-        test_rmse=Spread.of([rmse(errors_N) for errors_N in errors_SN]),
+        test_rmse=Spread.of(rmses),
         test_mae_normalized=Spread.of([error / scale for error in maes]),
+        test_rmse_normalized=Spread.of([error / scale for error in rmses]),
         skill=skill(statistics.fmean(maes), reference),
     )
 
 
 def _test_rows(normalized: Path, windowed: Path, table: Table, windowing: Windowing) -> TestRows:
-    data = batches.read(normalized, windowed, table.target, torch.device("cpu"))["test"]
-    rows_N = data.rows(torch.arange(len(data)))
-    observed_N = data.targets_N.index_select(0, rows_N + windowing.delay)
+    data = batches.read(normalized, windowed, torch.device("cpu"))["test"]
+    rows_N = data.rows(torch.arange(len(data))) + windowing.delay
+    observed_N = data.targets_N.index_select(0, rows_N)
     scale, center = table.scale[table.target], table.center[table.target]
     return TestRows(
         batches=data,
+        rows_N=rows_N.numpy(),
         observed_N=observed_N.double().numpy() * scale + center,
-        times_N=times(normalized)[(rows_N + windowing.delay).numpy()],
+        times_N=times(normalized)[rows_N.numpy()],
         scale=scale,
         center=center,
     )
+
+
+def _moments(times_N: NDArray[np.datetime64], cadence: float) -> NDArray[np.int64]:
+    """Times counted in rows: rows of two series are of one moment also where they stand on different beats."""
+    moments_N: NDArray[np.int64] = times_N.astype("datetime64[ms]").astype(np.int64) // round(1000 * cadence)
+    return moments_N
 
 
 def _hour(times_N: NDArray[np.datetime64]) -> NDArray[np.int64]:
@@ -193,11 +218,17 @@ def _by(group_N: NDArray[np.int64], error_N: Errors, groups: int) -> list[float 
     return [float(total / n) if n else None for total, n in zip(sums, counts, strict=True)]
 
 
-def _stretch(test: TestRows, chosen: dict[str, NDArray[np.float64]], length: int) -> dict[str, list[Any]]:
-    """The first `length` test windows, forecasts averaged over seeds."""
-    part = slice(0, length)
-    return {
-        "time": np.datetime_as_string(test.times_N[part], unit="m").tolist(),
+def _stretch(
+    test: TestRows, chosen: dict[str, NDArray[np.float64]], series: Sequence[Series], length: int
+) -> tuple[str, dict[str, list[Any]]]:
+    """The first `length` test windows of one series, forecasts averaged over seeds; and the name of that series."""
+    first = next(each for each in series if test.rows_N[0] < each.first + each.rows)
+    part = slice(0, min(length, int(np.searchsorted(test.rows_N, first.first + first.rows))))
+    times_N = test.times_N[part]
+    units: tuple[Literal["m", "s", "ms"], ...] = ("m", "s", "ms")
+    unit = next(unit for unit in units if (times_N == times_N.astype(f"datetime64[{unit}]")).all())
+    return first.name, {
+        "time": np.datetime_as_string(times_N, unit=unit).tolist(),
         "observed": test.observed_N[part].tolist(),
         **{label: forecasts_SN[:, part].mean(axis=0).tolist() for label, forecasts_SN in chosen.items()},
     }
@@ -207,12 +238,18 @@ def metrics(evaluation: Evaluation) -> dict[str, Any]:
     """What `dvc metrics show` shows: the best by validation, and what it does on the test rows."""
     found: dict[str, Any] = {"persistence": {"test_mae": round(evaluation.persistence_test_mae, 4)}}
     for row in evaluation.rows:
-        if row.configuration == evaluation.best and row.validation_mae and row.test_mae and row.test_rmse:
+        if row.configuration == evaluation.best:
+            errors = {
+                "validation_mae": row.validation_mae,
+                "validation_mae_normalized": row.validation_mae_normalized,
+                "test_mae": row.test_mae,
+                "test_mae_normalized": row.test_mae_normalized,
+                "test_rmse": row.test_rmse,
+                "test_rmse_normalized": row.test_rmse_normalized,
+            }
             found["best"] = {
                 "configuration": row.configuration,
-                "validation_mae": round(row.validation_mae.mean, 4),
-                "test_mae": round(row.test_mae.mean, 4),
-                "test_rmse": round(row.test_rmse.mean, 4),
+                **{name: round(error.mean, 4) for name, error in errors.items() if error},
                 "skill": row.skill and round(row.skill, 4),
             }
     return found
@@ -237,7 +274,9 @@ def plots(evaluation: Evaluation) -> dict[str, pl.DataFrame]:
         ),
         "hours.csv": _long("hour", evaluation.hours, 0),
         "months.csv": _long("month", evaluation.months, 1),
-        "forecasts.csv": pl.DataFrame(forecasts),
+        "forecasts.csv": pl.DataFrame(
+            forecasts, schema={"configuration": pl.String, "time": pl.String, "value": pl.Float64}
+        ),
     }
 
 

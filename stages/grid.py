@@ -27,13 +27,16 @@ class Configuration:
 
     @property
     def label(self) -> str:
-        """A short name, unique in the grid: gru units=32 learning_rate=0.001."""
+        """A name, unique in the grid: gru units=32 learning_rate=0.001."""
         values = self.hyperparameters.model_dump()
         return " ".join([self.architecture, *(f"{axis}={_short(values[axis])}" for axis in self.varied)])
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A value in six digits, or in as many as it takes to tell it from all others."""
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
 
 
 def configurations(grid: Grid) -> list[Configuration]:

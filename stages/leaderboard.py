@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from problems.errors import RecastError
 from stages.history import Epoch
 from stages.metrics import Comparison
+
+BASELINE = "persistence"
+"""The architecture that skill is measured against."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Row:
     Attributes:
         finished_seeds: the seeds of its trials that finished; every spread has a value for each, in this order.
         failed: why the others did not.
-        selected: it is the best of its architecture by validation, so it was tried on the test rows.
+        selected: it is the best of its architecture by validation among those that are complete, so it was tried on
+            the test rows.
         skill: of the mean test MAE against persistence on the same windows.
     """
 
@@ -46,10 +51,17 @@ class Row:
     validation_mae: Spread | None
     validation_rmse: Spread | None
     validation_mae_normalized: Spread | None
+    validation_rmse_normalized: Spread | None
     test_mae: Spread | None
     test_rmse: Spread | None
     test_mae_normalized: Spread | None
+    test_rmse_normalized: Spread | None
     skill: float | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed has finished. Only then is it ranked: the seeds that are left may be the lucky ones."""
+        return bool(self.finished_seeds) and not self.failed
 
 
 @dataclass(frozen=True)
@@ -57,12 +69,16 @@ class Evaluation:
     """All that the leaderboard, the metrics, the plots and the report say.
 
     Attributes:
-        rows: best validation MAE first; configurations of which no trial finished last.
+        rows: best validation MAE first; then those of which some trials have failed, which have no rank, likewise;
+            then those of which no trial finished.
+        best, runner_up: the first two architectures by their best complete configurations.
         comparison: the best against the runner-up on the test rows, each averaged over its seeds.
         curves: by selected configuration, by seed: the history.
         hours, months: test MAE by hour of day (24) and month (12) of the target, by selected configuration; None
             where the test rows have none.
-        forecasts: a stretch of the test rows: `time`, `observed`, and the mean forecast by configuration.
+        forecasts: a stretch of the test rows of one series: `time`, `observed`, and the mean forecast by
+            configuration.
+        forecasts_of: that series.
         quality: what `ingest` found.
         windows: how many windows each split has, and what was left out.
         persistence_test_mae: what skill is measured against.
@@ -84,8 +100,13 @@ class Evaluation:
     hours: dict[str, list[float | None]]
     months: dict[str, list[float | None]]
     forecasts: dict[str, list[Any]]
+    forecasts_of: str
     quality: dict[str, Any]
     windows: dict[str, Any]
+
+    def row(self, configuration: str | None) -> Row | None:
+        """The row of a configuration, where it has one."""
+        return next((row for row in self.rows if row.configuration == configuration), None)
 
 
 def failures(evaluation: Evaluation) -> list[str]:
@@ -94,6 +115,19 @@ def failures(evaluation: Evaluation) -> list[str]:
 
 
 def read(folder: Path) -> Evaluation | None:
-    """What `evaluate` wrote into `folder`, or None where it has not run."""
+    """What `evaluate` wrote into `folder`, or None where it has not run.
+
+    Raises:
+        RecastError: another version of Recast wrote it.
+    """
     file = folder / "leaderboard.json"
-    return TypeAdapter(Evaluation).validate_json(file.read_bytes()) if file.exists() else None
+    if not file.exists():
+        return None
+    try:
+        return TypeAdapter(Evaluation).validate_json(file.read_bytes())
+    except ValidationError as error:
+        what = error.errors()[0]
+        raise RecastError(
+            f"{file}: written by another version of Recast ({'.'.join(map(str, what['loc']))}: {what['msg']}); run "
+            f"`recast run {folder.name}`"
+        ) from error

@@ -1,6 +1,7 @@
 """Measures of a forecast, and whether one forecast is better than another beyond noise."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,9 @@ class Comparison:
     Attributes:
         difference: in the target's unit; below 0, the first is better.
         low, high: ends of the confidence interval.
+        level: of the interval.
         better: share of the resamples in which the first is better.
+        block: moments in a block.
     """
 
     difference: float
@@ -43,27 +46,39 @@ class Comparison:
 
 
 def paired_block_bootstrap(
-    first_N: Errors, second_N: Errors, block: int, resamples: int, level: float, seed: int = 0
+    first_N: Errors,
+    second_N: Errors,
+    moment_N: NDArray[np.int64],
+    block: int,
+    resamples: int,
+    level: float,
+    seed: int = 0,
 ) -> Comparison:
-    """Compare two forecasts of the same windows, in order of time, by the moving-block bootstrap (Künsch 1989).
+    """Compare two forecasts of the same windows by the moving-block bootstrap (Künsch 1989).
 
-    Blocks keep what makes neighbouring errors alike; drawing the same blocks from both keeps the pairs.
+    Blocks of successive moments keep what makes neighbouring errors alike. A moment is drawn with all of its windows,
+    one a series: series side by side share their weather, and count as so many more moments no more than copies of one
+    series would. Drawing the same blocks from both forecasts keeps the pairs.
 
     Args:
         first_N, second_N: absolute errors by window, in the same order.
-        block: windows in a block; at most a quarter of the windows is used.
+        moment_N: when each window's target is observed, counted in rows from anywhere; in any order.
+        block: moments in a block; at most a quarter of those that have a window is used.
     """
-    difference_N = first_N - second_N
-    n = len(difference_N)
-    block = max(1, min(block, n // 4))
-    drawn = -(-n // block)
-    sums = np.concatenate([[0.0], np.cumsum(difference_N)])
-    block_means = (sums[block:] - sums[:-block]) / block
+    moments, place_N = np.unique(moment_N, return_inverse=True)
+    block = max(1, min(block, len(moments) // 4))
+    drawn = -(-len(moments) // block)
+    # A moment at which fewer series have a window weighs less, so that the whole is the mean over windows.
+    difference_K = _block_sums(np.bincount(place_N, weights=first_N - second_N), block)
+    windows_K = _block_sums(np.bincount(place_N), block)
     generator = np.random.default_rng(seed)
-    means = np.array([block_means[generator.integers(len(block_means), size=drawn)].mean() for _ in range(resamples)])
+    means = np.empty(resamples)
+    for i in range(resamples):
+        chosen = generator.integers(len(windows_K), size=drawn)
+        means[i] = difference_K[chosen].sum() / windows_K[chosen].sum()
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Comparison(
-        difference=float(difference_N.mean()),
+        difference=float((first_N - second_N).mean()),
         low=float(low),
         high=float(high),
         level=level,
@@ -71,3 +86,10 @@ def paired_block_bootstrap(
         block=block,
         resamples=resamples,
     )
+
+
+def _block_sums(values_T: NDArray[Any], block: int) -> NDArray[np.float64]:
+    """The sum of every run of `block` successive values."""
+    sums = np.concatenate([[0.0], np.cumsum(values_T)])
+    blocks: NDArray[np.float64] = sums[block:] - sums[:-block]
+    return blocks

@@ -45,7 +45,8 @@ class Table:
         unit: the target's unit.
         center, scale: by column; value = normalised * scale + center, in the columns' own units.
         cadence: seconds between rows.
-        sha256: of values and times: the identity of the data for a trial's key.
+        sha256: of values and times: the identity of the data for a trial's key. Which targets were observed shows in
+            the windows, which the key hashes beside it.
     """
 
     features: tuple[str, ...]
@@ -76,19 +77,29 @@ def times(folder: Path) -> NDArray[np.datetime64]:
     return table
 
 
+def observed(folder: Path) -> NDArray[np.bool_]:
+    """Whether each row's target, (N,), was observed: neither null nor filled; memory-mapped."""
+    table: NDArray[np.bool_] = np.load(folder / "observed.npy", mmap_mode="r", allow_pickle=False)
+    return table
+
+
 def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ingested: Path, out: Path) -> Table:
-    """Write the table, the times and what is known of them into the folder `out`.
+    """Write the table, the times, which targets were observed and what is known of them into the folder `out`.
 
     The lecture's rule (row D2): mean and deviation of the training rows, the deviation that of the population.
-    Nulls are filled forward up to `problem.table.fill` within a stretch without gaps, from the past only.
+    Nulls are filled forward up to `problem.table.fill` within a stretch without gaps, from the past only. A filled
+    value may be an input; `window` makes no forecast of one.
+
+    Args:
+        out: its last part is the problem's name, which messages say.
 
     Raises:
         RecastError: a series is too short for the split, or a column has no value in the training rows.
     """
     frame = pl.scan_parquet(ingested / "table.parquet")
     cadence = timedelta(seconds=json.loads((ingested / "quality.json").read_text(encoding="utf-8"))["cadence_seconds"])
-    series = list(_cut(problem, frame, cadence))
-    center, deviation = _fitted(problem, scale, frame, series)
+    series = list(_cut(problem, frame, cadence, out.name))
+    center, deviation = _fitted(problem, scale, frame, series, out.name)
 
     rows = sum(each.rows for each in series)
     digest = hashlib.sha256()
@@ -96,16 +107,19 @@ def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ing
         shape = (rows, len(problem.table.features))
         table = np.lib.format.open_memmap(folder / "table.npy", mode="w+", dtype=np.float32, shape=shape)
         time = np.lib.format.open_memmap(folder / "time.npy", mode="w+", dtype="datetime64[ms]", shape=(rows,))
-        for first, chunk in _chunks(problem, frame, series, cadence):
+        known = np.lib.format.open_memmap(folder / "observed.npy", mode="w+", dtype=np.bool_, shape=(rows,))
+        for first, chunk, observed_N in _chunks(problem, frame, series, cadence):
             span = slice(first, first + len(chunk))
             raw = chunk.select(problem.table.features).to_numpy()
             table[span] = (raw - center) / deviation
             time[span] = chunk["time"].to_numpy()
+            known[span] = observed_N
             digest.update(table[span].tobytes())
         for begin in range(0, rows, CHUNK):
             digest.update(time[begin : begin + CHUNK].tobytes())
         table.flush()
         time.flush()
+        known.flush()
         about = Table(
             features=problem.table.features,
             target=problem.table.features.index(problem.table.target),
@@ -121,8 +135,12 @@ def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ing
     return about
 
 
-def _cut(problem: Problem, frame: pl.LazyFrame, cadence: timedelta) -> Iterator[Series]:
-    """The series in the table's order, each with its cuts."""
+def _cut(problem: Problem, frame: pl.LazyFrame, cadence: timedelta, problem_name: str) -> Iterator[Series]:
+    """The series in the table's order, each with its cuts.
+
+    Raises:
+        RecastError: a series is too short for the split.
+    """
     first = 0
     for name, rows in frame.group_by("series", maintain_order=True).len().collect(engine="streaming").iter_rows():
         time = frame.slice(first, rows).select("time")
@@ -130,19 +148,28 @@ def _cut(problem: Problem, frame: pl.LazyFrame, cadence: timedelta) -> Iterator[
         def before(moment: datetime, time: pl.LazyFrame = time) -> int:
             return int(time.select((pl.col("time") < moment).sum()).collect(engine="streaming").item())
 
-        cuts = problem.split.cuts(rows, cadence, before)
+        try:
+            cuts = problem.split.cuts(rows, cadence, before)
+        except RecastError as error:
+            # A split does not know whose it is; its messages begin with its key.
+            raise RecastError(f"series {name}: problems.{problem_name}.{error}") from None
         if not 0 < cuts.train < cuts.validation < rows:
             raise RecastError(
-                f"series {name}: {rows:,} rows are too few for the split; lengthen the data or change split"
+                f"series {name}: {rows:,} rows are too few for the split; lengthen the data or change "
+                f"problems.{problem_name}.split"
             )
         yield Series(name, first, rows, cuts.train, cuts.validation)
         first += rows
 
 
 def _fitted(
-    problem: Problem, scale: str, frame: pl.LazyFrame, series: list[Series]
+    problem: Problem, scale: str, frame: pl.LazyFrame, series: list[Series], problem_name: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Center and deviation by column, from the training rows alone."""
+    """Center and deviation by column, from the training rows alone.
+
+    Raises:
+        RecastError: a column has no value in them.
+    """
     # Piece by piece and in order (Chan, Golub & LeVeque 1983): Polars adds up in any order, with other last digits.
     features = problem.table.features
     known, mean, squares = np.zeros(len(features)), np.zeros(len(features)), np.zeros(len(features))
@@ -162,7 +189,10 @@ def _fitted(
             lowest, highest = np.fmin(lowest, np.fmin.reduce(piece)), np.fmax(highest, np.fmax.reduce(piece))
     for name, count in zip(features, known, strict=True):
         if not count:
-            raise RecastError(f"column {name!r} has no value in the training rows; drop it from features or move split")
+            raise RecastError(
+                f"column {name!r} has no value in the training rows; drop it from "
+                f"problems.{problem_name}.table.features or move problems.{problem_name}.split"
+            )
     center, deviation = {
         "standard": (mean, np.sqrt(squares / known)),
         "range": (lowest, highest - lowest),
@@ -174,19 +204,23 @@ def _fitted(
 
 def _chunks(
     problem: Problem, frame: pl.LazyFrame, series: list[Series], cadence: timedelta
-) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The table in pieces of at most CHUNK rows of one series, nulls filled, with the row each begins at."""
-    limit = int(problem.table.fill / cadence) if problem.table.fill else 0
+) -> Iterator[tuple[int, pl.DataFrame, NDArray[np.bool_]]]:
+    """The table in pieces of at most CHUNK rows of one series: the row each begins at, and it, nulls filled.
+
+    The third is whether each row's target was there before that.
+    """
+    limit = problem.table.fill // cadence if problem.table.fill else 0
     stretch = (pl.col("time").diff() != cadence).fill_null(True).cum_sum()
     for each in series:
         for begin in range(0, each.rows, CHUNK):
             before = min(limit, begin)
             length = min(CHUNK, each.rows - begin)
             chunk = frame.slice(each.first + begin - before, before + length).collect(engine="streaming")
+            observed_N = chunk[problem.table.target][before:].is_not_null().to_numpy()
             if limit:
                 filled = pl.col(problem.table.features).forward_fill(limit).over(stretch)
                 chunk = chunk.with_columns(filled)
-            yield each.first + begin, chunk.slice(before)
+            yield each.first + begin, chunk.slice(before), observed_N
 
 
 def main(problem: str) -> None:

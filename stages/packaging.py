@@ -49,8 +49,8 @@ def package(evaluation: Evaluation, trials: Sequence[Trial]) -> list[str]:
 def _store(trial: Trial, run: str, table: Table, windowing: Windowing) -> str:
     """Log the model of one trial to its own run."""
     normalized, windowed = places.stage("normalize", trial.problem), places.stage("window", trial.problem)
-    shape = windowing.shape(table)
-    data = batches.read(normalized, windowed, table.target, torch.device("cpu"))["train"]
+    shape = windowing.shape
+    data = batches.read(normalized, windowed, torch.device("cpu"))["train"]
     x_BTF, _ = data.at(torch.arange(1))
     example = (x_BTF.double().numpy() * np.array(table.scale) + np.array(table.center)).astype(np.float32)
     float32 = np.dtype(np.float32)

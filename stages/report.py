@@ -5,16 +5,14 @@ that are drawn by matplotlib's own defaults, whatever a user's matplotlibrc says
 """
 
 import io
-import math
 import re
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
+import matplotlib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -22,13 +20,13 @@ from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
+from stages.drawing import drawing
 from stages.history import Epoch
-from stages.leaderboard import Evaluation, Row, Spread
-from stages.metrics import Comparison
+from stages.leaderboard import BASELINE, Evaluation, Row, Spread
+from stages.metrics import mae
+from stages.words import decimals, fixed, quantity, signed, verdict
 
-BASELINE = "persistence"
 INK, GREY, OBSERVED, FAINT = "#1f2933", "#66707b", "#b4bcc5", "#e4e7eb"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's palette, told apart by the colour-blind; its yellow cannot be seen on white."""
@@ -62,8 +60,6 @@ _STYLE = {
     "ytick.color": "#52606d",
     "ytick.major.size": 0,
 }
-_drawing = threading.Lock()
-"""matplotlib's settings belong to the process, and problems may be evaluated side by side in its threads."""
 
 
 @dataclass(frozen=True)
@@ -88,20 +84,6 @@ class Chart:
     line: Line | None = None
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the evaluation comes to, in words.
-
-    Attributes:
-        settled: the difference between the best and the runner-up is beyond noise; None without a comparison.
-    """
-
-    headline: str
-    result: str
-    comparison: str
-    settled: bool | None
-
-
 def render(evaluation: Evaluation) -> str:
     """The report as an HTML page; the same evaluation gives the same bytes."""
     lines = _lines(evaluation.rows)
@@ -112,14 +94,14 @@ def render(evaluation: Evaluation) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     ).get_template("report.html.jinja")
-    with _drawing, matplotlib.style.context(["default", _STYLE]):
+    with drawing(_STYLE):
         return page.render(
             e=evaluation,
-            verdict=_verdict(evaluation),
-            best=_row(evaluation, evaluation.best),
+            verdict=verdict(evaluation),
+            best=evaluation.row(evaluation.best),
             split=_split(evaluation.split),
             lines=lines,
-            decimals=_decimals(evaluation.persistence_test_mae, 4),
+            decimals=decimals(evaluation.persistence_test_mae, 4),
             curves=_curves(evaluation, lines),
             seeds=_seeds(evaluation, lines),
             hours=_groups(evaluation, "hour of day", [str(hour) for hour in range(24)], evaluation.hours, lines),
@@ -127,84 +109,14 @@ def render(evaluation: Evaluation) -> str:
             forecasts=_forecasts(evaluation, lines),
             gaps=_gaps(evaluation.quality),
             listed_gaps=LISTED_GAPS,
-            fixed=_fixed,
+            fixed=fixed,
             spread=_spread,
-            signed=_signed,
+            signed=signed,
             figures=_figures,
         )
 
 
 # Words and figures
-
-
-def _verdict(evaluation: Evaluation) -> Verdict:
-    best = _row(evaluation, evaluation.best)
-    if best is None or best.test_mae is None:
-        return Verdict(
-            "No configuration finished",
-            "No trial has a result, so there is nothing to rank. The reasons stand below.",
-            "",
-            None,
-        )
-    digits = _decimals(evaluation.persistence_test_mae, 4)
-    reference = _quantity(evaluation.persistence_test_mae, digits, evaluation.unit)
-    error = _quantity(best.test_mae.mean, digits, evaluation.unit, best.test_mae.deviation)
-    seeds = len(best.finished_seeds)
-    over = f"mean ± deviation over {seeds} seeds" if seeds > 1 else "one trial"
-    result = f"On the test rows its mean absolute error is {error} ({over})"
-    if best.architecture == BASELINE:
-        result += "; it is what skill is measured against."
-    elif best.skill is None:
-        result += "; persistence makes no error there."
-    else:
-        less = "less" if best.skill >= 0 else "more"
-        result += (
-            f", {_percent(abs(best.skill))} {less} than persistence ({reference}): skill {_signed(best.skill, 3)}."
-        )
-    if best.configuration not in evaluation.curves:
-        result += " It is a baseline: no trained network was better on validation."
-    tested = [row for row in evaluation.rows if row.test_mae is not None]
-    first = min(tested, key=lambda row: row.test_mae.mean if row.test_mae else math.inf)
-    if first.test_mae is not None and first.test_mae.mean < best.test_mae.mean:
-        lowest = _quantity(first.test_mae.mean, digits, evaluation.unit)
-        result += (
-            f" The lowest test error is that of {first.configuration} ({lowest}); selection is by validation alone."
-        )
-    comparison, runner_up = evaluation.comparison, evaluation.runner_up
-    if comparison is None or runner_up is None:
-        return Verdict(
-            f"Best: {best.configuration}", result, "There is no other architecture to compare it with.", None
-        )
-    settled = comparison.high < 0 or comparison.low > 0
-    return Verdict(f"Best: {best.configuration}", result, _compared(comparison, runner_up, evaluation.unit), settled)
-
-
-def _compared(comparison: Comparison, runner_up: str, unit: str) -> str:
-    """Whether the best is better than the runner-up, in a sentence."""
-    low, high, difference = comparison.low, comparison.high, comparison.difference
-    level = f"{100 * comparison.level:g}\N{NO-BREAK SPACE}%"
-    digits = _decimals(max(abs(low), abs(high), abs(difference)), 3)
-
-    def by(value: float) -> str:
-        return f"{_quantity(abs(value), digits, unit)} {'smaller' if value < 0 else 'larger'}"
-
-    if low == high == 0:
-        return f"The runner-up, {runner_up}, makes exactly the same errors."
-    if high < 0:
-        return (
-            f"It is better than the runner-up, {runner_up}, beyond noise at the {level} level: its error is "
-            f"{by(difference)} ({level} interval: {_fixed(-high, digits)} to {_quantity(-low, digits, unit)} smaller)."
-        )
-    if low > 0:
-        return (
-            f"Validation chose it, but on the test rows the runner-up, {runner_up}, is better beyond noise at the "
-            f"{level} level: the error of the chosen one is {by(difference)} ({level} interval: {_fixed(low, digits)} "
-            f"to {_quantity(high, digits, unit)} larger)."
-        )
-    return (
-        f"Whether it is better than the runner-up, {runner_up}, is not settled: its error is {by(difference)}, which "
-        f"is within noise at the {level} level ({level} interval: from {by(low)} to {by(high)})."
-    )
 
 
 def _split(split: dict[str, Any]) -> str:
@@ -225,42 +137,15 @@ def _moment(text: str) -> str:
     return text.replace("T", " ").removesuffix("Z").removesuffix(" 00:00:00")
 
 
-def _row(evaluation: Evaluation, configuration: str | None) -> Row | None:
-    return next((row for row in evaluation.rows if row.configuration == configuration), None)
-
-
-def _decimals(value: float, significant: int) -> int:
-    """Digits after the point that show `value` with so many significant digits."""
-    return min(max(significant - 1 - math.floor(math.log10(abs(value))), 0), 9) if value else significant - 1
-
-
-def _fixed(value: float, digits: int) -> str:
-    """A number with its minus sign and thousands, and never minus zero."""
-    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _signed(value: float, digits: int) -> str:
-    return ("+" if round(value, digits) > 0 else "") + _fixed(value, digits)
-
-
 def _figures(value: float) -> str:
     """A number of any size with the digits that it has, six at most."""
     return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _percent(share: float) -> str:
-    return f"{_fixed(100 * share, 1)}\N{NO-BREAK SPACE}%"
-
-
-def _quantity(value: float, digits: int, unit: str, deviation: float | None = None) -> str:
-    spread = "" if deviation is None else f" ± {_fixed(deviation, digits)}"
-    return f"{_fixed(value, digits)}{spread} {unit}".rstrip().replace(" ", "\N{NO-BREAK SPACE}")
-
-
 def _spread(spread: Spread, digits: int) -> Markup:
-    """Mean and deviation for a cell of a table, the means of a column below each other."""
-    deviation = "" if spread.deviation is None else f"± {_fixed(spread.deviation, digits)}"
-    return Markup('{} <span class="deviation">{}</span>').format(_fixed(spread.mean, digits), deviation)
+    """Mean and deviation for a line in a cell of a table, the means of a column below each other."""
+    deviation = "" if spread.deviation is None else f"± {fixed(spread.deviation, digits)}"
+    return Markup('{} <span class="deviation">{}</span>').format(fixed(spread.mean, digits), deviation)
 
 
 def _gaps(quality: dict[str, Any]) -> list[dict[str, Any]]:
@@ -312,7 +197,7 @@ def _curves(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
             axes.plot(best.epoch, best.validation_mae, "o", color=lines[label].color)
         lowest = min((_lowest(history) for history in seeds.values()), key=lambda epoch: epoch.validation_mae)
         about = f"Validation MAE of {label} by epoch, normalised, for seed {', '.join(seeds)}: lowest "
-        about += f"{_fixed(lowest.validation_mae, 4)} in epoch {lowest.epoch}"
+        about += f"{fixed(lowest.validation_mae, 4)} in epoch {lowest.epoch}"
         charts.append(Chart(label, _svg(figure, evaluation, about), lines[label]))
     return charts
 
@@ -340,8 +225,8 @@ def _seeds(evaluation: Evaluation, lines: dict[str, Line]) -> Chart | None:
             label, (0, place), (0, 13), xycoords=("axes fraction", "data"), textcoords="offset points", color=INK
         )
     axes.set_xlabel(f"test MAE, {evaluation.unit}")
-    digits = _decimals(evaluation.persistence_test_mae, 4)
-    about = "; ".join(f"{label} {_quantity(e.mean, digits, evaluation.unit, e.deviation)}" for label, e in tested)
+    digits = decimals(evaluation.persistence_test_mae, 4)
+    about = "; ".join(f"{label} {quantity(e.mean, digits, evaluation.unit, e.deviation)}" for label, e in tested)
     return Chart("Test MAE, a dot a seed", _svg(figure, evaluation, f"Test MAE by configuration and seed: {about}"))
 
 
@@ -388,9 +273,13 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
     labels = [label for label in series if label in lines]
     if not labels or not series["time"]:
         return []
-    times = np.array(series.pop("time"), dtype="datetime64[s]")
-    step = np.timedelta64(round(evaluation.quality["cadence_seconds"] * every), "s")
+    times = np.array(series.pop("time"), dtype="datetime64[ms]")
+    step = np.timedelta64(round(1000 * evaluation.quality["cadence_seconds"] * every), "ms")
     holes = np.flatnonzero(np.diff(times) != step) + 1
+    # A forecast between two holes has no neighbour to draw a line to.
+    ends = np.concatenate([[0], holes, [len(times)]])
+    lone = np.flatnonzero(np.diff(ends) == 1)
+    lone = ends[lone] + lone
     broken_times = np.insert(times, holes, np.datetime64("NaT"))
     values = {name: np.insert(np.array(column, dtype=np.float64), holes, np.nan) for name, column in series.items()}
     low = min(float(np.nanmin(column)) for column in values.values())
@@ -402,12 +291,13 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
         axes.set_ylim(low - margin, high + margin)
         axes.margins(x=0.005)
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.plot(broken_times, values["observed"], color=OBSERVED, linewidth=3)
-        axes.plot(broken_times, values[label], color=lines[label].color, linestyle=lines[label].style)
+        dots: dict[str, Any] = {"marker": "o", "markevery": lone.tolist()}
+        axes.plot(broken_times, values["observed"], color=OBSERVED, linewidth=3, **dots)
+        axes.plot(broken_times, values[label], color=lines[label].color, linestyle=lines[label].style, **dots)
         _dates(axes)
-        error: NDArray[np.float64] = np.abs(values[label] - values["observed"])
-        digits = _decimals(evaluation.persistence_test_mae, 4)
-        here = _quantity(float(np.nanmean(error)), digits, evaluation.unit)
+        errors_N = np.subtract(evaluation.forecasts[label], evaluation.forecasts["observed"])
+        digits = decimals(evaluation.persistence_test_mae, 4)
+        here = quantity(mae(errors_N), digits, evaluation.unit)
         about = f"Forecast of {label} against the observed {evaluation.target}: MAE {here} in this stretch"
         charts.append(Chart(f"{label}: MAE {here} in this stretch", _svg(figure, evaluation, about), lines[label]))
     return charts

@@ -32,6 +32,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from problems.errors import RecastError
 from stages import history
+from stages.drawing import drawing
 from stages.history import Epoch
 from stages.leaderboard import Evaluation
 from stages.settings import FILE, Settings
@@ -307,14 +308,15 @@ def epoch_metrics(epoch: Epoch, scale: float) -> dict[str, float]:
 
 
 def learning_curve(label: str, done: Sequence[Epoch]) -> Figure:
-    """Training loss and validation MAE by epoch, normalised."""
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.subplots()
-    epochs = [each.epoch for each in done]
-    axes.plot(epochs, [each.train_loss for each in done], label="training loss", color="#888888")
-    axes.plot(epochs, [each.validation_mae for each in done], label="validation MAE", color="#1f6feb")
-    axes.set(title=label, xlabel="epoch", ylabel="normalised")
-    axes.legend()
+    """Training loss and validation MAE by epoch, normalised. Save it within `drawing` too."""
+    with drawing({"text.parse_math": False}):  # a configuration may hold a $
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        axes = figure.subplots()
+        epochs = [each.epoch for each in done]
+        axes.plot(epochs, [each.train_loss for each in done], label="training loss", color="#888888")
+        axes.plot(epochs, [each.validation_mae for each in done], label="validation MAE", color="#1f6feb")
+        axes.set(title=label, xlabel="epoch", ylabel="normalised")
+        axes.legend()
     return figure
 
 

@@ -4,23 +4,27 @@
 """
 
 import hashlib
+import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from architectures import Network
+from problems.errors import RecastError
 from stages import batches, history, places, tracking
 from stages.atomic import replaced_file, write_json
 from stages.history import Epoch
 from stages.normalize import Table
-from stages.training import Progress, TrialFailed, build, errors, train
-from stages.trials import Trial, note_run, read_trial, trial_folder
+from stages.training import Progress, TrialFailed, build, errors, failure, train
+from stages.trials import Trial, check_code, note_run, read_trial, trial_folder
 from stages.window import Windowing
 
 
@@ -59,42 +63,57 @@ def is_done(trial: Trial) -> bool:
     return ended is not None and not ended.transient
 
 
-def train_bundle(bundle: Sequence[Trial], device: torch.device, context: tracking.Context | None) -> list[Outcome]:
+def retryable(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials that have failed for want of something that may be back."""
+    return [trial for trial in trials if (ended := outcome(trial)) and ended.transient]
+
+
+def train_bundle(
+    bundle: Sequence[Trial],
+    device: torch.device,
+    context: tracking.Context | None,
+    before_step: Callable[[], None] = lambda: None,
+) -> list[Outcome]:
     """Train trials of one architecture and shape, one after the other; a trial that fails does not stop the next.
 
     Args:
         context: of the MLflow runs; None: none is written.
+        before_step: called before every step of training; what it raises ends the bundle.
 
     Raises:
-        TrackingError: MLflow cannot be reached; what is trained stays on disk.
+        RecastError: the code was edited after the grid was expanded.
+        OSError: the disk refuses.
+        torch.AcceleratorError: the device is of no more use to this process.
     """
-    problem = bundle[0].problem
+    return [train_trial(trial, device, context, before_step) for trial in bundle]
+
+
+@lru_cache(maxsize=1)
+def _data(problem: str, data: str, device: torch.device) -> dict[str, batches.Batches]:
+    """The batches of a problem on a device; `data` is their identity. Bundle after bundle uses the same."""
     normalized, windowed = places.stage("normalize", problem), places.stage("window", problem)
-    table = Table.read(normalized)
-    data = batches.read(normalized, windowed, table.target, device)
-    return [train_trial(trial, table, Windowing.read(windowed), data, device, context) for trial in bundle]
+    return batches.read(normalized, windowed, device)
 
 
 def train_trial(
-    trial: Trial,
-    table: Table,
-    windowing: Windowing,
-    data: dict[str, batches.Batches],
-    device: torch.device,
-    context: tracking.Context | None,
+    trial: Trial, device: torch.device, context: tracking.Context | None, before_step: Callable[[], None]
 ) -> Outcome:
     """Train one trial into its folder, resuming what a killed run left there.
 
+    Whatever its training meets, but for the disk and the device, is the failure of this trial alone. MLflow's refusals
+    are left to the train flow, which logs what the store lacks when the grid is complete.
+
     Raises:
-        TrackingError: MLflow cannot be reached; what is trained stays on disk.
+        RecastError, OSError, torch.AcceleratorError: see `train_bundle`.
     """
+    check_code(trial)
     folder = trial_folder(trial)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
-    scale = table.scale[table.target]
+    scale = target_scale(trial.problem)
     begun = time.perf_counter()
     about = description(trial) | {"target_scale": scale}
-    note_run(folder, device=str(device), host=socket.gethostname())
+    note_run(folder, begun=time.time(), device=str(device), host=socket.gethostname())
     run = _Tracked(lambda: tracking.TrialRun(context, folder, about, str(device))) if context else None
     epochs: list[Epoch] = []
 
@@ -104,55 +123,64 @@ def train_trial(
         if run:
             run.tell(lambda told: told.epochs(epochs))
 
+    network: Network | None = None
     try:
-        configuration = trial.configuration
+        data = _data(trial.problem, trial.data, device)
         progress = train(
-            configuration.architecture,
-            configuration.hyperparameters,
+            trial.configuration.architecture,
+            trial.configuration.hyperparameters,
             trial.seed,
             trial.train,
-            windowing.shape(table),
+            Windowing.read(places.stage("window", trial.problem)).shape,
             data,
             device,
             checkpoint,
             after_epoch,
+            before_step,
         )
-    except TrialFailed as failure:
-        about |= result(None, 0, {}, str(failure), failure.transient)
-    else:
         epochs[:] = progress.history
         note_run(folder, training_seconds=progress.seconds)
         mae, rmse = errors(progress.network, data["validation"])
+        network = progress.network
+    except (RecastError, OSError, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        failed = error if isinstance(error, TrialFailed) else failure(error)
+        about |= result(None, 0, {}, str(failed), failed.transient)
+        if failed is not error:
+            note_run(folder, traceback=traceback.format_exc())
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    else:
         validation = {"mae": mae * scale, "rmse": rmse * scale, "mae_normalized": mae, "rmse_normalized": rmse}
-        about |= result(progress.network, progress.best_epoch, validation, None, False)
-        weights = {name: value.contiguous().cpu() for name, value in progress.network.state_dict().items()}
+        about |= result(network, progress.best_epoch, validation, None, False)
+        weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
         if weights:
             with replaced_file(folder / "weights.safetensors") as temporary:
-                save_file(weights, temporary)
+                temporary.write_bytes(save(weights))
     history.write(folder, epochs)
     # The last of the trial's files: with it the trial has ended.
     write_json(folder / "trial.json", about)
-    checkpoint.unlink(missing_ok=True)
+    if not about["transient"]:
+        checkpoint.unlink(missing_ok=True)
     if run:
         run.tell(lambda told: told.end(about, epochs, time.perf_counter() - begun))
-        if run.error:
-            raise run.error
     mean = about["validation"].get("mae")
     return Outcome(trial.key, trial.label, about["status"], about["reason"], about["transient"], True, mean)
 
 
 class _Tracked:
-    """A trial's MLflow run that does not stop the training when MLflow fails: it keeps the error for the end."""
+    """A trial's MLflow run that does not stop the training when MLflow fails: from then on it writes nothing."""
 
     def __init__(self, open_run: Callable[[], tracking.TrialRun]) -> None:
-        self.error: tracking.TrackingError | None = None
+        self.failed = False
         self.run: tracking.TrialRun | None = None
         self._keep(lambda: setattr(self, "run", open_run()))
 
     def tell(self, what: Callable[[tracking.TrialRun], None]) -> None:
         """Write something to the run, unless an earlier time has failed."""
         run = self.run
-        if run and not self.error:
+        if run and not self.failed:
             self._keep(lambda: what(run))
 
     def _keep(self, action: Callable[[], None]) -> None:
@@ -160,7 +188,14 @@ class _Tracked:
             with tracking.reported():
                 action()
         except tracking.TrackingError as error:
-            self.error = error
+            self.failed = True
+            logging.getLogger(__name__).warning("%s", error)
+
+
+def target_scale(problem: str) -> float:
+    """What a normalised error is multiplied by to be in the target's unit."""
+    table = Table.read(places.stage("normalize", problem))
+    return table.scale[table.target]
 
 
 def description(trial: Trial) -> dict[str, Any]:
@@ -191,18 +226,15 @@ def record_lost(trial: Trial, reason: str) -> Outcome:
     """Record a trial whose process died, so that the grid can end; it is tried again the next time."""
     folder = trial_folder(trial)
     folder.mkdir(parents=True, exist_ok=True)
-    table = Table.read(places.stage("normalize", trial.problem))
-    about = description(trial) | {"target_scale": table.scale[table.target]} | result(None, 0, {}, reason, True)
+    about = description(trial) | {"target_scale": target_scale(trial.problem)} | result(None, 0, {}, reason, True)
     history.write(folder, [])
     write_json(folder / "trial.json", about)
     return Outcome(trial.key, trial.label, "failed", reason, True, True, None)
 
 
-def load_network(trial: Trial, windowing: Windowing, table: Table) -> Network:
+def load_network(trial: Trial, windowing: Windowing) -> Network:
     """A finished trial's network with its best weights, on the CPU."""
-    network = build(
-        trial.configuration.architecture, trial.configuration.hyperparameters, windowing.shape(table), trial.seed
-    )
+    network = build(trial.configuration.architecture, trial.configuration.hyperparameters, windowing.shape, trial.seed)
     file = trial_folder(trial) / "weights.safetensors"
     network.load_state_dict(load_file(file) if file.exists() else {})
     return network.eval()

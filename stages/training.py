@@ -4,6 +4,7 @@ On CPU the result is a function of the trial's specification alone, bit for bit,
 resumed: every epoch draws from generators seeded by (seed, epoch), and each epoch's end is saved.
 """
 
+import io
 import math
 import time
 from collections.abc import Callable
@@ -49,6 +50,18 @@ class TrialFailed(Exception):
         self.transient = transient
 
 
+_WANT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "_alloc_failed")
+"""What PyTorch's messages say, in small letters: only CUDA's own allocator has an exception class for it."""
+
+
+def failure(error: Exception) -> TrialFailed:
+    """An error that a trial has met, as the failure of that trial."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text.lower() for sign in _WANT_OF_MEMORY):
+        return TrialFailed(f"out of memory: {text}", transient=True)
+    return TrialFailed(f"{type(error).__name__}: {text}")
+
+
 @dataclass
 class Progress:
     """How far a trial has come: all that is needed to go on from here.
@@ -83,42 +96,37 @@ def train(
     device: torch.device,
     checkpoint: Path,
     after_epoch: Callable[[Progress], None],
+    before_step: Callable[[], None] = lambda: None,
 ) -> Progress:
     """Train to the end, from `checkpoint` if it is there, and return the best weights by validation MAE.
+
+    The seed of PyTorch's generator and the number of its threads are the process's: one trial at a time in a process.
 
     Args:
         checkpoint: written after every epoch; the caller removes it with the trial done.
         after_epoch: told after every epoch's checkpoint.
+        before_step: called before every step; what it raises ends the training.
 
     Raises:
-        TrialFailed: the loss is no number any more, or memory has run out.
+        TrialFailed: the loss is no number any more.
     """
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
-    torch.set_float32_matmul_precision("highest" if settings.precision == "float32" else "high")
-    try:
-        progress = _start(
-            build(architecture, hyperparameters, shape, seed).to(device), hyperparameters, settings, device
-        )
-        if progress.optimizer is None:
-            return progress
-        _resume(progress, checkpoint, device)
-        while not _done(progress, settings):
-            begun = time.perf_counter()
-            _train_epoch(progress, settings, data, seed, device)
-            progress.seconds += time.perf_counter() - begun
-            _save(progress, checkpoint)
-            after_epoch(progress)
-        progress.network.load_state_dict(progress.best)
-    except torch.cuda.OutOfMemoryError as error:
-        raise TrialFailed(f"out of GPU memory: {error}", transient=True) from error
-    except MemoryError as error:
-        raise TrialFailed(f"out of memory: {error}", transient=True) from error
-    except RuntimeError as error:
-        # PyTorch's CPU allocator has no exception class of its own.
-        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
-            raise TrialFailed(f"out of memory: {error}", transient=True) from error
-        raise
+    exact = settings.precision == "float32"
+    torch.set_float32_matmul_precision("highest" if exact else "high")
+    # cuDNN's own switch: without it a recurrent layer's float32 is TF32.
+    torch.backends.cudnn.allow_tf32 = not exact
+    progress = _start(build(architecture, hyperparameters, shape, seed).to(device), hyperparameters, settings, device)
+    if progress.optimizer is None:
+        return progress
+    _resume(progress, checkpoint, device)
+    while not _done(progress, settings):
+        begun = time.perf_counter()
+        _train_epoch(progress, settings, data, seed, device, before_step)
+        progress.seconds += time.perf_counter() - begun
+        _save(progress, checkpoint)
+        after_epoch(progress)
+    progress.network.load_state_dict(progress.best)
     return progress
 
 
@@ -142,7 +150,12 @@ def _done(progress: Progress, settings: Train) -> bool:
 
 
 def _train_epoch(
-    progress: Progress, settings: Train, data: dict[str, Batches], seed: int, device: torch.device
+    progress: Progress,
+    settings: Train,
+    data: dict[str, Batches],
+    seed: int,
+    device: torch.device,
+    before_step: Callable[[], None],
 ) -> None:
     """One epoch of training and one pass over the validation windows.
 
@@ -163,6 +176,7 @@ def _train_epoch(
         settings.batch_size, settings.steps_per_epoch, torch.Generator().manual_seed(drawn)
     )
     for x_BTF, y_B in batches:
+        before_step()
         with mixed:
             predicted_B = network(x_BTF)
         loss = loss_of(predicted_B.float(), y_B)
@@ -211,8 +225,11 @@ def _save(progress: Progress, checkpoint: Path) -> None:
         "best": progress.best,
         "seconds": progress.seconds,
     }
+    # By way of memory: of a full disk PyTorch's own writer says no more than that it has failed.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     with replaced_file(checkpoint) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _resume(progress: Progress, checkpoint: Path, device: torch.device) -> None:

@@ -1,25 +1,27 @@
 """Trials: what is trained once and never again, each in a folder named by the hash of all that decides its result."""
 
+import ast
 import hashlib
-import inspect
 import io
 import json
-import sys
 import tokenize
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import architectures
 from architectures import REGISTRY, ShapeError, WindowShape
 from problems.errors import RecastError
 from stages import batches, places, training
 from stages.atomic import write_json
 from stages.grid import Configuration, configurations
 from stages.settings import FILE, Settings, Train
+
+PACKAGE = Path(architectures.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Trial:
     Attributes:
         train: how it is trained.
         data: identity of the windows and the table they index.
+        code: hash of the source that trains it.
+        key: the content address: the first 16 digits of the specification's SHA-256. It is fixed when the grid is
+            expanded, and travels with the trial: a worker must not find another one for code edited since.
     """
 
     problem: str
@@ -36,6 +41,12 @@ class Trial:
     seed: int
     train: Train
     data: str
+    code: str
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(json.dumps(self.specification, sort_keys=True).encode())
+        object.__setattr__(self, "key", digest.hexdigest()[:16])
 
     @property
     def specification(self) -> dict[str, Any]:
@@ -47,14 +58,9 @@ class Trial:
             "seed": self.seed,
             "train": self.train.model_dump(mode="json"),
             "data": self.data,
-            "code": code(self.configuration.architecture),
+            "code": self.code,
             "torch": torch.__version__.partition("+")[0],
         }
-
-    @property
-    def key(self) -> str:
-        """The content address: the first 16 digits of the specification's SHA-256."""
-        return hashlib.sha256(json.dumps(self.specification, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
@@ -107,32 +113,66 @@ def check_shapes(trials: Iterable[Trial], shape: WindowShape) -> None:
 
 
 @cache
-def code(architecture: str) -> str:
-    """Hash of the source that decides a trial of the architecture; comments and layout do not count."""
+def code(architecture: str, package: Path = PACKAGE) -> str:
+    """Hash of the source that decides a trial of the architecture; comments and blank lines do not count.
+
+    It is the same under every version of Python.
+
+    Args:
+        package: the folder of the package `architectures`.
+    """
+    module = REGISTRY[architecture].__module__.rpartition(".")[2]
+    files = [package / f"{name}.py" for name in sorted(_modules(package, module, set()))]
+    files += [Path(str(each.__file__)) for each in (batches, training)]
     digest = hashlib.sha256()
-    for name in sorted(_modules(REGISTRY[architecture].__module__, set())):
-        digest.update(_significant(inspect.getsource(sys.modules[name])).encode())
-    for module in (batches, training):
-        digest.update(_significant(inspect.getsource(module)).encode())
+    for file in files:
+        digest.update(significant(file.read_text(encoding="utf-8")).encode())
     return digest.hexdigest()
 
 
-def _modules(name: str, found: set[str]) -> set[str]:
-    """The module of this name and those of `architectures` that it uses something of, directly or by way of others."""
-    found.add(name)
-    for used in vars(sys.modules[name]).values():
-        other = used.__name__ if inspect.ismodule(used) else getattr(used, "__module__", None)
-        if isinstance(other, str) and other.startswith("architectures.") and other not in found:
-            _modules(other, found)
+def check_code(trial: Trial) -> None:
+    """
+    Raises:
+        RecastError: the source that trains the trial was edited after the grid was expanded.
+    """
+    if code(trial.configuration.architecture) != trial.code:
+        raise RecastError(
+            f"{trial.label}: the source that trains it was edited while the pipeline ran; run again (finished trials "
+            "of the former source are kept under their own keys)"
+        )
+
+
+def _modules(package: Path, module: str, found: set[str]) -> set[str]:
+    """The modules of `package` that this one imports, directly or by way of others, and itself."""
+    found.add(module)
+    for imported in _imported(ast.parse((package / f"{module}.py").read_text(encoding="utf-8")), package.name):
+        if imported not in found and (package / f"{imported}.py").exists():
+            _modules(package, imported, found)
     return found
 
 
-def _significant(source: str) -> str:
-    """The source without comments, blank lines and the width of its spaces."""
-    passed_over = {tokenize.COMMENT, tokenize.NL}
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    kinds = {tokenize.INDENT: "<indent>", tokenize.DEDENT: "<dedent>"}
-    return " ".join(kinds.get(token.type, token.string) for token in tokens if token.type not in passed_over)
+def _imported(source: ast.Module, package: str) -> Iterator[str]:
+    """The names that may be modules of `package` in the import statements of a module of it."""
+    for node in ast.walk(source):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = f"{package}.{node.module or ''}".rstrip(".") if node.level else str(node.module)
+            names = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+        for parts in (name.split(".") for name in names):
+            if parts[0] == package and len(parts) > 1:
+                yield parts[1]
+
+
+def significant(source: str) -> str:
+    """The source without comments and without blank lines."""
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def expand(settings: Settings, problem: str, windowed: Path) -> list[Trial]:
@@ -141,7 +181,7 @@ def expand(settings: Settings, problem: str, windowed: Path) -> list[Trial]:
     for split in ("train", "validation"):
         data.update((windowed / f"{split}.npy").read_bytes())
     return [
-        Trial(problem, configuration, seed, settings.train, data.hexdigest())
+        Trial(problem, configuration, seed, settings.train, data.hexdigest(), code(configuration.architecture))
         for configuration in configurations(settings.grid)
         for seed in settings.grid.seeds[: None if REGISTRY[configuration.architecture].trainable else 1]
     ]

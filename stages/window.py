@@ -16,7 +16,7 @@ from problems.source import written
 from stages import places
 from stages.atomic import replaced_folder, write_json
 from stages.command import command
-from stages.normalize import CHUNK, Series, Table, times, values
+from stages.normalize import CHUNK, Series, Table, observed, times, values
 from stages.settings import load
 
 Ranges = NDArray[np.int64]
@@ -34,8 +34,10 @@ class Windowing:
 
     Attributes:
         windows: how many there are, by split.
-        lost_to_gaps, lost_to_nulls: how many more there would be without gaps between rows, and without nulls.
+        lost_to_gaps, lost_to_nulls: how many more there would be without gaps between rows, and without nulls that
+            were not filled and targets that were not observed.
         table: sha256 of the table that they index.
+        shape: what a network is told of them.
     """
 
     lookback: int
@@ -46,21 +48,12 @@ class Windowing:
     lost_to_gaps: dict[str, int]
     lost_to_nulls: dict[str, int]
     table: str
+    shape: WindowShape
 
     @classmethod
     def read(cls, folder: Path) -> Self:
         """What `window` wrote into `folder`."""
         return TypeAdapter(cls).validate_json((folder / "windows.json").read_bytes())
-
-    def shape(self, table: Table) -> WindowShape:
-        """What a network is told of these windows."""
-        return WindowShape(
-            steps=self.lookback // self.step,
-            features=len(table.features),
-            target=table.target,
-            horizon=(self.delay + self.step) / self.step,
-            day=86400 / table.cadence / self.step,
-        )
 
 
 def ranges(folder: Path, split: str) -> Ranges:
@@ -72,18 +65,22 @@ def ranges(folder: Path, split: str) -> Ranges:
 def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Windowing:
     """Write the ranges of each split's windows, and what a window is, into the folder `out`.
 
-    A window is left out when rows are missing anywhere from its first input to its target, when the target is null or
-    any value from the first input to the last (between two of them, too), or when its inputs (its target too, unless
-    the split allows it) leave the split.
+    A window is left out when rows are missing anywhere from its first input to its target, when the target was not
+    observed (whether or not it was filled), when any value from the first input to the last (between two of them, too)
+    is null, or when its inputs (its target too, unless the split allows it) leave the split.
+
+    Args:
+        out: its last part is the problem's name, which messages say.
 
     Raises:
         RecastError: a length that is no whole number of rows, or a split without a window.
     """
     table = Table.read(normalized)
-    lookback, step, delay = (_rows(problem, name, table.cadence) for name in ("lookback", "step", "delay"))
+    setting = f"problems.{out.name}.window"
+    lookback, step, delay = (_rows(problem, name, table.cadence, setting) for name in ("lookback", "step", "delay"))
     if not problem.split.delay_from_row:
         delay -= step
-    breaks, nulls, null_targets = _flaws(values(normalized), times(normalized), table)
+    breaks, nulls, null_targets = _flaws(values(normalized), times(normalized), observed(normalized), table)
 
     found: dict[str, Ranges] = {}
     lost_to_gaps, lost_to_nulls = {}, {}
@@ -106,7 +103,8 @@ def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Window
                 f"{split}: no window fits. {sum(each.rows for each in table.series):,} rows every "
                 f"{written(timedelta(seconds=table.cadence))}; a window takes {lookback + delay + 1:,} rows in a row, "
                 f"and gaps cost {lost_to_gaps[split]:,} windows, nulls {lost_to_nulls[split]:,}. "
-                "Shorten window.lookback or window.delay, or mend the data (fill)"
+                f"Shorten {setting}.lookback or {setting}.delay, or mend the data "
+                f"(problems.{out.name}.table.fill, where inputs are null; a null target stays one)"
             )
     about = Windowing(
         lookback=lookback,
@@ -117,6 +115,13 @@ def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Window
         lost_to_gaps=lost_to_gaps,
         lost_to_nulls=lost_to_nulls,
         table=table.sha256,
+        shape=WindowShape(
+            steps=lookback // step,
+            features=len(table.features),
+            target=table.target,
+            horizon=(delay + step) / step,
+            day=86400 / table.cadence / step,
+        ),
     )
     with replaced_folder(out) as folder:
         for split, rows in found.items():
@@ -148,13 +153,17 @@ def subtract(rows: Ranges, spoilt: Ranges) -> Ranges:
     return np.stack([left[first, 0], left[last, 1]], axis=1) if len(left) else np.empty((0, 2), dtype=np.int64)
 
 
-def _rows(problem: Problem, name: str, cadence: float) -> int:
-    """A length of the windows in rows."""
+def _rows(problem: Problem, name: str, cadence: float, setting: str) -> int:
+    """A length of the windows in rows.
+
+    Raises:
+        RecastError: it is no whole number of them.
+    """
     length: timedelta = getattr(problem.window, name)
     rows, rest = divmod(length, timedelta(seconds=cadence))
     if rest:
         raise RecastError(
-            f"window.{name}: {written(length)} is no whole number of rows, which come every "
+            f"{setting}.{name}: {written(length)} is no whole number of rows, which come every "
             f"{written(timedelta(seconds=cadence))}"
         )
     return rows
@@ -173,18 +182,18 @@ def _rows_of(problem: Problem, series: Series, split: str, lookback: int, delay:
 
 
 def _flaws(
-    table: NDArray[np.float32], moments: NDArray[np.datetime64], about: Table
+    table: NDArray[np.float32], moments: NDArray[np.datetime64], is_observed: NDArray[np.bool_], about: Table
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that do not follow the one before, rows with a null, and rows whose target is null."""
+    """Rows that do not follow the one before, rows with a null, and rows whose target was not observed."""
     breaks = [np.array([each.first for each in about.series[1:]], dtype=np.int64)]
     nulls, null_targets = [], []
     cadence = np.timedelta64(round(about.cadence * 1000), "ms")
     for begin in range(0, len(moments), CHUNK):
         steps = np.diff(moments[max(begin - 1, 0) : begin + CHUNK])
         breaks.append(np.flatnonzero(steps != cadence) + max(begin, 1))
-        missing = np.isnan(table[begin : begin + CHUNK])
-        nulls.append(np.flatnonzero(missing.any(axis=1)) + begin)
-        null_targets.append(np.flatnonzero(missing[:, about.target]) + begin)
+        span = slice(begin, begin + CHUNK)
+        nulls.append(np.flatnonzero(np.isnan(table[span]).any(axis=1)) + begin)
+        null_targets.append(np.flatnonzero(~is_observed[span]) + begin)
     return np.unique(np.concatenate(breaks)), np.concatenate(nulls), np.concatenate(null_targets)
 
 

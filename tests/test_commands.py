@@ -159,7 +159,7 @@ def test_a_worker_that_dies_does_not_stop_the_grid(finished: Checkout, tmp_path:
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     printed = checkout.recast("run", status=3)
-    assert "its process died twice" in printed and "deadly" in printed
+    assert "its process died, and died again when it was tried alone" in printed and "deadly" in printed
     listed = json.loads(checkout.file("data/train/demo/trials.json").read_text())
     assert [each["status"] for each in listed] == ["finished"] * 4 + ["failed"] * 2
 

@@ -1,13 +1,20 @@
 """Measures of a forecast, and the bootstrap that says whether one forecast is better than another."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.metrics import mae, paired_block_bootstrap, rmse, skill
+from stages.metrics import Comparison, mae, paired_block_bootstrap, rmse, skill
+
+
+def one_series(first: np.ndarray, second: np.ndarray, *rest: Any, **keys: Any) -> Comparison:
+    """Compare forecasts of which each window has a moment of its own, in order."""
+    return paired_block_bootstrap(first, second, np.arange(len(first)), *rest, **keys)
+
 
 errors = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50)
 
@@ -47,7 +54,7 @@ def persistent(seed: int, n: int, keep: float = 0.8) -> np.ndarray:
 def covered(block: int, mean: float = 0.3) -> float:
     """How often the 90 % interval holds the true mean."""
     intervals = [
-        paired_block_bootstrap(persistent(seed, 1500) + mean, np.zeros(1500), block, resamples=200, level=0.9)
+        one_series(persistent(seed, 1500) + mean, np.zeros(1500), block, resamples=200, level=0.9)
         for seed in range(150)
     ]
     return float(np.mean([each.low <= mean <= each.high for each in intervals]))
@@ -61,8 +68,8 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
 
 def test_swapping_the_forecasts_mirrors_the_comparison() -> None:
     first, second = np.abs(persistent(0, 500)) + 0.05, np.abs(persistent(1, 500))
-    one = paired_block_bootstrap(first, second, 24, 500, 0.95)
-    other = paired_block_bootstrap(second, first, 24, 500, 0.95)
+    one = one_series(first, second, 24, 500, 0.95)
+    other = one_series(second, first, 24, 500, 0.95)
     assert one.difference == pytest.approx(first.mean() - second.mean())
     assert one.difference == pytest.approx(-other.difference)
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low))
@@ -72,28 +79,28 @@ def test_swapping_the_forecasts_mirrors_the_comparison() -> None:
 
 def test_identical_forecasts_differ_by_nothing() -> None:
     values = np.abs(persistent(0, 300))
-    found = paired_block_bootstrap(values, values, 24, 200, 0.95)
+    found = one_series(values, values, 24, 200, 0.95)
     assert (found.difference, found.low, found.high, found.better) == (0, 0, 0, 0)
 
 
 def test_a_forecast_that_is_always_better_is_surely_better() -> None:
     values = np.abs(persistent(0, 300))
-    found = paired_block_bootstrap(values, values + 1, 24, 200, 0.95)
+    found = one_series(values, values + 1, 24, 200, 0.95)
     assert (found.difference, found.low, found.high) == pytest.approx((-1, -1, -1))
     assert found.better == 1
 
 
 def test_the_same_errors_give_the_same_comparison() -> None:
     first, second = np.abs(persistent(0, 300)), np.abs(persistent(1, 300))
-    found = [paired_block_bootstrap(first, second, 24, 200, 0.95) for _ in range(2)]
+    found = [one_series(first, second, 24, 200, 0.95) for _ in range(2)]
     assert found[0] == found[1]
-    assert found[0] != paired_block_bootstrap(first, second, 24, 200, 0.95, seed=1)
+    assert found[0] != one_series(first, second, 24, 200, 0.95, seed=1)
 
 
 @given(n=st.integers(1, 60), block=st.integers(1, 100))
-def test_a_block_takes_a_quarter_of_the_windows_at_most(n: int, block: int) -> None:
+def test_a_block_takes_a_quarter_of_the_moments_at_most(n: int, block: int) -> None:
     first, second = np.arange(float(n)), np.ones(n)
-    found = paired_block_bootstrap(first, second, block, 100, 0.95)
+    found = one_series(first, second, block, 100, 0.95)
     assert found.block == max(1, min(block, n // 4))
     assert found.low <= found.high
     assert 0 <= found.better <= 1
@@ -101,8 +108,75 @@ def test_a_block_takes_a_quarter_of_the_windows_at_most(n: int, block: int) -> N
     assert (first - second).min() - 1e-9 <= found.low <= found.high <= (first - second).max() + 1e-9
 
 
+def block_means(first: np.ndarray, second: np.ndarray, moments: np.ndarray, block: int, drawn: list[list[int]]) -> Any:
+    """The mean over windows of each resample, by a loop: the reference. Blocks are named by their first moment."""
+    there = sorted(set(moments.tolist()))
+    for blocks in drawn:
+        windows = [
+            float(first[i] - second[i])
+            for begin in blocks
+            for moment in there[begin : begin + block]
+            for i in np.flatnonzero(moments == moment)
+        ]
+        yield sum(windows) / len(windows)
+
+
+@given(data=st.data(), moments=st.integers(4, 40), block=st.integers(1, 12), series=st.integers(1, 4))
+def test_a_moment_is_drawn_with_the_windows_of_all_series(
+    data: st.DataObject, moments: int, block: int, series: int
+) -> None:
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    # Some series have no window at some moments; windows come in any order.
+    each = [np.flatnonzero(random.random(3 * moments) < 0.5) for _ in range(series)]
+    moment_N = random.permutation(np.concatenate([*each, [0, 1, 2, 3]]))
+    first, second = random.random((2, len(moment_N)))
+    found = paired_block_bootstrap(first, second, moment_N, block, resamples=20, level=0.8, seed=7)
+    there = len(np.unique(moment_N))
+    assert found.block == max(1, min(block, there // 4))
+    generator = np.random.default_rng(7)
+    drawn = [
+        generator.integers(there - found.block + 1, size=math.ceil(there / found.block)).tolist() for _ in range(20)
+    ]
+    means = list(block_means(first, second, moment_N, found.block, drawn))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.1, 0.9])), abs=1e-12)
+    assert found.difference == pytest.approx(first.mean() - second.mean(), abs=1e-12)
+
+
+@given(seed=st.integers(0, 2**32), n=st.integers(4, 200), block=st.integers(1, 60), copies=st.integers(2, 4))
+def test_copies_of_a_series_tell_no_more_than_the_series(seed: int, n: int, block: int, copies: int) -> None:
+    first, second = np.random.default_rng(seed).random((2, n))
+    alone = one_series(first, second, block, 50, 0.95)
+    several = paired_block_bootstrap(
+        np.tile(first, copies), np.tile(second, copies), np.tile(np.arange(n), copies), block, 50, 0.95
+    )
+    assert (several.block, several.better) == (alone.block, alone.better)
+    assert (several.difference, several.low, several.high) == pytest.approx(
+        (alone.difference, alone.low, alone.high), abs=1e-12
+    )
+
+
+def covered_series(apart: bool) -> float:
+    """How often the 90 % interval holds the true mean of three series that share their weather.
+
+    Args:
+        apart: tell the bootstrap that each window has a moment of its own.
+    """
+    n, intervals = 600, []
+    for seed in range(100):
+        shared = persistent(seed, n)
+        errors = np.concatenate([shared + 0.3 * persistent(1000 * k + seed, n) for k in (1, 2, 3)]) + 0.3
+        moments = np.arange(3 * n) if apart else np.tile(np.arange(n), 3)
+        intervals.append(paired_block_bootstrap(errors, np.zeros(3 * n), moments, 40, resamples=200, level=0.9))
+    return float(np.mean([each.low <= 0.3 <= each.high for each in intervals]))
+
+
+def test_series_side_by_side_are_no_independent_evidence() -> None:
+    assert 0.75 < covered_series(apart=False) < 0.97
+    assert covered_series(apart=True) < 0.7
+
+
 def test_pairs_are_kept() -> None:
     """Both forecasts fail on the same windows; compared in pairs, a small steady lead is seen."""
     hard = np.abs(persistent(0, 500)) * 100
-    found = paired_block_bootstrap(hard, hard + 0.01, 24, 200, 0.95)
+    found = one_series(hard, hard + 0.01, 24, 200, 0.95)
     assert found.high < 0

@@ -29,15 +29,15 @@ class Data:
         write(folder / "ingest", [raw])
         self.table: Table = normalize(problem, "standard", folder / "ingest", folder / "normalize")
         self.windowing = window(problem, 1, folder / "normalize", folder / "window")
-        self.shape = self.windowing.shape(self.table)
-        self.splits = batches.read(folder / "normalize", folder / "window", self.table.target, CPU)
+        self.shape = self.windowing.shape
+        self.splits = batches.read(folder / "normalize", folder / "window", CPU)
         self.values = np.array(values(folder / "normalize"))
         self.rows = ranges(folder / "window", "validation")
 
     def batches_of(self, table: np.ndarray) -> batches.Batches:
         """The validation windows over another table of the same shape."""
         rows_K2 = torch.from_numpy(self.rows)
-        return batches.Batches(torch.from_numpy(table), rows_K2, self.windowing, self.table.target, CPU)
+        return batches.Batches(torch.from_numpy(table), rows_K2, self.windowing, CPU)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from problems.errors import RecastError
 from problems.problem import Problem
 from stages import normalize as stage
-from stages.normalize import Table, normalize, times, values
+from stages.normalize import Table, normalize, observed, times, values
 
 START = datetime(2020, 1, 1)
 HOUR = timedelta(hours=1)
@@ -80,13 +80,22 @@ def test_a_column_that_is_constant_in_training_is_only_shifted(normalized: Any, 
 def test_a_column_without_a_training_value_is_named(normalized: Any) -> None:
     raw = RANDOM.normal(5, 3, (40, 2))
     raw[:20, 0] = np.nan
-    with pytest.raises(RecastError, match="column 'a' has no value in the training rows"):
+    with pytest.raises(RecastError, match="column 'a' has no value in the training rows") as it:
         normalized(raw)
+    assert "problems.out.table.features" in str(it.value), "the folder has the problem's name"
 
 
 def test_a_series_too_short_for_the_split_is_named(normalized: Any) -> None:
     with pytest.raises(RecastError, match="series series1: 3 rows are too few for the split"):
         normalized(RANDOM.normal(size=(40, 2)), RANDOM.normal(size=(3, 2)))
+
+
+def test_the_split_that_does_not_fit_is_named_with_its_problem(
+    tmp_path: Path, make_problem: Make, write_ingested: Write
+) -> None:
+    write_ingested(tmp_path / "ingest", [RANDOM.normal(size=(40, 2))])
+    with pytest.raises(RecastError, match=r"series series0: problems\.weather\.split: lecture needs more than"):
+        normalize(make_problem(2, split="lecture"), "standard", tmp_path / "ingest", tmp_path / "weather")
 
 
 def test_nulls_stay_nan_and_count_for_nothing(normalized: Any) -> None:
@@ -103,6 +112,17 @@ def test_a_null_is_filled_from_the_past_up_to_the_limit(normalized: Any) -> None
     raw[[0, 5, 10, 11, 12, 13], 0] = np.nan
     table = normalized(raw, scale="none", fill="3h")[1]
     np.testing.assert_array_equal(table[[0, 5, 10, 11, 12, 13], 0], [np.nan, 4, 9, 9, 9, np.nan])
+
+
+def test_a_filled_target_is_not_taken_for_an_observed_one(tmp_path: Path, normalized: Any) -> None:
+    """The features are a and b, and b is the target."""
+    raw = np.arange(40.0)[:, None].repeat(2, axis=1)
+    raw[[3, 4], 0] = np.nan
+    raw[[7, 8, 39], 1] = np.nan
+    _, table = normalized(raw, scale="none", fill="1h")
+    np.testing.assert_array_equal(np.flatnonzero(~observed(tmp_path / "out")), [7, 8, 39])
+    np.testing.assert_array_equal(table[[7, 8, 39], 1], [6, np.nan, 38])
+    assert isinstance(observed(tmp_path / "out"), np.memmap)
 
 
 def test_nothing_is_carried_across_a_gap_or_into_another_series(normalized: Any) -> None:
@@ -155,10 +175,11 @@ def test_pieces_and_fill_equal_a_loop_over_rows(
         normalize(problem, "none", Path(folder, "ingest"), Path(folder, "whole"))
         patch.setattr(stage, "CHUNK", chunk)
         normalize(problem, "none", Path(folder, "ingest"), Path(folder, "pieces"))
-        for file in ("table.npy", "time.npy", "table.json"):
+        for file in ("table.npy", "time.npy", "observed.npy", "table.json"):
             assert Path(folder, "whole", file).read_bytes() == Path(folder, "pieces", file).read_bytes()
         table = np.array(values(Path(folder, "whole")))
         moments_N = np.array(times(Path(folder, "whole")))
+        observed_N = np.array(observed(Path(folder, "whole")))
     for i, gap in enumerate(gaps):
         gap[0] = True
         span = slice(sum(lengths[:i]), sum(lengths[: i + 1]))
@@ -166,6 +187,7 @@ def test_pieces_and_fill_equal_a_loop_over_rows(
             expected = _filled(series[i][:, column].astype(np.float32), gap, limit)
             np.testing.assert_array_equal(table[span, column], expected)
         assert moments_N[span].tolist() == moments[i]
+        np.testing.assert_array_equal(observed_N[span], ~np.isnan(series[i][:, 1]))
 
 
 def test_the_statistics_of_pieces_are_those_of_the_whole(
@@ -188,7 +210,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path, make_problem: Make, w
     found = set()
     for _ in range(3):
         normalize(make_problem(3), "standard", tmp_path / "ingest", tmp_path / "out")
-        found.add(b"".join((tmp_path / "out" / name).read_bytes() for name in ("table.json", "table.npy", "time.npy")))
+        found.add(b"".join(file.read_bytes() for file in sorted((tmp_path / "out").iterdir())))
     assert len(found) == 1
 
 

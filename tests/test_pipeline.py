@@ -62,7 +62,7 @@ CHANGES: dict[str, tuple[Callable[[Checkout], None], set[str]]] = {
     "a problem's title": (set_to(problems__demo__title="Another title"), {"evaluate"}),
     "the grid grows": (set_to(grid__architectures__dense={"units": [4, 5]}), {"train", "evaluate"}),
     "the runner": (set_to(runner__bundle=2), set()),
-    "a source file, in its comments": (append("stages/window.py", "# more\n"), {"window"}),
+    "a source file, in its comments": (append("stages/window.py", "# more\n"), {"window", "train", "evaluate"}),
     "an architecture's source": (append("architectures/dense.py", "\n_MORE = 1\n"), {"train", "evaluate"}),
     "the input": (lambda checkout: write_table(checkout.file("demo.csv"), 600, offset=1.0), set(STAGES)),
     "a deleted output": (remove("data/window/demo"), set()),

@@ -1,21 +1,29 @@
 """The report: what a reader sees, in the usual case and at the edges."""
 
 import html
+import io
 import math
 import re
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
 
+from problems.errors import RecastError
+from stages import leaderboard
+from stages.atomic import write_json
+from stages.drawing import drawing
 from stages.history import Epoch
 from stages.leaderboard import Evaluation, Row, Spread
 from stages.metrics import Comparison
 from stages.report import render
 
 GRU, LSTM, DENSE = "gru units=32", "lstm units=32", "dense units=64"
+LUCKY = "lstm units=64"
 SEASONAL = "seasonal_naive days=3"
 HOSTILE = "<script>alert('$x_1$')</script> & \"Jena\""
 
@@ -33,16 +41,26 @@ def row(configuration: str, validation: list[float], test: list[float] | None = 
         validation_mae=Spread.of(validation),
         validation_rmse=Spread.of([1.3 * error for error in validation]),
         validation_mae_normalized=Spread.of([error / 8 for error in validation]),
+        validation_rmse_normalized=Spread.of([1.3 * error / 8 for error in validation]),
         test_mae=Spread.of(test) if test else None,
         test_rmse=Spread.of([1.3 * error for error in test]) if test else None,
         test_mae_normalized=Spread.of([error / 8 for error in test]) if test else None,
+        test_rmse_normalized=Spread.of([1.3 * error / 8 for error in test]) if test else None,
         skill=1 - sum(test) / len(test) / 3.0 if test else None,
     )
     return replace(row, **changes)
 
 
 def unfinished(configuration: str, *reasons: str) -> Row:
-    nothing = dict.fromkeys(("validation_mae", "validation_rmse", "validation_mae_normalized", "parameters"))
+    nothing = dict.fromkeys(
+        (
+            "validation_mae",
+            "validation_rmse",
+            "validation_mae_normalized",
+            "validation_rmse_normalized",
+            "parameters",
+        )
+    )
     return row(configuration, [1.0], finished_seeds=[], failed=list(reasons), **nothing)
 
 
@@ -56,13 +74,14 @@ def comparison(difference: float, low: float, high: float) -> Comparison:
 
 
 def evaluation(**changes: Any) -> Evaluation:
-    """Two weeks of hourly forecasts by six configurations, one of which never finished."""
+    """Two weeks of hourly forecasts by seven configurations: one did not finish every seed, and one none."""
     rows: list[Row] = changes.pop("rows", None) or [
         row(GRU, [2.40, 2.42, 2.44], [2.441, 2.450, 2.459]),
         row("gru units=16", [2.45, 2.47, 2.46]),
-        row(LSTM, [2.46, 2.50], [2.48, 2.50], failed=["seed 2: diverged in epoch 3: the training loss is nan"]),
+        row(LSTM, [2.46, 2.50], [2.48, 2.50]),
         row(SEASONAL, [2.9], [2.92], source="Hyndman & Athanasopoulos 2021, 5.2", parameters=0),
         row("persistence", [2.95], [3.0], source="D4", parameters=0),
+        row(LUCKY, [2.38, 2.39], failed=["seed 2: diverged in epoch 3: the training loss is nan"]),
         unfinished(DENSE, "seed 0: out of memory", "seed 1: out of memory"),
     ]
     selected = [row for row in rows if row.selected]
@@ -93,6 +112,7 @@ def evaluation(**changes: Any) -> Evaluation:
             "observed": observed.tolist(),
             **{row.configuration: (observed + 1 + i / 2).tolist() for i, row in enumerate(selected)},
         },
+        forecasts_of="all",
         quality=quality(),
         windows={
             "lookback": 120,
@@ -225,16 +245,24 @@ def test_a_lower_test_error_than_that_of_the_chosen_one_is_admitted():
 
 def test_the_leaderboard_shows_every_configuration(usual: str):
     assert table_row(usual, GRU) == (
-        "1 gru units=32 D6, Cho et al. 2014 4,513 3 2.420 ± 0.020 0.3025 ± 0.0025 2.450 ± 0.009 3.185 ± 0.012 +0.183"
+        "1 gru units=32 D6, Cho et al. 2014 4,513 3 "
+        "2.420 ± 0.020 0.3025 ± 0.0025 3.146 ± 0.026 0.3933 ± 0.0033 "
+        "2.450 ± 0.009 0.3062 ± 0.0011 3.185 ± 0.012 0.3981 ± 0.0015 +0.183"
     )
-    assert table_row(usual, "gru units=16").endswith("3 2.460 ± 0.010 0.3075 ± 0.0013 – – –")
-    assert table_row(usual, "persistence") == "5 persistence D4 0 1 2.950 0.3688 3.000 3.900 0.000"
+    assert table_row(usual, "gru units=16").endswith(
+        "3 2.460 ± 0.010 0.3075 ± 0.0013 3.198 ± 0.013 0.3998 ± 0.0016 – – –"
+    )
+    assert table_row(usual, "persistence") == (
+        "5 persistence D4 0 1 2.950 0.3688 3.835 0.4794 3.000 0.3750 3.900 0.4875 0.000"
+    )
 
 
 def test_what_failed_is_shown_with_its_reason(usual: str):
-    assert table_row(usual, LSTM).startswith("3 lstm units=32 D6, Cho et al. 2014 4,513 2 of 3")
+    assert table_row(usual, LUCKY).startswith(
+        "– lstm units=64 not every seed finished D6, Cho et al. 2014 4,513 2 of 3 2.385 ± 0.007"
+    )
     assert table_row(usual, DENSE).startswith("– dense units=64 did not finish")
-    assert "lstm units=32 seed 2: diverged in epoch 3: the training loss is nan" in read(usual)
+    assert "lstm units=64 seed 2: diverged in epoch 3: the training loss is nan" in read(usual)
     assert "dense units=64 seed 1: out of memory" in read(usual)
 
 
@@ -281,9 +309,19 @@ def test_the_data_with_its_flaws(usual: str):
     assert "abababab" in text
 
 
-def test_several_series():
-    text = read(render(evaluation(quality=quality("EWR", "JFK", "LGA"))))
+def test_several_series(usual: str):
+    text = read(render(evaluation(quality=quality("EWR", "JFK", "LGA"), forecasts_of="EWR")))
     assert all(f"{name} 2009-01-01 00:10:00" in text for name in ("EWR", "JFK", "LGA"))
+    assert "2015-01-02 00:10 to 2015-01-15 23:10: the first of the test windows of the series EWR" in text
+    assert "blocks of 168 successive times, each time with the windows of all series" in text
+    assert "the first of the test windows, on the table's clock" in read(usual)
+    assert "with the windows of all series" not in read(usual)
+
+
+def test_the_clock_of_hours_and_months_is_said(usual: str):
+    assert "on the table's clock: UTC where the source's times name a zone, else as the source writes them" in read(
+        usual
+    )
 
 
 def test_nothing_trained():
@@ -318,9 +356,28 @@ def test_nothing_finished():
     assert 'role="img"' not in page
 
 
+def test_nothing_finished_with_every_seed():
+    rows = [row(LUCKY, [2.38], failed=["seed 1: killed"]), unfinished(DENSE, "seed 0: killed")]
+    text = read(render(evaluation(rows=rows, best=None, runner_up=None, comparison=None)))
+    assert "No configuration finished with every seed" in text
+    assert "so none is ranked or tried on the test rows" in text
+
+
+def test_no_other_architecture_finished_with_every_seed():
+    rows = [row(GRU, [2.4], [2.4]), row(LUCKY, [2.3], failed=["seed 1: killed"])]
+    text = read(render(evaluation(rows=rows, runner_up=None, comparison=None)))
+    assert "No other architecture finished with every seed, so there is none to compare it with." in text
+
+
 def test_a_perfect_persistence_has_no_skill():
     perfect = [row(GRU, [0.1], [0.1], skill=None)]
     assert "persistence makes no error there" in read(render(evaluation(rows=perfect, persistence_test_mae=0.0)))
+
+
+def broken(page: str) -> int:
+    """In how many pieces the first forecast is drawn."""
+    strip = page[page.index('aria-label="Forecast of') :]
+    return max(path.count("M ") for path in re.findall(r'<path d="[^"]*"', strip[: strip.index("</svg>")]))
 
 
 def test_a_hole_in_the_forecasts_is_not_bridged():
@@ -328,11 +385,37 @@ def test_a_hole_in_the_forecasts_is_not_bridged():
     whole = render(made)
     holed = {name: values[:100] + values[160:] for name, values in made.forecasts.items()}
 
-    def strokes(page: str) -> int:
-        strip = page[page.index('aria-label="Forecast of') :]
-        return strip[: strip.index("</svg>")].count("M ")
+    assert broken(render(replace(made, forecasts=holed))) == broken(whole) + 1
 
-    assert strokes(render(replace(made, forecasts=holed))) == strokes(whole) + 2
+
+def test_a_forecast_between_two_holes_is_seen():
+    made = evaluation()
+    kept = [*range(100), 130, *range(160, 336)]
+    holed = {name: [values[i] for i in kept] for name, values in made.forecasts.items()}
+
+    def dots(page: str) -> int:
+        strip = page[page.index('aria-label="Forecast of') :]
+        return strip[: strip.index("</svg>")].count("<use ")
+
+    assert dots(render(replace(made, forecasts=holed))) == 2, "the observed one and the forecast"
+    assert dots(render(made)) == 0
+
+
+@pytest.mark.parametrize("cadence", ["100ms", "1s", "1m"])
+def test_a_short_cadence_makes_no_holes(cadence: str):
+    """Times in the strip are as fine as the rows."""
+    step = {"100ms": np.timedelta64(100, "ms"), "1s": np.timedelta64(1, "s"), "1m": np.timedelta64(1, "m")}[cadence]
+    made = evaluation()
+    times = np.datetime64("2015-01-01T00:00:00.000") + np.arange(336) * step
+    seconds = step / np.timedelta64(1, "s")
+    page = render(
+        replace(
+            made,
+            forecasts=made.forecasts | {"time": times.astype(str).tolist()},
+            quality=made.quality | {"cadence_seconds": seconds},
+        )
+    )
+    assert broken(page) == broken(render(made))
 
 
 @pytest.mark.parametrize("field", ["problem", "title", "target", "unit"])
@@ -366,6 +449,37 @@ def test_the_same_evaluation_gives_the_same_bytes():
     page = render(evaluation())
     with matplotlib.rc_context({"lines.linewidth": 9, "timezone": "Asia/Tokyo", "svg.fonttype": "path"}):
         assert render(evaluation()) == page
+
+
+def test_drawing_in_two_threads_gives_the_same_pictures():
+    """As when the evaluations of two problems run side by side, and one logs learning curves."""
+    from stages.tracking import learning_curve
+
+    def curve() -> bytes:
+        file = io.BytesIO()
+        with drawing():
+            learning_curve("gru units=32 $x_1$ seed=0", history(0.4, 0.3)).savefig(file, format="rgba")
+        return file.getvalue()
+
+    def page() -> bytes:
+        return render(evaluation()).encode()
+
+    alone = [page(), curve()]
+    with ThreadPoolExecutor(4) as threads:
+        pages = [threads.submit(page) for _ in range(2)]
+        curves = [threads.submit(curve) for _ in range(8)]
+    assert all(each.result() == alone[0] for each in pages)
+    assert all(each.result() == alone[1] for each in curves)
+
+
+def test_a_leaderboard_of_another_version_is_named(tmp_path: Path):
+    folder = tmp_path / "jena"
+    write_json(folder / "leaderboard.json", {**asdict(evaluation()), "rows": [{"configuration": GRU}]})
+    with pytest.raises(RecastError, match=r"written by another version of Recast \(rows\.0\..*recast run jena"):
+        leaderboard.read(folder)
+    write_json(folder / "leaderboard.json", asdict(evaluation()))
+    assert leaderboard.read(folder) == evaluation()
+    assert leaderboard.read(tmp_path / "nyc") is None
 
 
 def test_a_long_stretch_keeps_the_page_light():

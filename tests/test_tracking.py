@@ -78,7 +78,7 @@ def test_the_packaged_models_forecast_in_real_units(finished: Checkout, monkeypa
     mlflow.set_tracking_uri(f"sqlite:///{finished.file('mlruns/mlflow.db')}")
     normalized, windowed = places.stage("normalize", "demo"), places.stage("window", "demo")
     table, windowing = Table.read(normalized), Windowing.read(windowed)
-    data = batches.read(normalized, windowed, table.target, torch.device("cpu"))["test"]
+    data = batches.read(normalized, windowed, torch.device("cpu"))["test"]
     x_BTF, _ = data.at(torch.arange(7))
     raw_BTF = (x_BTF.double().numpy() * table.scale + table.center).astype(np.float32)
     packaged = 0

@@ -21,7 +21,7 @@ from problems.split import LectureSplit
 from stages import batches
 from stages import window as stage
 from stages.ingest import ingest
-from stages.normalize import Table, normalize
+from stages.normalize import normalize
 from stages.training import errors
 from stages.window import SPLITS, Windowing, count, ranges, subtract, window
 
@@ -81,7 +81,7 @@ class Lecture:
         problem = make_problem(split="lecture", window={"lookback": "20d", "step": "2d", "delay": "3d"})
         self.table = normalize(problem, "standard", folder / "ingest", folder / "normalize")
         self.windowing = window(problem, 1, folder / "normalize", folder / "window")
-        self.data = batches.read(folder / "normalize", folder / "window", self.table.target, CPU)
+        self.data = batches.read(folder / "normalize", folder / "window", CPU)
         self.found = {split: members(ranges(folder / "window", split)) for split in SPLITS}
 
     def generated(self, min_index: int, max_index: int | None, shuffle: bool) -> Iterator[tuple[Any, Any, Any]]:
@@ -145,7 +145,7 @@ def test_lecture_windows_are_equal_bit_for_bit(
 
 
 def test_a_network_is_told_the_horizon_from_the_last_input(lecture: Lecture) -> None:
-    shape = lecture.windowing.shape(lecture.table)
+    shape = lecture.windowing.shape
     assert (shape.steps, shape.features, shape.target) == (10, 3, 1)
     assert shape.horizon == 2.5, "the last input is a step of two days before the row, the target three days after it"
     assert shape.day == 0.5
@@ -180,6 +180,7 @@ class Case:
     def __init__(self, data: st.DataObject) -> None:
         draw = data.draw
         self.split: Any = draw(st.sampled_from(["lecture", "half", "fractions", "dates"]))
+        self.fill = draw(st.integers(0, 3))
         self.step = draw(st.integers(1, 4))
         self.lookback = self.step * draw(st.integers(1, 4))
         self.delay = draw(st.integers(1, 6))
@@ -195,14 +196,28 @@ class Case:
             values[random.random(values.shape) < nullish] = np.nan
             values[0] = 1
             self.series.append(values)
+        self.filled = [self.fill_forward(*each) for each in zip(self.series, self.times, strict=True)]
         if self.split == "fractions":
             self.split = {"train": 0.3, "validation": 0.4}
         if self.split == "dates":
             self.split = {"validation_from": "2022-06-01", "test_from": "2024-01-01"}
 
+    def fill_forward(self, values: np.ndarray, times: list[datetime]) -> np.ndarray:
+        """The last value of at most `fill` rows before, where no row is missing since."""
+        found = values.copy()
+        for row, column in np.argwhere(np.isnan(values)):
+            for past in range(row - 1, max(row - self.fill, 0) - 1, -1):
+                if times[past + 1] - times[past] != ROW:
+                    break
+                if not np.isnan(values[past, column]):
+                    found[row, column] = values[past, column]
+                    break
+        return found
+
     def problem(self, make_problem: Make) -> Problem:
         lengths = {"lookback": days(self.lookback), "step": days(self.step), "delay": days(self.delay)}
-        return make_problem(2, split=self.split, window=lengths)
+        filled = {"fill": days(self.fill)} if self.fill else {}
+        return make_problem(2, split=self.split, window=lengths, **filled)
 
     def cuts(self, times: list[datetime]) -> tuple[int, int]:
         n = len(times)
@@ -216,11 +231,11 @@ class Case:
         return sum(time < moments[0] for time in times), sum(time < moments[1] for time in times)
 
     def windows(self, split: str, gaps: bool = True, nulls: bool = True) -> list[int]:
-        """The rows at which a window may stand, each tried by itself."""
+        """The rows at which a window may stand, each tried by itself: inputs may be filled, a target may not."""
         lecture = self.split == "lecture"
         ahead = self.delay if lecture else self.delay - self.step
         found, first = [], 0
-        for values, times in zip(self.series, self.times, strict=True):
+        for values, filled, times in zip(self.series, self.filled, self.times, strict=True):
             n, (train, validation) = len(values), self.cuts(times)
             begin, end = {"train": (0, train), "validation": (train, validation), "test": (validation, n)}[split]
             begin += lecture and split != "train"
@@ -234,7 +249,7 @@ class Case:
                 span = range(inputs[0], max(inputs[-1], target) + 1)
                 if gaps and any(times[k + 1] - times[k] != ROW for k in span[:-1]):
                     continue
-                if nulls and (np.isnan(values[inputs[0] : inputs[-1] + 1]).any() or np.isnan(values[target, 1])):
+                if nulls and (np.isnan(filled[inputs[0] : inputs[-1] + 1]).any() or np.isnan(values[target, 1])):
                     continue
                 found.append(first + row)
             first += n
@@ -259,11 +274,11 @@ def test_windows_equal_a_loop_over_rows(data: st.DataObject, make_problem: Make,
         assume(
             all(0 < train < validation < len(each) for each in case.times for train, validation in [case.cuts(each)])
         )
-        table = normalize(problem, "none", folder / "ingest", folder / "normalize")
+        normalize(problem, "none", folder / "ingest", folder / "normalize")
         about = window(problem, 1, folder / "normalize", folder / "window")
         found = {split: ranges(folder / "window", split) for split in SPLITS}
-        loaded = batches.read(folder / "normalize", folder / "window", table.target, CPU)
-        values = np.concatenate(case.series)
+        loaded = batches.read(folder / "normalize", folder / "window", CPU)
+        values = np.concatenate(case.filled)
         for split, rows_K2 in found.items():
             rows = members(rows_K2)
             assert rows == expected[split]
@@ -280,7 +295,7 @@ def test_windows_equal_a_loop_over_rows(data: st.DataObject, make_problem: Make,
             np.testing.assert_array_equal(x_BTF[:, -1].numpy(), values[last])
             np.testing.assert_array_equal(y_B.numpy(), values[[row + ahead for row in last], 1])
             assert not x_BTF.isnan().any()
-            assert not y_B.isnan().any()
+            assert not np.isnan(np.concatenate(case.series)[[row + ahead for row in last], 1]).any(), "observed"
         assert Windowing.read(folder / "window") == about
 
 
@@ -318,8 +333,9 @@ def test_a_length_that_is_no_whole_number_of_rows_is_named(
     write_ingested(tmp_path / "ingest", [np.ones((60, 2))])
     problem = make_problem(2, window={"lookback": "6h", "step": "1h", "delay": "90m"})
     normalize(problem, "none", tmp_path / "ingest", tmp_path / "normalize")
-    with pytest.raises(RecastError, match=r"window\.delay: 90m is no whole number of rows, which come every 1h"):
-        window(problem, 1, tmp_path / "normalize", tmp_path / "window")
+    message = r"^problems\.weather\.window\.delay: 90m is no whole number of rows, which come every 1h"
+    with pytest.raises(RecastError, match=message):
+        window(problem, 1, tmp_path / "normalize", tmp_path / "weather")
 
 
 def test_a_cadence_below_a_second_is_a_whole_number_of_rows(
@@ -340,9 +356,35 @@ def test_a_split_without_a_window_says_what_one_takes(
     problem = make_problem(2)
     normalize(problem, "none", tmp_path / "ingest", tmp_path / "normalize")
     with pytest.raises(RecastError, match=r"validation: no window fits.*30 rows every 1h; a window takes 9 rows") as it:
-        window(problem, 1, tmp_path / "normalize", tmp_path / "window")
-    assert "window.lookback" in str(it.value)
-    assert not (tmp_path / "window").exists()
+        window(problem, 1, tmp_path / "normalize", tmp_path / "weather")
+    assert "problems.weather.window.lookback" in str(it.value)
+    assert "problems.weather.table.fill" in str(it.value)
+    assert not (tmp_path / "weather").exists()
+
+
+def test_a_filled_target_makes_no_window_and_a_filled_input_does(
+    tmp_path: Path, make_problem: Make, write_ingested: Write
+) -> None:
+    """In every split; b is the target."""
+    raw = np.random.default_rng(0).normal(size=(120, 2))
+    target_rows = [20, 70, 110]
+    raw[target_rows, 1] = np.nan
+    raw[40, 0] = np.nan
+    write_ingested(tmp_path / "ingest", [raw])
+    lengths = {"lookback": "4h", "step": "1h", "delay": "3h"}
+    found = {}
+    for fill in ({}, {"fill": "2h"}):
+        problem = make_problem(2, window=lengths, **fill)
+        normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
+        about = window(problem, 1, tmp_path / "normalize", tmp_path / "window")
+        # The delay counts from the last input, which is the row before the one that names the window.
+        found[bool(fill)] = {row + 2 for split in SPLITS for row in members(ranges(tmp_path / "window", split))}
+        whole = {"train": 60 - 6, "validation": 30 - 6, "test": 30 - 6}
+        assert {s: about.windows[s] + about.lost_to_nulls[s] for s in SPLITS} == whole
+    inside = {target for first, until in ((0, 60), (60, 90), (90, 120)) for target in range(first + 6, until)}
+    assert found[True] == inside - set(target_rows)
+    # Unfilled, a null also spoils each window of which it is an input: those with targets 3 to 6 rows later.
+    assert found[False] == found[True] - {row + k for row in [*target_rows, 40] for k in (3, 4, 5, 6)}
 
 
 @pytest.fixture
@@ -353,9 +395,9 @@ def loaded(tmp_path: Path, make_problem: Make, write_ingested: Write) -> Callabl
         random = np.random.default_rng(0)
         write_ingested(tmp_path / "ingest", [random.normal(size=(n, 2)) for n in (90, 131)])
         problem = make_problem(2)
-        table = normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
+        normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
         window(problem, stride, tmp_path / "normalize", tmp_path / "window")
-        return batches.read(tmp_path / "normalize", tmp_path / "window", table.target, CPU)
+        return batches.read(tmp_path / "normalize", tmp_path / "window", CPU)
 
     return load
 
@@ -414,8 +456,8 @@ def test_the_last_temperature_is_off_by_what_the_lecture_says(
     problem.source.fetch(tmp_path / "raw", lambda done, total: None, 1)
     ingest(problem, tmp_path / "raw", tmp_path / "ingest")
     table = normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
-    shape = window(problem, 1, tmp_path / "normalize", tmp_path / "window").shape(Table.read(tmp_path / "normalize"))
-    data = batches.read(tmp_path / "normalize", tmp_path / "window", table.target, CPU)[part]
+    shape = window(problem, 1, tmp_path / "normalize", tmp_path / "window").shape
+    data = batches.read(tmp_path / "normalize", tmp_path / "window", CPU)[part]
     mae, _ = errors(REGISTRY["persistence"](shape, Axes()), data)
     assert mae * table.scale[table.target] == pytest.approx(celsius, abs=0.01)
     assert normalized is None or mae == pytest.approx(normalized, abs=0.001)
