@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from architectures.network import WindowShape
 from benchmarks.measure import alternate, table
-from stages.batches import Batches
+from stages.batches import Batches, side_by_side
 from stages.window import Windowing
 
 FEATURES, BATCH = 14, 128
@@ -57,7 +57,9 @@ def _batches(data: np.ndarray, lookback: int, step: int, delay: int) -> Batches:
     shape = WindowShape(lookback // step, data.shape[1], 1, (delay + step) / step, 24)
     windowing = Windowing(lookback, step, delay, 1, {}, {}, {}, "", shape)
     rows = torch.tensor([[lookback, len(data) - delay]])
-    return Batches(torch.from_numpy(data), rows, windowing, torch.device("cpu"))
+    table_NF = torch.from_numpy(data)
+    inputs_NF = side_by_side(table_NF, step) if step > 1 else None
+    return Batches(table_NF, inputs_NF, rows, windowing, torch.device("cpu"))
 
 
 class _Windows(Dataset[tuple[np.ndarray, np.float32]]):

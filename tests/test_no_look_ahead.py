@@ -37,7 +37,7 @@ class Data:
     def batches_of(self, table: np.ndarray) -> batches.Batches:
         """The validation windows over another table of the same shape."""
         rows_K2 = torch.from_numpy(self.rows)
-        return batches.Batches(torch.from_numpy(table), rows_K2, self.windowing, CPU)
+        return batches.Batches(torch.from_numpy(table), None, rows_K2, self.windowing, CPU)
 
 
 @pytest.fixture(scope="module")
