@@ -42,7 +42,7 @@ bench: setup ## measure speed against peers; results in benchmarks/results
 
 lock: setup ## pin every version again
 	pip install --quiet uv
-	python -m infra.lock
+	python -m infra.requirements
 
 clean: ## remove what was made, but no data, trials or runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -66,6 +66,10 @@ class Network(nn.Module):
         """Forecasts of shape (B,) from windows of shape (B, T, F), both normalised."""
         raise NotImplementedError
 
+    def penalty(self) -> Tensor | None:
+        """What the last forward pass adds to the loss in training, a number, weighted; None: nothing."""
+        return None
+
 
 class Output(nn.Linear):
     """The last layer of every trained network: from its final state (B, H) to what the problem asks for, a number.

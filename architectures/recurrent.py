@@ -1,73 +1,141 @@
-"""Recurrent networks whose cell PyTorch has a fused layer for: simple RNN, LSTM and GRU.
+"""Recurrent networks: one network around each of the layers of `cells`.
 
-All three are one network around another layer: `layers` recurrent layers, each returning its whole sequence to the
-next, the state after the last step into one linear output.
+Layers one on the other, each returning its whole sequence to the next, and a linear output on what the top one gives
+after the last step.
 """
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar
 
-import torch
-from pydantic import Field
-from torch import Tensor, nn
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticKnownError
+from torch import Tensor
 
+from architectures import cells
+from architectures.cells import Activation, Layer, Stack
 from architectures.network import Network, Output, TrainedAxes, WindowShape, register
 
 
-class Recurrent(Network):
-    """A stack of recurrent layers and a linear output on the last state (lecture rows C8, D6, D9)."""
+def _one_or_each(rule: Any) -> Callable[[Any], Any]:
+    """A check of a value for all layers or a list of one for each, whose errors are those of the wrong value."""
+    adapter: TypeAdapter[Any] = TypeAdapter(rule)
 
-    layer: ClassVar[type[nn.RNN | nn.LSTM | nn.GRU]]
+    def checked(value: Any) -> Any:
+        values = value if isinstance(value, list | tuple) else [value]
+        if not values:
+            raise PydanticKnownError("too_short", {"field_type": "List", "min_length": 1, "actual_length": 0})
+        for each in values:
+            try:
+                adapter.validate_python(each, strict=True)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise PydanticKnownError(first["type"], first.get("ctx")) from None  # type: ignore[arg-type]
+        return tuple(value) if isinstance(value, list) else value
+
+    return checked
+
+
+Width = Annotated[int, Field(ge=1)]
+
+
+class Recurrent(Network):
+    """A stack of recurrent layers and a linear output on the last state (lecture rows C7, C8, D6 to D9)."""
+
+    layer: ClassVar[type[Layer]]
 
     class Hyperparameters(TrainedAxes):
-        units: int = Field(32, ge=1, description="size of the state of each layer and direction")
-        layers: int = Field(1, ge=1, description="recurrent layers")
-        dropout: float = Field(
-            0.0, ge=0, lt=1, description="share of each layer's inputs and of the last state dropped"
+        units: Annotated[Width | tuple[Width, ...], BeforeValidator(_one_or_each(Width))] = Field(
+            32, description="size of the state of each layer and direction; a list: one size a layer"
         )
-        bidirectional: bool = Field(False, description="a second network reads the window from its end")
+        layers: int = Field(1, ge=1, description="recurrent layers; leave it out where units is a list")
+        activation: Annotated[Activation | tuple[Activation, ...], BeforeValidator(_one_or_each(Activation))] = Field(
+            "tanh", description="of the state (the gates are sigmoid); a list: one a layer"
+        )
+        dropout: float = Field(
+            0.0, ge=0, lt=1, description="share of each layer's inputs dropped, the same at every step of a window"
+        )
+        recurrent_dropout: float = Field(
+            0.0, ge=0, lt=1, description="share of each layer's state dropped, the same at every step of a window"
+        )
+        bidirectional: bool = Field(False, description="beside each layer, another reads its inputs from the end")
+        reversed: bool = Field(False, description="the window is read from its end to its beginning")
+
+        @model_validator(mode="after")
+        def _one_for_each_layer(self) -> "Recurrent.Hyperparameters":
+            if isinstance(self.units, tuple) and self.layers != 1:
+                raise ValueError("layers must be left out where units lists one size a layer")
+            if isinstance(self.activation, tuple) and len(self.activation) != len(self.widths):
+                raise ValueError(f"activation must be one, or one for each of the layers, {len(self.widths)}")
+            return self
+
+        @property
+        def widths(self) -> tuple[int, ...]:
+            """The size of each layer's state."""
+            return self.units if isinstance(self.units, tuple) else (self.units,) * self.layers
 
     def __init__(self, shape: WindowShape, hyperparameters: "Recurrent.Hyperparameters") -> None:
         super().__init__()
-        self.dropout = nn.Dropout(hyperparameters.dropout)
-        self.recurrent = self.layer(
+        self.reversed = hyperparameters.reversed
+        self.recurrent = Stack(
+            self.layer,
             shape.features,
-            hyperparameters.units,
-            num_layers=hyperparameters.layers,
-            dropout=hyperparameters.dropout if hyperparameters.layers > 1 else 0.0,
-            bidirectional=hyperparameters.bidirectional,
-            batch_first=True,
+            hyperparameters.widths,
+            hyperparameters.activation,
+            hyperparameters.dropout,
+            hyperparameters.recurrent_dropout,
+            hyperparameters.bidirectional,
         )
-        self.directions = 2 if hyperparameters.bidirectional else 1
-        self.output = Output(hyperparameters.units * self.directions, shape)
+        self.output = Output(self.recurrent.width, shape)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        _, state = self.recurrent(self.dropout(x_BTF))
-        h_LBH = state[0] if isinstance(state, tuple) else state
-        # The last layer's states come last, one per direction, each after it has read the whole window.
-        h_BH = torch.cat(tuple(h_LBH[-self.directions :]), dim=1)
-        y_B: Tensor = self.output(self.dropout(h_BH))
+        _, h_BH = self.recurrent(x_BTF.flip(1) if self.reversed else x_BTF)
+        y_B: Tensor = self.output(h_BH)
         return y_B
 
 
 @register("simple_rnn")
 class SimpleRNN(Recurrent):
-    """h_t = tanh(W x_t + U h_{t-1} + b) (Elman 1990; lecture row C1), by `torch.nn.RNN`."""
+    """Elman network: the layer is `cells.Elman` (lecture row C1)."""
 
     source = "C1, Elman 1990"
-    layer = nn.RNN
+    layer = cells.Elman
+
+
+@register("jordan")
+class Jordan(Recurrent):
+    """Jordan network, in which a layer's output is fed back: the layer is `cells.Jordan` (lecture row C2)."""
+
+    source = "C2, Jordan 1986"
+    layer = cells.Jordan
 
 
 @register("lstm")
 class LSTM(Recurrent):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997; lecture row C4), by `torch.nn.LSTM`."""
+    """Long short-term memory: the layer is `cells.LSTM` (lecture row C4)."""
 
     source = "C4, Hochreiter & Schmidhuber 1997"
-    layer = nn.LSTM
+    layer = cells.LSTM
+
+
+@register("lstm_peephole")
+class PeepholeLSTM(Recurrent):
+    """LSTM whose gates see the cell: the layer is `cells.PeepholeLSTM` (lecture row C5)."""
+
+    source = "C5, Gers & Schmidhuber 2000"
+    layer = cells.PeepholeLSTM
 
 
 @register("gru")
 class GRU(Recurrent):
-    """Gated recurrent unit as cuDNN computes it (Cho et al. 2014; lecture row D6), by `torch.nn.GRU`."""
+    """Gated recurrent unit as cuDNN and Keras compute it: the layer is `cells.GRU` (lecture rows C6, D6)."""
 
     source = "D6, Cho et al. 2014"
-    layer = nn.GRU
+    layer = cells.GRU
+
+
+@register("gru_reset_before")
+class GRUResetBefore(Recurrent):
+    """Gated recurrent unit as in the lecture, the reset gate inside the product: `cells.GRUResetBefore` (row C6)."""
+
+    source = "C6, Cho et al. 2014"
+    layer = cells.GRUResetBefore

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.measure import machine
 from stages.atomic import write_json
 
-NAMES = ("ingest", "batches", "steps", "overhead", "memory")
+NAMES = ("ingest", "batches", "steps", "cells", "overhead", "memory")
 HERE = Path(__file__).parent.absolute()
 RESULTS = HERE / "results"
 

@@ -1,4 +1,7 @@
-"""Ingest of 420,000 rows of 14 columns against pandas and the lecture's line loop."""
+"""Ingest of 420,000 rows of 14 columns against pandas and the lecture's line loop.
+
+Recast also checks every cell, hashes the raw file, sorts and writes Parquet and a report on quality.
+"""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Time a trial takes beyond its training, in a real pipeline: Prefect, worker processes, MLflow, trial folders."""
+"""Time a trial takes beyond its training, in a real pipeline: Prefect, worker processes, MLflow, trial folders.
+
+Aim: under 0.3 s a trial once workers are up.
+"""
 
 import json
 import os

@@ -12,6 +12,9 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 # A temporary server for each process would take seconds and lose its last events; there is always a real one.
 os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+# A proxy is for the web: the project's own servers are on loopback.
+for _name in ("NO_PROXY", "no_proxy"):
+    os.environ[_name] = ",".join(filter(None, [os.environ.get(_name), "127.0.0.1", "localhost"]))
 
 STARTED = time.time()
 """When this process began to load the project's code: what is edited later, it does not run."""

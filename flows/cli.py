@@ -1,10 +1,12 @@
 """recast: the command line."""
 
 import contextlib
+import os
 import sys
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from flows.progress import console, results
@@ -13,7 +15,9 @@ from stages import leaderboard as boards
 from stages import places
 from stages.command import plain_errors
 from stages.leaderboard import Evaluation, Spread
+from stages.lock import is_running, only_pipeline
 from stages.settings import Settings, load, parse
+from stages.words import verdict
 
 # Imports that take seconds (Prefect, DVC, MLflow, PyTorch) stand in the commands that need them.
 
@@ -24,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Problems = Annotated[list[str] | None, typer.Argument(help="problems of params.yaml; none: all that its `run` lists")]
+Wait = Annotated[bool, typer.Option("--wait", help="wait for another pipeline in this checkout to end")]
 
 
 @app.command()
@@ -32,18 +37,24 @@ def run(
     fallback: Annotated[
         str | None, typer.Option(help="run this problem in place of one whose source cannot be reached")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="wait for another pipeline in this checkout to end")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="train again what has failed for want of memory or of a living process")
+    ] = False,
+    wait: Wait = False,
 ) -> None:
     """Bring the leaderboards up to date: run the stages that DVC calls stale, and no others."""
     from flows.dag import stale
-    from stages.lock import only_pipeline
 
     settings = parse()
+    chosen = _chosen(settings, problems)
+    if not all(_is_fetched(name) for name in chosen):
+        # What is wrong with the grid should be told before a download of minutes.
+        load()
     with only_pipeline(wait):
-        names = _fetched(settings, _chosen(settings, problems), fallback)
-        if stale(names):
+        names = _fetched(settings, chosen, fallback)
+        if retry or stale(names):
             try:
-                _run(names)
+                _run(names, retry)
             except KeyboardInterrupt:
                 console.print("Stopped. What is trained is kept; the next run goes on from there.")
                 raise typer.Exit(130) from None
@@ -53,11 +64,15 @@ def run(
     _links(names)
     if failed:
         console.print("[red]Complete, but trials have failed:[/]")
-        console.print("\n".join(failed), markup=False, highlight=False)
+        console.print("\n".join(failed), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(3)
 
 
-def _run(names: list[str]) -> None:
+def _is_fetched(problem: str) -> bool:
+    return any(not file.name.startswith(".") for file in places.raw(problem).glob("*"))
+
+
+def _run(names: list[str], retry: bool) -> None:
     """Run the pipeline flow; failed trials are for the leaderboard to tell."""
     from flows.connection import connect
     from flows.pipeline import pipeline
@@ -66,22 +81,21 @@ def _run(names: list[str]) -> None:
     load()
     connect()
     with contextlib.suppress(TrialsFailed):
-        pipeline(names)
+        pipeline(names, retry)
 
 
 @app.command()
-def fetch(problems: Problems = None) -> None:
+def fetch(problems: Problems = None, wait: Wait = False) -> None:
     """Fill the raw stores: link local files, download what is public. JENA_ARCHIVE names a local Jena archive."""
     settings = parse()
-    _fetched(settings, _chosen(settings, problems), None)
+    with only_pipeline(wait):
+        _fetched(settings, _chosen(settings, problems), None)
 
 
 @app.command()
 def status(problems: Problems = None) -> None:
     """Show what is stale, which trials are done, what runs and where the servers are."""
     from flows.dag import stale
-    from infra.servers import SERVERS, url
-    from stages.lock import is_running
 
     settings = load()
     names = _chosen(settings, problems)
@@ -90,14 +104,14 @@ def status(problems: Problems = None) -> None:
     old = stale(names) if not running else []
     for name in names:
         stages = [stage.partition("@")[0] for stage in old if stage.endswith(f"@{name}")]
-        table.add_row(name, "?" if running else ", ".join(stages) or "none", _trials(settings, name))
+        table.add_row(name, "?" if running else ", ".join(stages) or "none", escape(_trials(settings, name, running)))
     results.print(table)
     results.print("A pipeline runs in this checkout." if running else "No pipeline runs in this checkout.")
-    for server in SERVERS:
-        results.print(f"{server.title}: {url(server) or 'not running (recast up starts it)'}")
+    for title, address in _addresses().items():
+        results.print(f"{title}: {address or 'not running (recast up starts it)'}", soft_wrap=True)
 
 
-def _trials(settings: Settings, problem: str) -> str:
+def _trials(settings: Settings, problem: str, running: bool) -> str:
     """How many trials of the grid are done, failed and under way."""
     from stages.train import outcome
     from stages.trials import expand, read_run, trial_folder
@@ -110,7 +124,8 @@ def _trials(settings: Settings, problem: str) -> str:
     failed = sum(each is not None and each.status == "failed" for each in ended)
     open_ = [trial for trial, each in zip(trials, ended, strict=True) if each is None]
     begun = [trial for trial in open_ if trial_folder(trial).exists()]
-    now = [f"{trial.label}: epoch {read_run(trial_folder(trial)).get('epoch', 0)}" for trial in begun]
+    epochs = {trial.label: read_run(trial_folder(trial)).get("epoch", 0) for trial in begun}
+    now = [f"{label}: epoch {epoch}" if running else f"{label}: {epoch} epochs kept" for label, epoch in epochs.items()]
     text = f"{len(trials) - len(open_) - failed} of {len(trials)} done"
     return "\n".join([text + (f", {failed} failed" if failed else ""), *now])
 
@@ -129,6 +144,7 @@ def up() -> None:
     from infra.servers import SERVERS, start
     from stages.tracking import client
 
+    places.require_root()
     # The server and a run that starts beside it must not both create the database.
     client()
     for server in SERVERS:
@@ -138,10 +154,15 @@ def up() -> None:
 
 
 @app.command()
-def down() -> None:
+def down(force: Annotated[bool, typer.Option("--force", help="also while a pipeline runs")] = False) -> None:
     """Stop the project's servers."""
     from infra.servers import SERVERS, stop
 
+    places.require_root()
+    if is_running() and not force:
+        raise RecastError(
+            "a pipeline runs in this checkout and reports to them; stop it first (Ctrl-C), or `recast down --force`"
+        )
     for server in SERVERS:
         console.print(f"{server.title}: {'stopped' if stop(server) else 'was not running'}")
 
@@ -187,7 +208,8 @@ def _fetched(settings: Settings, names: list[str], fallback: str | None) -> list
         except Unreachable as error:
             if fallback is None or fallback == name:
                 raise
-            console.print(f"[yellow]{name} cannot be run:[/] {error}\n[yellow]Running {fallback} instead.[/]")
+            console.print(f"[yellow]{name} cannot be run:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            console.print(f"[yellow]Running {fallback} instead.[/]")
             name = fallback
         if name not in ready:
             ready.append(name)
@@ -207,16 +229,20 @@ def _show(problem: str) -> Evaluation | None:
 def _table(found: Evaluation) -> Table:
     """The leaderboard as a table."""
     simulated = " · SIMULATED DATA" if found.synthetic else ""
-    table = Table(title=f"{found.title} ({found.problem}){simulated}", caption=_verdict(found))
+    said = verdict(found)
+    table = Table(
+        title=escape(f"{found.title} ({found.problem}){simulated}"),
+        caption=escape(f"{said.headline}. {said.comparison} Selected by validation; tested once."),
+    )
     for heading in ("", "configuration"):
         table.add_column(heading)
     for heading in ("parameters", "seeds", f"validation MAE {found.unit}", f"test MAE {found.unit}", "skill"):
-        table.add_column(heading, justify="right")
+        table.add_column(escape(heading), justify="right")
     for place, row in enumerate(found.rows, 1):
         failed = f" ({len(row.failed)} failed)" if row.failed else ""
         table.add_row(
-            str(place) if row.validation_mae else "-",
-            row.configuration,
+            str(place) if row.complete else "-",
+            escape(row.configuration),
             "" if row.parameters is None else f"{row.parameters:,}",
             f"{len(row.finished_seeds)}{failed}",
             _spread(row.validation_mae),
@@ -233,29 +259,28 @@ def _spread(spread: Spread | None) -> str:
     return f"{spread.mean:.3f}" + ("" if spread.deviation is None else f" ± {spread.deviation:.3f}")
 
 
-def _verdict(found: Evaluation) -> str:
-    """Whether the best is better than the runner-up beyond noise."""
-    compared = found.comparison
-    if compared is None:
-        return "Selected by validation; tested once."
-    sure = compared.low > 0 or compared.high < 0
-    return (
-        f"Selected by validation; tested once. Test MAE of {found.best} minus {found.runner_up}: "
-        f"{compared.difference:+.3f} {found.unit}, {compared.level:.0%} interval {compared.low:+.3f} to "
-        f"{compared.high:+.3f}: {'beyond' if sure else 'within'} noise."
-    )
-
-
 def _links(problems: list[str]) -> None:
     """Where to look next."""
-    from infra.servers import MLFLOW, PREFECT, url
-
     for name in problems:
         report = places.stage("evaluate", name) / "report.html"
         if report.exists():
-            results.print(f"Report: {report}")
-    for server in (MLFLOW, PREFECT):
-        results.print(f"{server.title}: {url(server) or 'recast up'}")
+            results.print(f"Report: {report}", soft_wrap=True)
+    for title, address in _addresses().items():
+        results.print(f"{title}: {address or 'recast up'}", soft_wrap=True)
+
+
+def _addresses() -> dict[str, str | None]:
+    """Where MLflow's and Prefect's pages are, by title: on the servers that are named, or on the project's own."""
+    from infra.servers import MLFLOW, PREFECT, url
+
+    mlflow, prefect = os.environ.get("MLFLOW_TRACKING_URI", ""), os.environ.get("PREFECT_API_URL")
+    own = url(PREFECT)
+    if own and prefect in (None, f"{own}/api"):
+        prefect = f"{own} (it keeps running; `recast down` stops it)"
+    return {
+        MLFLOW.title: mlflow if mlflow.startswith("http") else url(MLFLOW),
+        PREFECT.title: prefect and prefect.removesuffix("/api"),
+    }
 
 
 def main() -> None:
@@ -264,5 +289,5 @@ def main() -> None:
         with plain_errors():
             app()
     except RecastError as error:
-        console.print(f"[red]error:[/] {error}", highlight=False, markup=True)
+        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -2,7 +2,7 @@
 
 import os
 
-import httpx
+from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
 from prefect.settings import get_current_settings
 
@@ -23,9 +23,10 @@ def connect() -> None:
         os.environ["PREFECT_API_URL"] = f"{start(PREFECT)}/api"
         refresh_global_settings_context()
         return
-    try:
-        httpx.get(f"{named}/health", timeout=10).raise_for_status()
-    except httpx.HTTPError as error:
+    # Prefect's own client: a server may want its key, its password or its certificate.
+    with get_client(sync_client=True) as client:
+        error = client.api_healthcheck()
+    if error is not None:
         raise RecastError(
             f"Prefect at {named} cannot be reached: {error}. Start it (`recast up` starts the project's own), or unset "
             "PREFECT_API_URL to use the project's own"

@@ -11,7 +11,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -19,10 +18,13 @@ from filelock import FileLock
 
 from problems.errors import RecastError
 from stages.atomic import write_json
-from stages.places import STATE
+from stages.places import MLFLOW_STORE, STATE
 
 START_SECONDS = 90
 """A server that is not healthy by then will not be."""
+
+SAME_PROCESS_SECONDS = 2
+"""How far apart two readings of when a process began may be."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ MLFLOW = Server(
     5000,
     (
         *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"),
-        *("--backend-store-uri", "sqlite:///mlruns/mlflow.db", "--default-artifact-root", "mlruns/artifacts"),
+        *("--backend-store-uri", f"sqlite:///{MLFLOW_STORE / 'mlflow.db'}"),
+        *("--default-artifact-root", str(MLFLOW_STORE / "artifacts")),
     ),
     "/health",
 )
@@ -74,15 +77,31 @@ SERVERS = (PREFECT, MLFLOW)
 
 def url(server: Server) -> str | None:
     """The address of the project's own server, or None where none runs and answers."""
+    found = _noted(server)
+    if found is None:
+        return None
+    process, port = found
+    try:
+        if not _listens(process, port):
+            return None
+        address = f"http://127.0.0.1:{port}"
+        return address if httpx.get(address + server.page, timeout=5, trust_env=False).is_success else None
+    except (psutil.NoSuchProcess, httpx.TransportError):
+        return None
+
+
+def _noted(server: Server) -> tuple[psutil.Process, int] | None:
+    """The server's process, if the one that was noted lives, and its port."""
     try:
         noted = json.loads(server.record.read_text(encoding="utf-8"))
-        process = psutil.Process(noted["pid"])
-        if process.create_time() != noted["created"] or not _listens(process, noted["port"]):
-            return None
-        address = f"http://127.0.0.1:{noted['port']}"
-        return address if httpx.get(address + server.page, timeout=5).is_success else None
-    except (FileNotFoundError, psutil.NoSuchProcess, httpx.TransportError):
+        process, created, port = psutil.Process(int(noted["pid"])), float(noted["created"]), int(noted["port"])
+    except (FileNotFoundError, psutil.NoSuchProcess):
         return None
+    except (ValueError, KeyError, TypeError):
+        # No record any more: the next start writes another.
+        return None
+    # Another process may have the number by now; the system's clock tells its age to a second or so.
+    return (process, port) if abs(process.create_time() - created) < SAME_PROCESS_SECONDS else None
 
 
 def _listens(process: psutil.Process, port: int) -> bool:
@@ -135,23 +154,18 @@ def _launch(server: Server, port: int) -> subprocess.Popen[bytes]:
 
 def stop(server: Server) -> bool:
     """Stop the project's own server and all that it started; whether there was one."""
-    try:
-        noted: dict[str, Any] = json.loads(server.record.read_text(encoding="utf-8"))
-        process = psutil.Process(noted["pid"])
-        if process.create_time() != noted["created"]:
-            raise psutil.NoSuchProcess(noted["pid"])
-    except FileNotFoundError:
+    found = _noted(server)
+    if found is None:
+        server.record.unlink(missing_ok=True)
         return False
-    except psutil.NoSuchProcess:
-        server.record.unlink()
-        return False
+    process, _ = found
     family = [process, *process.children(recursive=True)]
     process.terminate()
     _, alive = psutil.wait_procs(family, timeout=10)
     for each in alive:
         each.kill()
     psutil.wait_procs(alive, timeout=5)
-    server.record.unlink()
+    server.record.unlink(missing_ok=True)
     return True
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from problems.errors import RecastError
 from stages.lock import only_pipeline
+from stages.places import require_root
 
 FULL_BYTES = 1 << 20
 """A disk with less space is full: nothing of ours fits there."""
@@ -45,6 +46,7 @@ def command(stage: Callable[[str], None]) -> None:
     parser.add_argument("problem", help="a problem that params.yaml declares, such as jena")
     problem = parser.parse_args().problem
     try:
+        require_root()
         with plain_errors(), only_pipeline():
             stage(problem)
     except RecastError as error:

@@ -36,7 +36,7 @@ def _short(value: Any) -> str:
     """A value in six digits, or in as many as it takes to tell it from all others."""
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
-    return str(value)
+    return f"[{', '.join(map(_short, value))}]" if isinstance(value, tuple) else str(value)
 
 
 def configurations(grid: Grid) -> list[Configuration]:

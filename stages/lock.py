@@ -10,6 +10,9 @@ from stages.places import STATE
 
 _FILE = STATE / "pipeline.lock"
 
+PATIENCE_SECONDS = 1
+"""Who only looks whether a pipeline runs (`is_running`) holds the lock for a moment."""
+
 
 @contextmanager
 def only_pipeline(wait: bool = False) -> Iterator[None]:
@@ -21,7 +24,7 @@ def only_pipeline(wait: bool = False) -> Iterator[None]:
     STATE.mkdir(exist_ok=True)
     lock = FileLock(_FILE)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=-1 if wait else PATIENCE_SECONDS)
     except Timeout:
         raise RecastError(
             "another pipeline runs in this checkout (`recast status` shows it); wait for it, or `recast run --wait`"

@@ -1,7 +1,10 @@
 """The best trial of each architecture as an MLflow model that can be served."""
 
+import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +23,12 @@ from stages.trials import Trial, read_run, trial_folder
 from stages.window import Windowing
 
 CODE = Path(__file__).parent / "forecaster.py"
+CODE_PATH = "architectures"
 PACKAGED = "recast.model"
 """Tag of a run whose model is stored."""
+
+_lock = threading.Lock()
+"""MLflow keeps the model that it loads in a variable of the process, in which problems are evaluated side by side."""
 
 
 @tracking.reported()
@@ -73,11 +80,12 @@ def _store(trial: Trial, run: str, table: Table, windowing: Windowing) -> str:
         artifacts = {"model": str(Path(folder) / "model.json")}
         if weights.exists():
             artifacts["weights"] = str(weights)
-        with mlflow.start_run(run_id=run):
+        ended = tracking.client().get_run(run).info.end_time
+        with tracking.storing(), _lock, _imports_kept(), mlflow.start_run(run_id=run):
             model = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(CODE),
-                code_paths=["architectures"],
+                code_paths=[CODE_PATH],
                 artifacts=artifacts,
                 signature=signature,
                 input_example=example,
@@ -87,5 +95,22 @@ def _store(trial: Trial, run: str, table: Table, windowing: Windowing) -> str:
                 ],
                 metadata={"features": list(table.features), "unit": table.unit, "synthetic": table.synthetic},
             )
+        # When the trial ended, not when its model was stored.
+        tracking.client().set_terminated(run, end_time=ended)
         tracking.client().set_tag(run, PACKAGED, model.model_uri)
     return str(model.model_uri)
+
+
+@contextmanager
+def _imports_kept() -> Iterator[None]:
+    """Take back what MLflow, which tries a model before it stores it, does to the imports of this process.
+
+    It leaves the model's copy of `architectures` first on the path, where a worker process would import it from.
+    """
+    path = list(sys.path)
+    modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == CODE_PATH}
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        sys.modules.update(modules)

@@ -2,8 +2,26 @@
 
 from pathlib import Path
 
+from problems.errors import RecastError
+
+FILES = ("params.yaml", "dvc.yaml")
+"""What the project's root has; every path is relative to it."""
+
 STATE = Path(".recast")
 """What runs: locks, logs and addresses of servers. It may be deleted when nothing does."""
+
+
+MLFLOW_STORE = Path("mlruns")
+"""MLflow's own store: a database and artifacts."""
+
+
+def require_root() -> None:
+    """
+    Raises:
+        RecastError: the current folder is not the project's root; in another one every command would begin afresh.
+    """
+    if missing := [name for name in FILES if not Path(name).exists()]:
+        raise RecastError(f"{Path.cwd()}: no {missing[0]} here; run this in the project's root")
 
 
 def raw(problem: str) -> Path:

@@ -2,6 +2,7 @@
 
 from problems.errors import RecastError
 from stages import leaderboard, places, tracking
+from stages.lock import only_pipeline
 from stages.packaging import package
 from stages.settings import Settings
 from stages.train import outcome
@@ -14,9 +15,14 @@ def rebuild(settings: Settings, problem: str) -> int:
     What the store has already is left as it is, so it may be run again.
 
     Raises:
-        RecastError: nothing has been trained here.
+        RecastError: nothing has been trained here, or a pipeline runs, which writes these runs.
         TrackingError: MLflow cannot be reached.
     """
+    with only_pipeline():
+        return _rebuild(settings, problem)
+
+
+def _rebuild(settings: Settings, problem: str) -> int:
     windowed = places.stage("window", problem)
     if not (windowed / "windows.json").exists():
         raise RecastError(f"{windowed} is not there; `dvc checkout` or `dvc pull` restores what was trained")

@@ -4,11 +4,13 @@ The store is `mlruns/mlflow.db` unless MLFLOW_TRACKING_URI names another. A run 
 store holds can be made again from the trials that DVC tracks (`rebuild`).
 """
 
+import errno
 import hashlib
 import math
 import os
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 # Before mlflow is imported, as it reads them once.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -26,8 +29,9 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 import mlflow
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from pynvml import NVMLError
 from sqlalchemy.exc import SQLAlchemyError
 
 from problems.errors import RecastError
@@ -35,10 +39,9 @@ from stages import history
 from stages.drawing import drawing
 from stages.history import Epoch
 from stages.leaderboard import Evaluation
+from stages.places import MLFLOW_STORE
 from stages.settings import FILE, Settings
 from stages.trials import Trial, note_run, read_run, read_trial, trial_folder
-
-STORE = Path("mlruns")
 
 
 class TrackingError(RecastError):
@@ -55,15 +58,39 @@ def reported() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        raise TrackingError(
-            f"MLflow at {uri()} has failed: {_first_line(error)}. What is trained is on disk; mend or start MLflow "
-            "(`recast up` starts the project's own) and run again: what is missing there is written then"
-        ) from error
+        raise _failed(error) from error
+
+
+@contextmanager
+def storing() -> Iterator[None]:
+    """Tell likewise of all that the writing of artifacts, in the block, may raise.
+
+    Their store is a server, a folder or a cloud, and each fails in its own way: MLflow passes on what `requests`, the
+    system or the cloud's library raises.
+
+    Raises:
+        TrackingError: the store has failed.
+        OSError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        # `stages.command` says more of a full disk.
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _failed(error) from error
+
+
+def _failed(error: Exception) -> TrackingError:
+    return TrackingError(
+        f"MLflow at {uri()} has failed: {_first_line(error)}. What is trained is on disk; mend or start MLflow "
+        "(`recast up` starts the project's own) and run again: what is missing there is written then"
+    )
 
 
 def uri() -> str:
     """Where MLflow's store is: MLFLOW_TRACKING_URI, else the project's own database."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{MLFLOW_STORE / 'mlflow.db'}"
 
 
 @cache
@@ -76,11 +103,12 @@ def client() -> MlflowClient:
     # An unreachable server should be said now, not after minutes of retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    STORE.mkdir(exist_ok=True)
-    found = MlflowClient(uri())
+    MLFLOW_STORE.mkdir(exist_ok=True)
     try:
+        found = MlflowClient(uri())
         found.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    # An ImportError is the lack of the database's driver.
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         raise TrackingError(
             f"MLflow at {uri()} cannot be reached: {_first_line(error)}. Start it (`recast up` starts the project's "
             "own), or unset MLFLOW_TRACKING_URI to write to mlruns/mlflow.db"
@@ -99,7 +127,7 @@ def experiment(problem: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     local = uri().startswith("sqlite:")
-    location = (STORE / "artifacts" / problem).absolute().as_uri() if local else None
+    location = (MLFLOW_STORE / "artifacts" / problem).absolute().as_uri() if local else None
     # The kind decides which of MLflow's pages an experiment opens with: ours is about models, not prompts.
     kind = {"mlflow.experimentKind": "custom_model_development"}
     return str(client().create_experiment(problem, artifact_location=location, tags=kind))
@@ -111,15 +139,19 @@ class Context:
 
     Attributes:
         parent: id of the parent run.
+        grid: name of the tag that every run of the grid has, whichever pipeline run trained it: a run has one parent.
         tags: tags of every child run.
         params: parameters of every child run beside its own.
+        prefect_run: id of the flow run that trains, where one does.
     """
 
     problem: str
     experiment: str
     parent: str
+    grid: str
     tags: dict[str, str]
     params: dict[str, str]
+    prefect_run: str | None
 
 
 @reported()
@@ -136,15 +168,13 @@ def open_pipeline(
     """
     where = experiment(problem)
     grid = hashlib.sha256(" ".join(sorted(trial.key for trial in trials)).encode()).hexdigest()[:16]
-    here = f"{socket.gethostname()}:{Path.cwd()}"
     about = settings.problem(problem)
     tags = {
-        "mlflow.source.git.commit": _commit(),
         "recast.problem": problem,
         "recast.data": trials[0].data,
-        "recast.prefect_run": prefect_run or "",
         "recast.synthetic": str(about.source.synthetic).lower(),
         "recast.unit": about.table.unit,
+        f"recast.grid.{grid}": "1",
     }
     params = {
         "target": about.table.target,
@@ -152,42 +182,61 @@ def open_pipeline(
         **{name: str(value) for name, value in about.window.model_dump().items()},
         **{name: str(value) for name, value in settings.train.model_dump().items()},
     }
-    same = f"tags.`recast.grid` = '{grid}' and tags.`recast.checkout` = '{here}'"
+    same = f"tags.`recast.grid` = '{grid}' and tags.`recast.checkout` = '{_here()}'"
     still_open = "" if newest else " and attributes.status = 'RUNNING'"
     found = client().search_runs([where], same + still_open, max_results=1)
-    if found:
-        return Context(problem, where, found[0].info.run_id, tags, params)
-    run = client().create_run(
-        where,
-        run_name=time.strftime("pipeline %Y-%m-%d %H:%M:%S"),
-        tags={**tags, "recast.kind": "pipeline", "recast.grid": grid, "recast.checkout": here},
-    )
+    run = found[0] if found else None
+    if run is None:
+        # MLflow shows it on the run's page.
+        note = f"All trials of this grid, those trained before too: filter runs by ``tags.`recast.grid.{grid}` = '1'``"
+        identity = {"recast.kind": "pipeline", "recast.grid": grid, "recast.checkout": _here()}
+        run = client().create_run(
+            where,
+            run_name=time.strftime("pipeline %Y-%m-%d %H:%M:%S"),
+            tags={**tags, **identity, "mlflow.note.content": note},
+        )
+    # Else it was trained at another time, perhaps by another commit.
+    now = {} if newest else {"mlflow.source.git.commit": commit(), "recast.prefect_run": prefect_run}
+    _describe(run, {**params, "trials": str(len(trials))}, {**tags, **now})
+    with storing():
+        client().log_text(run.info.run_id, FILE.read_text(encoding="utf-8"), FILE.name)
+    return Context(problem, where, run.info.run_id, f"recast.grid.{grid}", tags, params, prefect_run)
+
+
+def _describe(run: Run, params: dict[str, str], tags: dict[str, str | None]) -> None:
+    """Write the parameters that a run does not have yet (MLflow lets none be changed) and the tags that are known."""
     client().log_batch(
-        run.info.run_id, params=[Param(*pair) for pair in {**params, "trials": str(len(trials))}.items()]
+        run.info.run_id,
+        params=[Param(name, value) for name, value in sorted(params.items()) if name not in run.data.params],
+        tags=[RunTag(name, value) for name, value in tags.items() if value],
     )
-    client().log_text(run.info.run_id, FILE.read_text(encoding="utf-8"), FILE.name)
-    return Context(problem, where, run.info.run_id, tags, params)
+
+
+def _here() -> str:
+    """What tells this checkout from others that write to the same store; it may stand in quotes."""
+    return f"{socket.gethostname()}:{quote(str(Path.cwd()))}"
 
 
 @reported()
 def log_unlogged(context: Context, trials: Iterable[Trial]) -> int:
-    """Write the runs of trials that have ended but of which the store does not have all; how many there were.
+    """Write the runs of ended trials of which the store does not have all; how many there were.
 
-    Such are the trials of a run whose MLflow went away, and those that came by `dvc pull` or `dvc checkout`.
+    Such are the trials of a run whose MLflow went away, and those that came by `dvc pull` or `dvc checkout`. The
+    others, which a former pipeline run may have trained, are marked as of this grid too.
     """
-    unlogged = [trial for trial in trials if not _is_logged(trial_folder(trial))]
-    for trial in unlogged:
+    written = 0
+    for trial in trials:
         folder = trial_folder(trial)
-        about = read_trial(trial)
         noted = read_run(folder)
-        run = TrialRun(context, folder, about, str(noted.get("device", "")))
-        run.end(about, history.read(folder), noted.get("seconds"))
-    return len(unlogged)
-
-
-def _is_logged(folder: Path) -> bool:
-    noted = read_run(folder)
-    return bool(noted.get("logged")) and _exists(noted["mlflow_run_id"])
+        logged = _run(noted) if noted.get("logged") else None
+        if logged is None:
+            about = read_trial(trial)
+            run = TrialRun(context, folder, about, str(noted.get("device", "")), live=False)
+            run.end(about, history.read(folder), noted.get("seconds"))
+            written += 1
+        elif context.grid not in logged.data.tags:
+            client().set_tag(logged.info.run_id, context.grid, "1")
+    return written
 
 
 @reported()
@@ -198,35 +247,43 @@ def close_pipeline(context: Context, failed: int) -> None:
 
 
 @cache
-def _commit() -> str:
-    """The commit that is checked out, or nothing outside a repository."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+def commit() -> str:
+    """The commit that is checked out, with `-dirty` where tracked files differ from it; nothing where there is none."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, check=False)
+        # The pipeline itself writes dvc.lock as it goes.
+        compare = ["git", "diff", "--quiet", "HEAD", "--", ".", ":(exclude)dvc.lock"]
+        changed = subprocess.run(compare, capture_output=True, check=False).returncode == 1
+    except FileNotFoundError:
+        # There is no git: the tag is left out.
+        return ""
+    return head.stdout.strip() + ("-dirty" if changed else "") if head.returncode == 0 else ""
 
 
 class TrialRun:
     """The MLflow run of one trial, written while it trains; `run.json` in the trial's folder remembers its id.
 
-    It may be opened again after a kill: what the store has already is not written twice.
+    It may be opened again after a kill, wherever that came: what the store has already is not written twice.
 
     Every method may raise what MLflow raises; see `reported`.
     """
 
-    def __init__(self, context: Context, folder: Path, about: dict[str, Any], device: str) -> None:
+    def __init__(self, context: Context, folder: Path, about: dict[str, Any], device: str, live: bool = True) -> None:
         """
         Args:
             folder: the trial's folder.
             about: what trial.json says of the trial, its result perhaps not yet.
+            device: where it is trained, as far as that is known.
+            live: it is trained now, by this process. Else it was trained at another time: of what was so then, only
+                what run.json notes is told.
         """
         self.folder = folder
         self.scale = about["target_scale"]
-        self.monitors = _monitors()
-        self.id = str(read_run(folder).get("mlflow_run_id", ""))
-        if self.id and _exists(self.id):
-            client().update_run(self.id, status="RUNNING")
-            steps = client().get_metric_history(self.id, "validation_mae")
-            self.logged = max((metric.step for metric in steps), default=0)
-            return
+        self.monitors = _monitors() if live else []
+        noted = read_run(folder)
+        if noted.get("logged"):
+            # Of an earlier try. Until this one has ended too, the store does not have all.
+            note_run(folder, logged=False)
         hyperparameters = {name: str(value) for name, value in about["hyperparameters"].items()}
         params = {
             **context.params,
@@ -234,21 +291,31 @@ class TrialRun:
             "architecture": about["architecture"],
             "seed": str(about["seed"]),
         }
-        run = client().create_run(
-            context.experiment,
-            run_name=about["label"],
-            tags={
-                **context.tags,
-                "mlflow.parentRunId": context.parent,
-                "recast.kind": "trial",
-                "recast.key": about["key"],
-                "recast.device": device,
-                "recast.configuration": about["configuration"],
-            },
-        )
-        self.id, self.logged = str(run.info.run_id), 0
+        tags = {
+            **context.tags,
+            "mlflow.parentRunId": context.parent,
+            "recast.kind": "trial",
+            "recast.key": about["key"],
+            "recast.checkout": _here(),
+            "recast.configuration": about["configuration"],
+        }
+        known = {
+            "mlflow.source.git.commit": commit() if live else noted.get("commit"),
+            "recast.device": device,
+            "recast.prefect_run": context.prefect_run if live else noted.get("prefect_run"),
+        }
+        run = _run(noted) or _unnoted(context, about["key"], live)
+        if run is None:
+            run = client().create_run(context.experiment, run_name=about["label"], tags=tags)
+        else:
+            client().update_run(run.info.run_id, status="RUNNING")
+        self.id = str(run.info.run_id)
         note_run(folder, mlflow_run_id=self.id)
-        client().log_batch(self.id, params=[Param(*pair) for pair in sorted(params.items())])
+        _describe(run, params, {**tags, **known})
+        if "recast.reason" in run.data.tags:
+            client().delete_tag(self.id, "recast.reason")
+        steps = client().get_metric_history(self.id, "validation_mae")
+        self.logged = max((metric.step for metric in steps), default=0)
 
     def epochs(self, done: Sequence[Epoch]) -> None:
         """Write the epochs that the store does not have yet, normalised and in the target's unit."""
@@ -286,12 +353,17 @@ class TrialRun:
             ],
             tags=[RunTag("recast.reason", about["reason"])] if failed else [],
         )
-        if done:
-            client().log_figure(self.id, learning_curve(about["label"], done), "learning_curve.png")
-        for file in ("trial.json", "history.json", "weights.safetensors"):
-            if (self.folder / file).exists():
-                client().log_artifact(self.id, str(self.folder / file))
-        client().log_text(self.id, FILE.read_text(encoding="utf-8"), FILE.name)
+        files = [self.folder / name for name in ("trial.json", history.FILE, "weights.safetensors")]
+        with tempfile.TemporaryDirectory() as folder:
+            if done:
+                files.append(Path(folder) / "learning_curve.png")
+                with drawing():
+                    learning_curve(about["label"], done).savefig(files[-1])
+            with storing():
+                for file in files:
+                    if file.exists():
+                        client().log_artifact(self.id, str(file))
+                client().log_text(self.id, FILE.read_text(encoding="utf-8"), FILE.name)
         client().set_terminated(self.id, "FAILED" if failed else "FINISHED")
         note_run(self.folder, logged=True, seconds=seconds)
 
@@ -320,13 +392,26 @@ def learning_curve(label: str, done: Sequence[Epoch]) -> Figure:
     return figure
 
 
-def _exists(run: str) -> bool:
+def _run(noted: dict[str, Any]) -> Run | None:
+    """The run that a trial's run.json notes, where it notes one that the store still has."""
+    if "mlflow_run_id" not in noted:
+        return None
     try:
-        return bool(client().get_run(run).info.lifecycle_stage == "active")
+        run = client().get_run(noted["mlflow_run_id"])
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
+            return None
         raise
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def _unnoted(context: Context, key: str, live: bool) -> Run | None:
+    """The run that this checkout has created for a trial though no run.json notes it: a kill came, or it is lost."""
+    same = f"tags.`recast.key` = '{key}' and tags.`recast.kind` = 'trial' and tags.`recast.checkout` = '{_here()}'"
+    # What trains now is no run that has ended: that one was of a former training, which may differ in its last bits.
+    still_open = " and attributes.status = 'RUNNING'" if live else ""
+    found = client().search_runs([context.experiment], same + still_open, max_results=1)
+    return found[0] if found else None
 
 
 def _monitors() -> list[Any]:
@@ -340,8 +425,8 @@ def _monitors() -> list[Any]:
         from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
         monitors.append(GPUMonitor())
-    except (ImportError, RuntimeError):
-        # No NVIDIA management library: there is no GPU to watch.
+    except (RuntimeError, NVMLError):
+        # No driver, or none that answers: there is no GPU to watch.
         return monitors
     return monitors
 
@@ -360,11 +445,14 @@ def _sampled(monitors: list[Any]) -> dict[str, float]:
 def log_evaluation(context: Context, evaluation: Evaluation, trials: Sequence[Trial], folder: Path) -> None:
     """Write the leaderboard and the report to the grid's parent run, and test errors to the runs of the trials tested.
 
+    A parent run that is still open is ended: it was opened for this evaluation.
+
     Raises:
         TrackingError: MLflow cannot be reached.
     """
     parent = context.parent
-    client().log_artifacts(parent, str(folder), "evaluation")
+    with storing():
+        client().log_artifacts(parent, str(folder), "evaluation")
     client().log_metric(parent, "persistence_test_mae", evaluation.persistence_test_mae)
     for row in evaluation.rows:
         if row.test_mae is None or row.validation_mae is None:
@@ -378,3 +466,5 @@ def log_evaluation(context: Context, evaluation: Evaluation, trials: Sequence[Tr
             client().log_metric(parent, "best_test_mae", row.test_mae.mean)
             if row.skill is not None:
                 client().log_metric(parent, "best_skill", row.skill)
+    if client().get_run(parent).info.status == "RUNNING":
+        close_pipeline(context, sum(len(row.failed) for row in evaluation.rows))

@@ -113,7 +113,14 @@ def train_trial(
     scale = target_scale(trial.problem)
     begun = time.perf_counter()
     about = description(trial) | {"target_scale": scale}
-    note_run(folder, begun=time.time(), device=str(device), host=socket.gethostname())
+    note_run(
+        folder,
+        begun=time.time(),
+        device=str(device),
+        host=socket.gethostname(),
+        commit=tracking.commit(),
+        prefect_run=context.prefect_run if context else None,
+    )
     run = _Tracked(lambda: tracking.TrialRun(context, folder, about, str(device))) if context else None
     epochs: list[Epoch] = []
 
@@ -163,8 +170,10 @@ def train_trial(
     write_json(folder / "trial.json", about)
     if not about["transient"]:
         checkpoint.unlink(missing_ok=True)
+    seconds = time.perf_counter() - begun
+    note_run(folder, seconds=seconds)
     if run:
-        run.tell(lambda told: told.end(about, epochs, time.perf_counter() - begun))
+        run.tell(lambda told: told.end(about, epochs, seconds))
     mean = about["validation"].get("mae")
     return Outcome(trial.key, trial.label, about["status"], about["reason"], about["transient"], True, mean)
 

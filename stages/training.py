@@ -180,6 +180,10 @@ def _train_epoch(
         with mixed:
             predicted_B = network(x_BTF)
         loss = loss_of(predicted_B.float(), y_B)
+        total += loss.detach()
+        penalty = network.penalty()
+        if penalty is not None:
+            loss = loss + penalty
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(scaler.scale(loss))
         if settings.clip is not None:
@@ -187,7 +191,6 @@ def _train_epoch(
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         scaler.step(optimizer)
         scaler.update()
-        total += loss.detach()
         steps += 1
     train_loss = float(total) / steps
     if not math.isfinite(train_loss):

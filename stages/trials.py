@@ -1,6 +1,5 @@
 """Trials: what is trained once and never again, each in a folder named by the hash of all that decides its result."""
 
-import ast
 import hashlib
 import io
 import json
@@ -145,24 +144,24 @@ def check_code(trial: Trial) -> None:
 def _modules(package: Path, module: str, found: set[str]) -> set[str]:
     """The modules of `package` that this one imports, directly or by way of others, and itself."""
     found.add(module)
-    for imported in _imported(ast.parse((package / f"{module}.py").read_text(encoding="utf-8")), package.name):
-        if imported not in found and (package / f"{imported}.py").exists():
-            _modules(package, imported, found)
+    for statement in _imports((package / f"{module}.py").read_text(encoding="utf-8")):
+        if package.name in statement or statement[1] == ".":
+            for name in statement:
+                if name not in found and (package / f"{name}.py").exists():
+                    _modules(package, name, found)
     return found
 
 
-def _imported(source: ast.Module, package: str) -> Iterator[str]:
-    """The names that may be modules of `package` in the import statements of a module of it."""
-    for node in ast.walk(source):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            origin = f"{package}.{node.module or ''}".rstrip(".") if node.level else str(node.module)
-            names = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
-        for parts in (name.split(".") for name in names):
-            if parts[0] == package and len(parts) > 1:
-                yield parts[1]
+def _imports(source: str) -> Iterator[list[str]]:
+    """The import statements of a module, wherever in it, as words. (Threads of Python 3.11 must not share `ast`.)"""
+    words: list[str] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in (tokenize.NAME, tokenize.OP):
+            words.append(token.string)
+        elif token.type == tokenize.NEWLINE:
+            if words[:1] in (["from"], ["import"]):
+                yield words
+            words = []
 
 
 def significant(source: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from stages.lock import only_pipeline
-from tests.checkout import Checkout
+from tests.checkout import ROOT, Checkout
 
 LONG = {"train__epochs": 100_000, "runner__kind": "local"}
 
@@ -66,6 +66,46 @@ def test_a_mistake_in_params_is_told_before_anything_runs(fresh: Checkout) -> No
     assert "Traceback" not in printed and not fresh.file("data/ingest").exists()
 
 
+def test_a_message_may_hold_brackets(fresh: Checkout) -> None:
+    """The console takes [bold] for a style and [/] for its end, unless it is told not to."""
+    fresh.settings(grid__architectures={"gru": {"units": ["[/] [bold]"]}})
+    printed = fresh.recast("run", status=1)
+    assert "[/] [bold]" in printed and "Traceback" not in printed
+
+
+def test_a_mistake_in_the_grid_is_told_before_a_download(fresh: Checkout) -> None:
+    fresh.file("data/raw/demo/demo.csv").unlink()
+    fresh.file("demo.csv").unlink()
+    assert "demo.csv" in fresh.recast("run", status=1)
+    fresh.settings(grid__architectures__gru={"unit": [4]})
+    printed = fresh.recast("run", status=1)
+    assert "grid.architectures.gru.unit" in printed and "demo.csv" not in printed
+
+
+@pytest.mark.parametrize(
+    "command", [("flows", "run"), ("flows", "status"), ("flows", "up"), ("flows", "down"), ("stages.ingest", "demo")]
+)
+def test_outside_the_project_a_command_makes_nothing(command: tuple[str, ...], tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1 and "run this in the project's root" in ended.stderr.replace("\n", " ")
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_servers_that_are_named_are_shown(finished: Checkout) -> None:
+    printed = finished.recast(
+        "leaderboard", MLFLOW_TRACKING_URI="http://mlflow.example", PREFECT_API_URL="https://p/api"
+    )
+    assert "MLflow: http://mlflow.example" in printed and "Prefect: https://p\n" in printed
+
+
 def test_a_problem_that_is_not_run_is_refused(finished: Checkout) -> None:
     printed = finished.recast("run", "jena", status=1)
     assert "no problem 'jena'" in printed and "demo" in printed
@@ -90,6 +130,9 @@ def test_a_second_pipeline_in_one_checkout_is_refused(
     with only_pipeline():
         for printed in (checkout.recast("run", status=1), checkout.dvc("repro", status=255)):
             assert "another pipeline runs in this checkout" in printed and "--wait" in printed
+        assert "another pipeline runs in this checkout" in checkout.recast("fetch", status=1)
+        assert "another pipeline runs in this checkout" in checkout.recast("rebuild-mlflow", status=1)
+        assert "recast down --force" in checkout.recast("down", status=1)
         assert "A pipeline runs in this checkout" in checkout.recast("status")
         waiting = checkout.start(sys.executable, "-m", "flows", "run", "--wait")
     printed, _ = waiting.communicate(timeout=120)
@@ -111,6 +154,7 @@ def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
     checkpoints = {file.parent.name for file in checkout.root.glob("trials/*/*/checkpoint.pt")}
+    assert "epochs kept" in checkout.recast("status")
     noted = {key: json.loads(checkout.file(f"trials/demo/{key}/run.json").read_text()) for key in checkpoints}
 
     again = checkout.start(sys.executable, *command)

@@ -24,9 +24,11 @@ RUNNER = {"kind": "local", "workers": 3, "slots_per_gpu": 2, "devices": "auto", 
 def test_a_server_is_started_once_reused_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mlruns").mkdir()
+    # A proxy of the machine is none for its own loopback.
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     assert servers.url(servers.MLFLOW) is None
     address = servers.start(servers.MLFLOW)
-    assert address.startswith("http://127.0.0.1:") and httpx.get(address + "/health").is_success
+    assert address.startswith("http://127.0.0.1:") and httpx.get(address + "/health", trust_env=False).is_success
     assert servers.start(servers.MLFLOW) == address
     pid = json.loads(servers.MLFLOW.record.read_text())["pid"]
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -42,6 +44,15 @@ def test_another_checkouts_server_is_not_taken_for_this_ones(tmp_path: Path, mon
     me = psutil.Process()
     servers.write_json(servers.MLFLOW.record, {"pid": me.pid, "created": me.create_time(), "port": 1})
     assert servers.url(servers.MLFLOW) is None
+
+
+@pytest.mark.parametrize("record", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "created": 0, "port": 1}'])
+def test_a_record_that_is_none_is_no_server(record: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    servers.STATE.mkdir()
+    servers.MLFLOW.record.write_text(record)
+    assert servers.url(servers.MLFLOW) is None
+    assert not servers.stop(servers.MLFLOW)
 
 
 def test_every_gpu_has_its_slots_and_one_of_each_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -418,6 +418,13 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
         "optimizer": "rmsprop",
         "units": 8,
         "layers": 1,
+        "activation": "tanh",
         "dropout": 0.0,
+        "recurrent_dropout": 0.0,
         "bidirectional": False,
+        "reversed": False,
     }
+
+    grid = edited(("grid", "architectures", "gru"), {"units": [[32, 64]], "activation": [["tanh", "relu"]]})["grid"]
+    (_, stacked) = configurations(read(document() | {"grid": grid}).grid)
+    assert stacked.label == "gru units=[32, 64] activation=[tanh, relu]"

@@ -1,9 +1,16 @@
 """What MLflow holds after a run: enough to compare, to reproduce and to serve; and made again from what DVC tracks."""
 
 import json
+import logging
+import re
 import shutil
+import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -12,13 +19,18 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from stages import batches, places
+from problems.errors import RecastError
+from stages import batches, history, leaderboard, places, tracking
+from stages.lock import only_pipeline
 from stages.normalize import Table
+from stages.packaging import package
+from stages.rebuild import rebuild
 from stages.settings import load
+from stages.tracking import TrackingError, TrialRun
 from stages.train import load_network
-from stages.trials import expand
+from stages.trials import Trial, expand, note_run, read_run, read_trial, trial_folder
 from stages.window import Windowing
-from tests.checkout import Checkout
+from tests.checkout import ROOT, Checkout
 
 
 def runs(checkout: Checkout) -> tuple[MlflowClient, Run, dict[str, Run]]:
@@ -44,7 +56,7 @@ def test_a_parent_run_and_a_child_run_a_trial(finished: Checkout) -> None:
     for run in trials.values():
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.info.status == "FINISHED"
-        for tag in ("recast.key", "recast.data", "recast.device", "recast.prefect_run", "mlflow.source.git.commit"):
+        for tag in ("recast.key", "recast.data", "recast.device", "recast.prefect_run"):
             assert tag in run.data.tags, tag
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best_test_mae"] > 0
@@ -90,7 +102,7 @@ def test_the_packaged_models_forecast_in_real_units(finished: Checkout, monkeypa
         model = mlflow.pyfunc.load_model(uri)
         assert model.metadata.signature is not None and model.input_example is not None
         with torch.inference_mode():
-            expected_B = load_network(trial, windowing, table)(x_BTF).double().numpy()
+            expected_B = load_network(trial, windowing)(x_BTF).double().numpy()
         expected_B = expected_B * table.scale[table.target] + table.center[table.target]
         assert model.predict(raw_BTF) == pytest.approx(expected_B, abs=1e-3)
     assert packaged == 3, "one for each architecture"
@@ -127,3 +139,318 @@ def test_what_could_not_be_logged_is_logged_by_the_next_run(finished: Checkout, 
     client, _, _ = runs(checkout)
     noted = json.loads(checkout.file(f"trials/demo/{key}/run.json").read_text())
     assert noted["logged"] and client.get_run(noted["mlflow_run_id"]).info.status == "FINISHED"
+
+
+@pytest.fixture
+def ended(
+    finished: Checkout, servers: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[Trial]]:
+    """The ended trials of a checkout in which this process works. Its store is empty, and no run.json is there."""
+    checkout = finished.copy(tmp_path / "checkout")
+    shutil.rmtree(checkout.file("mlruns"))
+    checkout.file("mlruns").mkdir()
+    shutil.copy(servers["mlflow_db"], checkout.file("mlruns/mlflow.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
+    enter(checkout.root, monkeypatch)
+    tracking.client.cache_clear()
+    trials = expand(load(), "demo", places.stage("window", "demo"))
+    for trial in trials:
+        (trial_folder(trial) / "run.json").unlink()
+    yield trials
+    tracking.client.cache_clear()
+    tracking.commit.cache_clear()
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in another checkout, as another process would."""
+    monkeypatch.chdir(folder)
+    tracking.commit.cache_clear()
+
+
+def opened(trials: list[Trial], newest: bool = False, prefect_run: str | None = "flow") -> tracking.Context:
+    return tracking.open_pipeline("demo", load(), trials, prefect_run, newest)
+
+
+def train(context: tracking.Context, trial: Trial) -> None:
+    """Write the run of a trial as its training does."""
+    folder = trial_folder(trial)
+    done = history.read(folder)
+    run = TrialRun(context, folder, read_trial(trial), "cpu")
+    run.epochs(done[:1])
+    run.end(read_trial(trial), done, 1.0)
+
+
+def in_store(filtered: str = "", kind: str = "trial") -> list[Run]:
+    client = tracking.client()
+    experiment = client.get_experiment_by_name("demo")
+    found = client.search_runs([experiment.experiment_id], filtered) if experiment else []
+    return [run for run in found if run.data.tags["recast.kind"] == kind]
+
+
+def run_of(trial: Trial) -> Run:
+    return tracking.client().get_run(read_run(trial_folder(trial))["mlflow_run_id"])
+
+
+class Killed(BaseException):
+    """As a kill, nothing of the project catches it."""
+
+
+def kill_after(write: int, patch: pytest.MonkeyPatch) -> None:
+    """Kill this process after so many writes to MLflow."""
+    left = write
+
+    def killed(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            nonlocal left
+            found = method(*args, **named)
+            left -= 1
+            if not left:
+                raise Killed
+            return found
+
+        return call
+
+    for name in ("create_run", "update_run", "log_batch", "log_metric", "log_artifact", "log_text", "set_terminated"):
+        patch.setattr(MlflowClient, name, killed(getattr(MlflowClient, name)))
+
+
+@pytest.mark.parametrize("again", ["trained", "logged afterwards"])
+def test_wherever_a_kill_comes_one_whole_run_is_left(
+    ended: list[Trial], again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gru = ended[-1]
+
+    def write(resumed: bool) -> None:
+        note_run(trial_folder(gru), device="cpu", prefect_run="flow")
+        context = opened([gru])
+        if resumed and again == "logged afterwards":
+            tracking.log_unlogged(context, [gru])
+        else:
+            train(context, gru)
+        tracking.close_pipeline(context, 0)
+
+    def left() -> list[Any]:
+        client = tracking.client()
+        found = []
+        for run in in_store() + in_store(kind="pipeline"):
+            tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
+            metrics = {k: v for k, v in run.data.metrics.items() if not k.startswith("system/") and k != "seconds"}
+            steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "validation_mae")]
+            files = sorted(file.path for file in client.list_artifacts(run.info.run_id))
+            found.append((run.info.status, run.data.params, tags, metrics, steps, files))
+            client.delete_run(run.info.run_id)
+        (trial_folder(gru) / "run.json").unlink()
+        return found
+
+    write(resumed=False)
+    undisturbed = left()
+    assert len(undisturbed) == 2 and all(params for _, params, *_ in undisturbed)
+    kills = 0
+    while True:
+        with monkeypatch.context() as patch:
+            kill_after(kills + 1, patch)
+            try:
+                write(resumed=False)
+            except Killed:
+                kills += 1
+            else:
+                break
+        if in_store(kind="pipeline")[0].info.status == "RUNNING":
+            write(resumed=True)
+        assert left() == undisturbed, f"killed after write {kills}"
+    assert kills > 8
+
+
+def test_another_checkouts_run_of_a_shared_store_is_left_alone(
+    ended: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gru = ended[-1]
+    other = tmp_path / 'o\'neil "and" sons'
+    shutil.copytree(Path.cwd(), other)
+    ids = []
+    for folder in (Path.cwd(), other):
+        enter(folder, monkeypatch)
+        context = opened([gru])
+        ids += [context.parent, TrialRun(context, trial_folder(gru), read_trial(gru), "cpu").id]
+    assert len(set(ids)) == 4
+    assert opened([gru]).parent == ids[2], "its own is found again"
+    (trial_folder(gru) / "run.json").unlink()
+    assert TrialRun(context, trial_folder(gru), read_trial(gru), "cpu").id == ids[3]
+    note_run(trial_folder(gru), mlflow_run_id=ids[1])
+    assert TrialRun(context, trial_folder(gru), read_trial(gru), "cpu").id == ids[1], "noted here, it is this trial's"
+
+
+def test_a_lost_note_gives_no_second_run(ended: list[Trial]) -> None:
+    context = opened(ended, newest=True)
+    for _ in range(2):
+        assert tracking.log_unlogged(context, ended) == 5
+        for trial in ended:
+            (trial_folder(trial) / "run.json").unlink()
+    assert len(in_store()) == 5
+
+
+def test_evaluating_over_an_empty_store_leaves_no_run_open_and_tells_nothing_of_today(
+    finished: Checkout, servers: dict[str, Any], tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "evaluated")
+    checkout.run("git", "add", "params.yaml")
+    checkout.run("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "--message", "settings")
+    shutil.rmtree(checkout.file("mlruns"))
+    checkout.file("mlruns").mkdir()
+    shutil.copy(servers["mlflow_db"], checkout.file("mlruns/mlflow.db"))
+    for file in checkout.root.glob("trials/*/*/run.json"):
+        file.unlink()
+    checkout.run(sys.executable, "-m", "stages.evaluate", "demo")
+    _, parent, trials = runs(checkout)
+    assert len(trials) == 5 and {run.info.status for run in [parent, *trials.values()]} == {"FINISHED"}
+    assert parent.data.metrics["failed_trials"] == 0
+    assert "mlflow.source.git.commit" not in parent.data.tags
+    for run in trials.values():
+        assert not [name for name in run.data.metrics if name.startswith("system/")]
+        assert not {"mlflow.source.git.commit", "recast.device", "recast.prefect_run"} & run.data.tags.keys()
+        assert run.data.metrics["best_mae"] > 0
+
+
+def test_a_run_written_afterwards_tells_what_was_noted_when_it_was_trained(ended: list[Trial]) -> None:
+    note_run(trial_folder(ended[0]), device="cuda:3", commit="0123-dirty", seconds=7.0)
+    tracking.log_unlogged(opened(ended), ended)
+    tags = run_of(ended[0]).data.tags
+    assert (tags["recast.device"], tags["mlflow.source.git.commit"]) == ("cuda:3", "0123-dirty")
+    assert run_of(ended[0]).data.metrics["seconds"] == 7
+    assert "recast.prefect_run" not in tags
+
+
+def test_the_commit_is_told_with_what_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+    def told() -> str:
+        tracking.commit.cache_clear()
+        return tracking.commit()
+
+    monkeypatch.chdir(tmp_path)
+    # A repository around the folder of the tests is none of theirs.
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert told() == "", "no repository"
+    git("init", "--quiet")
+    assert told() == "", "no commit"
+    for name in ("code.py", "dvc.lock"):
+        Path(name).write_text("first")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "first")
+    assert told() == git("rev-parse", "HEAD")
+    Path("new.py").write_text("not tracked")
+    Path("dvc.lock").write_text("written by the pipeline")
+    Path("code.py").touch()
+    assert told() == git("rev-parse", "HEAD")
+    Path("code.py").write_text("second")
+    assert told() == git("rev-parse", "HEAD") + "-dirty"
+    git("add", "code.py")
+    assert told() == git("rev-parse", "HEAD") + "-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert told() == "", "no git"
+    tracking.commit.cache_clear()
+
+
+def test_one_filter_shows_the_whole_of_a_grid_that_grew(ended: list[Trial]) -> None:
+    """The description of a pipeline run names it."""
+    filters = []
+    for grid in (ended[:3], ended):
+        context = opened(grid)
+        for trial in grid:
+            if not (trial_folder(trial) / "run.json").exists():
+                train(context, trial)
+        tracking.log_unlogged(context, grid)
+        tracking.close_pipeline(context, 0)
+        described = tracking.client().get_run(context.parent).data.tags["mlflow.note.content"]
+        found = re.search("``(.*)``", described)
+        assert found
+        filters.append(found[1])
+    assert len(in_store()) == 5, "none is written twice"
+    for filtered, grid in zip(filters, (ended[:3], ended), strict=True):
+        assert {run.info.run_name for run in in_store(filtered)} == {trial.label for trial in grid}
+        assert len(in_store(filtered, "pipeline")) == 1
+
+
+def test_a_trial_that_is_tried_again_is_logged_again(ended: list[Trial]) -> None:
+    gru = ended[-1]
+    folder = trial_folder(gru)
+    context = opened([gru])
+    failed = read_trial(gru) | {"status": "failed", "reason": "out of memory", "validation": {}, "best_epoch": 0}
+    TrialRun(context, folder, failed, "cpu").end(failed, [], 1.0)
+    assert run_of(gru).data.tags["recast.reason"] == "out of memory" and run_of(gru).info.status == "FAILED"
+    TrialRun(context, folder, read_trial(gru), "cpu")
+    # As when MLflow goes away now: what the first try logged is not the trial's result.
+    assert tracking.log_unlogged(context, [gru]) == 1
+    assert "recast.reason" not in run_of(gru).data.tags and run_of(gru).info.status == "FINISHED"
+    assert len(in_store()) == 1
+
+
+def test_the_metrics_of_the_system_are_those_of_the_training(
+    ended: list[Trial], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of a GPU are among them where there is one, and their lack is nothing to speak of where there is none."""
+    with caplog.at_level(logging.INFO):
+        train(opened(ended), ended[-1])
+    metrics = run_of(ended[-1]).data.metrics
+    assert metrics["system/cpu_utilization_percentage"] >= 0
+    assert ("system/gpu_0_memory_usage_megabytes" in metrics) == torch.cuda.is_available()
+    assert not [record for record in caplog.records if "metrics" in record.name]
+    assert re.search(r"^nvidia-ml-py==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+
+def test_packaging_leaves_the_imports_of_the_process_and_the_times_of_the_runs_alone(ended: list[Trial]) -> None:
+    context = opened(ended, newest=True)
+    tracking.log_unlogged(context, ended)
+    evaluation = leaderboard.read(places.stage("evaluate", "demo"))
+    assert evaluation is not None
+    tracking.log_evaluation(context, evaluation, ended, places.stage("evaluate", "demo"))
+    path, modules = list(sys.path), dict(sys.modules)
+    times = {run.info.run_id: run.info.end_time for run in in_store()}
+    assert len(package(evaluation, ended)) == 3
+    assert sys.path == path
+    assert {name: module for name, module in sys.modules.items() if name in modules} == modules
+    assert {run.info.run_id: run.info.end_time for run in in_store()} == times
+    assert {run.info.status for run in in_store() + in_store(kind="pipeline")} == {"FINISHED"}
+
+
+def test_artifacts_that_cannot_be_stored_are_reported_as_any_other_failure_of_mlflow(ended: list[Trial]) -> None:
+    """A local store whose folder is none; a server that refuses."""
+    Path("mlruns/artifacts").write_text("in the way")
+    with pytest.raises(TrackingError, match=r"MLflow at sqlite.* has failed: .*mlruns/artifacts"):
+        opened(ended)
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_error(403)
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = tracking.client()
+        client.rename_experiment(in_store(kind="pipeline")[0].info.experiment_id, "in the way")
+        client.create_experiment("demo", artifact_location=f"http://127.0.0.1:{server.server_port}/artifacts")
+        with pytest.raises(TrackingError, match="403"):
+            opened(ended)
+        server.shutdown()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_not_told_as_a_failure_of_mlflow() -> None:
+    with pytest.raises(OSError, match="No space left"), tracking.reported(), tracking.storing():
+        Path("/dev/full").write_text("more")
+
+
+def test_a_database_without_its_driver_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg2cffi://127.0.0.1:9/none")
+    tracking.client.cache_clear()
+    with pytest.raises(TrackingError, match="cannot be reached: No module named"):
+        tracking.client()
+
+
+def test_nothing_is_rebuilt_while_a_pipeline_writes(ended: list[Trial]) -> None:
+    with only_pipeline(), pytest.raises(RecastError, match="another pipeline runs"):
+        rebuild(load(), "demo")
+    assert rebuild(load(), "demo") == 5

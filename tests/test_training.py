@@ -377,8 +377,11 @@ def test_a_key_changes_with_every_part_of_the_specification(
         "optimizer": ["adam"],
         "units": [33],
         "layers": [2],
+        "activation": ["relu"],
         "dropout": [0.1],
+        "recurrent_dropout": [0.1],
         "bidirectional": [True],
+        "reversed": [True],
     }
     assert set(axes) == set(REGISTRY["gru"].Hyperparameters.model_fields)
     others += [each for axis, values in axes.items() for each in of({"gru": {axis: values}}, seeds=(0,))]

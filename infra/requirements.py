@@ -1,6 +1,6 @@
 """Write requirements.lock: every version, pinned, for Python 3.11 to 3.13, on any system.
 
-python -m infra.lock
+python -m infra.requirements
 """
 
 import re
@@ -21,7 +21,8 @@ def main() -> None:
     options = ["--universal", "--python-version", "3.11", "--extra", "dev", "--no-header", "--no-annotate"]
     uv = [sys.executable, "-m", "uv", "pip", "compile", "--no-emit-index-url", "--quiet"]
     resolved = subprocess.run([*uv, *options, "pyproject.toml"], capture_output=True, text=True, check=True).stdout
-    kept = [line for line in resolved.splitlines() if not re.match(r"nvidia|cuda|triton", line)]
+    # nvidia-ml-py is no part of CUDA: MLflow reads the GPUs' metrics by it, where there is a driver.
+    kept = [line for line in resolved.splitlines() if not re.match(r"(?!nvidia-ml-py==)(nvidia|cuda|triton)", line)]
     with replaced_file(Path("requirements.lock")) as temporary:
         temporary.write_text(HEADER + "\n".join(kept) + "\n", encoding="utf-8")
 

@@ -1,0 +1,206 @@
+"""Recurrent networks with more than a state: an external memory, and a choice of how long to think."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import one_hot, softplus
+
+from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+
+# What a Neural Turing Machine does to its memory M of N slots of width W. The five stages of addressing are Graves's
+# equations 5 to 9; they give weights a that sum to one over the slots, for each of D heads at once.
+
+
+def content_scores(M_BNW: Tensor, k_BDW: Tensor, strength_BD: Tensor) -> Tensor:
+    """strength cos(k, M_i): how similar each slot is to the key (B, D, N)."""
+    squares_BDN = k_BDW.square().sum(dim=2).unsqueeze(2) * M_BNW.square().sum(dim=2).unsqueeze(1)
+    cosine_BDN = k_BDW @ M_BNW.transpose(1, 2) * (squares_BDN + 1e-12).rsqrt()
+    return strength_BD.unsqueeze(2) * cosine_BDN
+
+
+def content(scores_BDN: Tensor) -> Tensor:
+    """a_i = exp(score_i) / sum_j exp(score_j)."""
+    return scores_BDN.softmax(dim=2)
+
+
+def interpolate(content_BDN: Tensor, before_BDN: Tensor, gate_BD: Tensor) -> Tensor:
+    """a = g a_content + (1 - g) a_before, a_before the weights of the step before."""
+    gate_BD1 = gate_BD.unsqueeze(2)
+    return gate_BD1 * content_BDN + (1 - gate_BD1) * before_BDN
+
+
+def shift(a_BDN: Tensor, s_BD3: Tensor) -> Tensor:
+    """a_i = sum_j a_j s_(i - j), the slots in a circle, s over the shifts -1, 0 and 1."""
+    back_BD1, stay_BD1, on_BD1 = s_BD3.unsqueeze(3).unbind(dim=2)
+    return back_BD1 * a_BDN.roll(-1, dims=2) + stay_BD1 * a_BDN + on_BD1 * a_BDN.roll(1, dims=2)
+
+
+def sharpen(a_BDN: Tensor, power_BD: Tensor) -> Tensor:
+    """a_i = a_i^power / sum_j a_j^power, each a_i over the largest first, so that not all powers are zero."""
+    powers_BDN = (a_BDN / a_BDN.detach().amax(dim=2, keepdim=True)) ** power_BD.unsqueeze(2)
+    return powers_BDN / powers_BDN.sum(dim=2, keepdim=True)
+
+
+def read(M_BNW: Tensor, a_BN: Tensor) -> Tensor:
+    """r = sum_i a_i M_i."""
+    return (a_BN.unsqueeze(2) * M_BNW).sum(dim=1)
+
+
+def write(M_BNW: Tensor, a_BN: Tensor, w_BW: Tensor) -> Tensor:
+    """M_i = a_i w + (1 - a_i) M_i.
+
+    Graves's erase and add, M_i = M_i (1 - a_i e) + a_i w, with all of the erase vector e at one.
+    """
+    a_BN1 = a_BN.unsqueeze(2)
+    return a_BN1 * w_BW.unsqueeze(1) + (1 - a_BN1) * M_BNW
+
+
+@register("ntm")
+class NTM(Network):
+    """Neural Turing Machine: a controller that reads from and writes to a memory, with weights over its slots.
+
+    At each step the controller sees the input and what was read before; of its state h are made, by one linear layer,
+    the written vector and for each head a key, its strength, a gate, shifts and a power. The heads find their slots by
+    content, then by location; one reads the memory as it is, the other writes to it for the next step:
+
+        h_t = controller([x_t, r_{t-1}], h_{t-1});  r_t = read(M_{t-1}, a_t);  M_t = write(M_{t-1}, b_t, w_t)
+
+    Graves, Wayne and Danihelka, "Neural Turing Machines", 2014, with the lecture's writing (lecture row A2). M_0 is
+    learned; both heads begin at slot 0. The forecast is made of h_T and r_T.
+    """
+
+    source = "A2, Graves et al. 2014"
+
+    class Hyperparameters(TrainedAxes):
+        controller: Literal["lstm", "feedforward"] = Field("lstm", description="what reads the inputs")
+        units: int = Field(16, ge=1, description="size of the controller's state")
+        slots: int = Field(16, ge=2, description="vectors in the memory")
+        width: int = Field(16, ge=1, description="values in each of them")
+
+    def __init__(self, shape: WindowShape, hyperparameters: "NTM.Hyperparameters") -> None:
+        super().__init__()
+        self.axes = axes = hyperparameters
+        self.controller: nn.LSTMCell | nn.Linear = (
+            nn.LSTMCell(shape.features + axes.width, axes.units)
+            if axes.controller == "lstm"
+            else nn.Linear(shape.features + axes.width, axes.units)
+        )
+        self.heads = nn.Linear(axes.units, axes.width + 2 * (axes.width + 6))
+        self.memory_NW = nn.Parameter(torch.empty(axes.slots, axes.width).uniform_(-1, 1))
+        self.output = Output(axes.units + axes.width, shape)
+
+    def address(self, M_BNW: Tensor, before_BDN: Tensor, h_BDK: Tensor) -> Tensor:
+        """The new weights (B, D, N) of each head from what the controller says to it."""
+        W = self.axes.width
+        k_BDW, (strength_BD, gate_BD, power_BD) = h_BDK[:, :, :W], h_BDK[:, :, W : W + 3].unbind(dim=2)
+        a_BDN = content(content_scores(M_BNW, k_BDW, softplus(strength_BD)))
+        a_BDN = interpolate(a_BDN, before_BDN, gate_BD.sigmoid())
+        a_BDN = shift(a_BDN, h_BDK[:, :, W + 3 :].softmax(dim=2))
+        return sharpen(a_BDN, 1 + softplus(power_BD))
+
+    def run(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
+        """The last state (B, H + W), and the weights of `addressing`."""
+        M_BNW = self.memory_NW.expand(len(x_BTF), -1, -1)
+        a_BDN = one_hot(torch.zeros(len(x_BTF), 2, dtype=torch.long, device=x_BTF.device), self.axes.slots).to(M_BNW)
+        r_BW = M_BNW.new_zeros(len(x_BTF), self.axes.width)
+        h_BH = c_BH = M_BNW.new_zeros(len(x_BTF), self.axes.units)
+        weights = []
+        for x_BF in x_BTF.unbind(dim=1):
+            read_BI = torch.cat([x_BF, r_BW], dim=1)
+            if isinstance(self.controller, nn.LSTMCell):
+                h_BH, c_BH = self.controller(read_BI, (h_BH, c_BH))
+            else:
+                h_BH = self.controller(read_BI).tanh()
+            said_BK = self.heads(h_BH)
+            w_BW, h_BDK = said_BK[:, : self.axes.width], said_BK[:, self.axes.width :].unflatten(1, (2, -1))
+            a_BDN = self.address(M_BNW, a_BDN, h_BDK)
+            r_BW = read(M_BNW, a_BDN[:, 0])
+            M_BNW = write(M_BNW, a_BDN[:, 1], w_BW)
+            weights.append(a_BDN)
+        return torch.cat([h_BH, r_BW], dim=1), torch.stack(weights, dim=1)
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        y_B: Tensor = self.output(self.run(x_BTF)[0])
+        return y_B
+
+    def addressing(self, x_BTF: Tensor) -> Tensor:
+        """Where the heads are at each step: (B, T, 2, N), the reading one first; the sum over the slots N is one."""
+        return self.run(x_BTF)[1]
+
+
+@register("act_rnn")
+class ACT(Network):
+    """Adaptive computation time: a recurrent cell that takes as many steps at an input as it wants.
+
+    At an input the cell goes on from its own state, s^n = cell([x, n = 1], s^{n-1}), and each s^n gives a halting
+    probability h^n = sigmoid(W s^n + b). It stops at the first N at which h^1 + ... + h^N >= 0.99, at the latest at
+    `max_ponder`. The state that the next input meets is sum_n p^n s^n with p^n = h^n, but p^N = R, the remainder
+    1 - h^1 - ... - h^{N-1}. N + R, summed over the window, is the ponder cost; `ponder_cost` times it is part of the
+    loss. Graves, "Adaptive Computation Time for Recurrent Neural Networks", 2016 (lecture row A3).
+    """
+
+    source = "A3, Graves 2016"
+    threshold = 0.99
+
+    class Hyperparameters(TrainedAxes):
+        cell: Literal["gru", "elman"] = Field("gru", description="the cell that ponders")
+        units: int = Field(32, ge=1, description="size of the state")
+        max_ponder: int = Field(4, ge=2, description="steps at one input, at most")
+        ponder_cost: float = Field(1e-4, ge=0, le=1, description="weight of the ponder cost in the loss")
+
+    def __init__(self, shape: WindowShape, hyperparameters: "ACT.Hyperparameters") -> None:
+        super().__init__()
+        self.axes = axes = hyperparameters
+        cell = nn.GRUCell if axes.cell == "gru" else nn.RNNCell
+        self.cell = cell(shape.features + 1, axes.units)
+        self.halting = nn.Linear(axes.units, 1)
+        # As in the paper: a cell that at first halts early.
+        nn.init.ones_(self.halting.bias)
+        self.output = Output(axes.units, shape)
+        self.cost: Tensor | None = None
+
+    def think(self, x_BF: Tensor, s_BH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The state after one input, and of each window the steps N (B,) and the remainder R (B,)."""
+        mean_BH = torch.zeros_like(s_BH)
+        total_B, steps_B, remainder_B = s_BH.new_zeros(3, len(s_BH)).unbind()
+        running_B = torch.ones_like(total_B, dtype=torch.bool)
+        flag_B1 = torch.ones_like(x_BF[:, :1])
+        for n in range(1, self.axes.max_ponder + 1):
+            s_BH = self.cell(torch.cat([x_BF, flag_B1 * (n == 1)], dim=1), s_BH)
+            h_B = self.halting(s_BH).squeeze(1).sigmoid()
+            last_B = running_B & ((total_B + h_B >= self.threshold) | (n == self.axes.max_ponder))
+            p_B = torch.where(last_B, 1 - total_B, h_B) * running_B
+            mean_BH = mean_BH + p_B.unsqueeze(1) * s_BH
+            steps_B = steps_B + running_B
+            remainder_B = remainder_B + p_B * last_B
+            total_B = total_B + p_B
+            running_B = running_B & ~last_B
+            if not running_B.any():
+                break
+        return mean_BH, steps_B, remainder_B
+
+    def run(self, x_BTF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The last state (B, H), and the steps N and remainders R at each input (B, T)."""
+        s_BH = self.output.weight.new_zeros(len(x_BTF), self.axes.units)
+        steps, remainders = [], []
+        for x_BF in x_BTF.unbind(dim=1):
+            s_BH, steps_B, remainder_B = self.think(x_BF, s_BH)
+            steps.append(steps_B)
+            remainders.append(remainder_B)
+        return s_BH, torch.stack(steps, dim=1), torch.stack(remainders, dim=1)
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        s_BH, steps_BT, remainder_BT = self.run(x_BTF)
+        self.cost = (steps_BT + remainder_BT).sum(dim=1).mean() if self.training else None
+        y_B: Tensor = self.output(s_BH)
+        return y_B
+
+    def penalty(self) -> Tensor | None:
+        """The ponder cost of the last forward in training, a mean over its windows, times its weight in the loss."""
+        return None if self.cost is None else self.axes.ponder_cost * self.cost
+
+    def ponder(self, x_BTF: Tensor) -> Tensor:
+        """The steps N that each input takes: (B, T)."""
+        return self.run(x_BTF)[1]

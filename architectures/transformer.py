@@ -1,0 +1,119 @@
+"""The Transformer's encoder."""
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+
+
+def positions(steps: int, width: int) -> Tensor:
+    """The sinusoidal encoding (T, D), float64: p[t, 2i] = sin(t / 10000^(2i / D)), p[t, 2i + 1] = cos of the same."""
+    rate_I = 10000 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle_TI = torch.arange(steps)[:, None] * rate_I
+    return torch.stack([angle_TI.sin(), angle_TI.cos()], dim=-1).flatten(1)[:, :width]
+
+
+class MultiHeadAttention(nn.Module):
+    """softmax(Q K' / sqrt(W)) V in each of N heads of width W, side by side, and W_o of all of them.
+
+    T is the step that asks, S the one that is looked at.
+    """
+
+    def __init__(self, heads: int, head_width: int, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.head_width, self.causal = heads, head_width, causal
+        self.queries_keys_values = nn.Linear(heads * head_width, 3 * heads * head_width)
+        self.output = nn.Linear(heads * head_width, heads * head_width)
+
+    def split(self, h_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, N, T, W)."""
+        qkv_BTD = self.queries_keys_values(h_BTD)
+        q_BNTW, k_BNTW, v_BNTW = qkv_BTD.unflatten(2, (3, self.heads, self.head_width)).permute(2, 0, 3, 1, 4)
+        return q_BNTW, k_BNTW, v_BNTW
+
+    def forward(self, h_BTD: Tensor) -> Tensor:
+        a_BNTW = scaled_dot_product_attention(*self.split(h_BTD), is_causal=self.causal)
+        y_BTD: Tensor = self.output(a_BNTW.transpose(1, 2).flatten(2))
+        return y_BTD
+
+    def weights(self, h_BTD: Tensor) -> Tensor:
+        """What `forward` weighs the values with: (B, N, T, S), the sum over S is one."""
+        q_BNTW, k_BNSW, _ = self.split(h_BTD)
+        e_BNTS = q_BNTW @ k_BNSW.transpose(2, 3) / math.sqrt(self.head_width)
+        if self.causal:
+            later_TS = torch.ones_like(e_BNTS[0, 0], dtype=torch.bool).triu(1)
+            e_BNTS = e_BNTS.masked_fill(later_TS, -math.inf)
+        return e_BNTS.softmax(dim=3)
+
+
+class Layer(nn.Module):
+    """h = norm(h + attention(h)), then h = norm(h + W_2 relu(W_1 h + b_1) + b_2)."""
+
+    def __init__(self, heads: int, head_width: int, feedforward: int, dropout: float, causal: bool) -> None:
+        super().__init__()
+        width = heads * head_width
+        self.attention = MultiHeadAttention(heads, head_width, causal)
+        self.feedforward = nn.Sequential(nn.Linear(width, feedforward), nn.ReLU(), nn.Linear(feedforward, width))
+        self.norm_attention, self.norm_feedforward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h_BTD: Tensor) -> Tensor:
+        h_BTD = self.norm_attention(h_BTD + self.dropout(self.attention(h_BTD)))
+        y_BTD: Tensor = self.norm_feedforward(h_BTD + self.dropout(self.feedforward(h_BTD)))
+        return y_BTD
+
+
+@register("transformer")
+class Transformer(Network):
+    """Layers of multi-head self-attention and a dense network at each step; the state is that of the last step.
+
+    Vaswani et al., "Attention is All You Need", 2017, with a linear layer where the paper embeds words (lecture
+    row A6). The model's width D is `heads` times `head_width`, so that any two of them go together.
+    """
+
+    source = "A6, Vaswani et al. 2017"
+    positions_TD: Tensor
+
+    class Hyperparameters(TrainedAxes):
+        heads: int = Field(2, ge=1, description="attention heads of each layer")
+        head_width: int = Field(8, ge=1, description="width of each head; the model's is as many times the heads")
+        layers: int = Field(2, ge=1, description="encoder layers")
+        feedforward: int = Field(32, ge=1, description="width of the dense network in each layer")
+        dropout: float = Field(0.0, ge=0, lt=1, description="share of inputs and of each sublayer's output dropped")
+        causal: bool = Field(False, description="a step looks at no later one")
+
+    def __init__(self, shape: WindowShape, hyperparameters: "Transformer.Hyperparameters") -> None:
+        super().__init__()
+        axes = hyperparameters
+        width = axes.heads * axes.head_width
+        self.embedding = nn.Linear(shape.features, width)
+        self.register_buffer("positions_TD", positions(shape.steps, width).float(), persistent=False)
+        self.dropout = nn.Dropout(axes.dropout)
+        self.layers = nn.ModuleList(
+            Layer(axes.heads, axes.head_width, axes.feedforward, axes.dropout, axes.causal) for _ in range(axes.layers)
+        )
+        self.output = Output(width, shape)
+
+    def states(self, x_BTF: Tensor) -> list[Tensor]:
+        """What each layer reads, and last what the last one says: (B, T, D) each."""
+        h_BTD = self.dropout(self.embedding(x_BTF) + self.positions_TD)
+        states = [h_BTD]
+        for layer in self.layers:
+            states.append(layer(states[-1]))
+        return states
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        y_B: Tensor = self.output(self.states(x_BTF)[-1][:, -1])
+        return y_B
+
+    def maps(self, x_BTF: Tensor) -> Tensor:
+        """The attention maps (B, L, N, T, S) of each layer L and head N: how step T weighs step S."""
+        maps = []
+        for layer, h_BTD in zip(self.layers, self.states(x_BTF)[:-1], strict=True):
+            assert isinstance(layer, Layer)
+            maps.append(layer.attention.weights(h_BTD))
+        return torch.stack(maps, dim=1)
