@@ -1,6 +1,6 @@
 """Windows a second against the lecture's generator and PyTorch's DataLoader.
 
-Aim: 20 times the generator. The ten-minute windows miss it: each is 6.7 kB out of a table larger than the cache, so memory
+Aim: 20 times the generator. The ten-minute windows miss it: each is 6.7 kB of a table larger than the cache, so memory
 bounds them.
 """
 

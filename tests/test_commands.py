@@ -21,7 +21,7 @@ LONG = {"train__epochs": 100_000, "runner__kind": "local"}
 
 def wait_for(checkout: Checkout, pattern: str, process: subprocess.Popen[str]) -> None:
     """Wait until a file below the checkout is there, or fail when the process ends before."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(checkout.root.glob(pattern)):
         assert process.poll() is None, f"ended before {pattern}: {process.stdout and process.stdout.read()}"
         assert time.monotonic() < deadline, f"no {pattern}"
@@ -139,12 +139,8 @@ def test_a_second_pipeline_in_one_checkout_is_refused(
     assert waiting.returncode == 0 and "Ran: evaluate@demo" in printed
 
 
-@pytest.mark.parametrize("command", [("-m", "flows", "run"), ("-m", "flows.train", "demo")])
-def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(
-    command: tuple[str, ...], finished: Checkout, tmp_path: Path
-) -> None:
-    checkout = finished.copy(tmp_path / "stopped")
-    checkout.settings(**LONG)
+def stopped(checkout: Checkout, *command: str) -> None:
+    """Start a command that trains in processes, and press Ctrl-C once they do; nothing may be left of it."""
     process = checkout.start(sys.executable, *command)
     wait_for(checkout, "trials/*/*/checkpoint.pt", process)
     workers = psutil.Process(process.pid).children(recursive=True)
@@ -153,13 +149,25 @@ def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(
     assert process.returncode == 130 and "Traceback" not in printed
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
-    checkpoints = {file.parent.name for file in checkout.root.glob("trials/*/*/checkpoint.pt")}
+
+
+def test_ctrl_c_leaves_no_process_of_a_stage(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "stage")
+    checkout.settings(**LONG)
+    stopped(checkout, "-m", "flows.train", "demo")
+
+
+def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "stopped")
+    checkout.settings(**LONG)
+    stopped(checkout, "-m", "flows", "run")
     assert "epochs kept" in checkout.recast("status")
+    checkpoints = {file.parent.name for file in checkout.root.glob("trials/*/*/checkpoint.pt")}
     noted = {key: json.loads(checkout.file(f"trials/demo/{key}/run.json").read_text()) for key in checkpoints}
 
-    again = checkout.start(sys.executable, *command)
+    again = checkout.start(sys.executable, "-m", "flows", "run")
     key, before = next(iter(noted.items()))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while json.loads(checkout.file(f"trials/demo/{key}/run.json").read_text())["epoch"] <= before["epoch"]:
         assert again.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
@@ -182,30 +190,6 @@ def test_a_driver_that_is_killed_takes_its_workers_along(finished: Checkout, tmp
     process.communicate(timeout=60)
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
-
-
-def test_a_worker_that_dies_does_not_stop_the_grid(finished: Checkout, tmp_path: Path) -> None:
-    checkout = finished.copy(tmp_path / "dying")
-    checkout.settings(
-        runner__kind="local", train__epochs=30, grid__architectures={"dense": {"units": [4, 5]}, "deadly": {}}
-    )
-    checkout.file("architectures/deadly.py").write_text(
-        "import os, signal\n"
-        "from architectures.network import Network, TrainedAxes, register\n"
-        "from torch import nn\n\n"
-        "@register('deadly')\n"
-        "class Deadly(Network):\n"
-        "    source = 'a test'\n"
-        "    def __init__(self, shape, hyperparameters):\n"
-        "        super().__init__()\n"
-        "        self.weight = nn.Linear(1, 1)\n\n"
-        "    def forward(self, x_BTF):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    printed = checkout.recast("run", status=3)
-    assert "its process died, and died again when it was tried alone" in printed and "deadly" in printed
-    listed = json.loads(checkout.file("data/train/demo/trials.json").read_text())
-    assert [each["status"] for each in listed] == ["finished"] * 4 + ["failed"] * 2
 
 
 def test_a_trial_that_diverges_is_told_and_the_rest_is_complete(finished: Checkout, tmp_path: Path) -> None:

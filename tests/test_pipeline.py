@@ -93,5 +93,12 @@ def test_the_flow_runs_what_dvc_runs(kind: str, finished: Checkout, tmp_path: Pa
     assert first <= done["Ran"] | done["Restored"]
     assert ours.file("dvc.lock").read_bytes() == theirs.file("dvc.lock").read_bytes()
     assert "up to date" in ours.dvc("status")
-    assert by_dvc(ours) == {"Ran": set(), "Restored": set()}
-    assert "Everything is up to date" in ours.recast("run")
+
+
+def test_what_is_up_to_date_is_left_alone(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "again")
+    stages = [file for stage in STAGES for file in checkout.file(f"data/{stage}").rglob("*")]
+    before = {file: file.stat().st_mtime_ns for file in stages}
+    assert by_dvc(checkout) == {"Ran": set(), "Restored": set()}
+    assert "Everything is up to date" in checkout.recast("run")
+    assert {file: file.stat().st_mtime_ns for file in before} == before
