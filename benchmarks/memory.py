@@ -81,9 +81,9 @@ def _train(problem: str) -> None:
     import torch
 
     from stages import batches, places
+    from stages.fit import fit
     from stages.normalize import Table
     from stages.settings import load
-    from stages.training import train
     from stages.trials import expand
     from stages.window import Windowing
 
@@ -91,7 +91,7 @@ def _train(problem: str) -> None:
     _table, windowing = Table.read(normalized), Windowing.read(windowed)
     trial = expand(load(), problem, windowed)[-1]
     data = batches.read(normalized, windowed, torch.device("cpu"))
-    train(
+    fit(
         trial.configuration.architecture,
         trial.configuration.hyperparameters,
         0,

@@ -20,8 +20,8 @@ from torch import nn
 from architectures import REGISTRY, WindowShape
 from benchmarks.batches import _batches
 from benchmarks.measure import alternate, seconds, table
+from stages.fit import fit
 from stages.settings import Train
-from stages.training import train
 
 BATCH, STEPS_BACK, FEATURES, UNITS = 128, 120, 14, 32
 KERAS = Path(__file__).parent / ".keras"
@@ -61,7 +61,7 @@ def _recast(name: str, steps: int, threads: int) -> Callable[[], float]:
         with tempfile.TemporaryDirectory() as folder:
             splits = {"train": batches, "validation": one_batch}
             taken = seconds(
-                lambda: train(
+                lambda: fit(
                     name,
                     hyperparameters,
                     0,

@@ -19,6 +19,7 @@ from stages import batches, history, places, tracking
 from stages.atomic import replaced_folder, write_json
 from stages.batches import Batches
 from stages.command import command
+from stages.fit import forecast
 from stages.history import Epoch
 from stages.leaderboard import BASELINE, Evaluation, Row, Spread
 from stages.metrics import Errors, mae, paired_block_bootstrap, rmse, skill
@@ -27,7 +28,6 @@ from stages.packaging import package
 from stages.report import render
 from stages.settings import Evaluate, load
 from stages.train import load_network
-from stages.training import forecast
 from stages.trials import Trial, expand, read_trial, trial_folder
 from stages.window import Windowing
 

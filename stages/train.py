@@ -21,9 +21,9 @@ from architectures import Network
 from problems.errors import RecastError
 from stages import batches, history, places, tracking
 from stages.atomic import replaced_file, write_json
+from stages.fit import Progress, TrialFailed, build, errors, failure, fit
 from stages.history import Epoch
 from stages.normalize import Table
-from stages.training import Progress, TrialFailed, build, errors, failure, train
 from stages.trials import Trial, check_code, note_run, read_trial, trial_folder
 from stages.window import Windowing
 
@@ -133,7 +133,7 @@ def train_trial(
     network: Network | None = None
     try:
         data = _data(trial.problem, trial.data, device)
-        progress = train(
+        progress = fit(
             trial.configuration.architecture,
             trial.configuration.hyperparameters,
             trial.seed,

@@ -15,7 +15,7 @@ import torch
 import architectures
 from architectures import REGISTRY, ShapeError, WindowShape
 from problems.errors import RecastError
-from stages import batches, places, training
+from stages import batches, fit, places
 from stages.atomic import write_json
 from stages.grid import Configuration, configurations
 from stages.settings import FILE, Settings, Train
@@ -106,7 +106,7 @@ def check_shapes(trials: Iterable[Trial], shape: WindowShape) -> None:
     """
     for configuration in {trial.configuration.label: trial.configuration for trial in trials}.values():
         try:
-            training.build(configuration.architecture, configuration.hyperparameters, shape, seed=0)
+            fit.build(configuration.architecture, configuration.hyperparameters, shape, seed=0)
         except ShapeError as error:
             raise RecastError(f"{FILE}: grid.architectures.{error}") from None
 
@@ -122,7 +122,7 @@ def code(architecture: str, package: Path = PACKAGE) -> str:
     """
     module = REGISTRY[architecture].__module__.rpartition(".")[2]
     files = [package / f"{name}.py" for name in sorted(_modules(package, module, set()))]
-    files += [Path(str(each.__file__)) for each in (batches, training)]
+    files += [Path(str(each.__file__)) for each in (batches, fit)]
     digest = hashlib.sha256()
     for file in files:
         digest.update(significant(file.read_text(encoding="utf-8")).encode())

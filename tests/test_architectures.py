@@ -16,9 +16,9 @@ from torch import Tensor
 from architectures import REGISTRY, Axes, Network, ShapeError, TrainedAxes, WindowShape, register
 from problems.errors import RecastError
 from stages import settings as settings_module
+from stages.fit import build
 from stages.grid import configurations
 from stages.settings import Grid
-from stages.training import build
 
 B, T, F = 16, 24, 3
 SHAPE = WindowShape(steps=T, features=F, target=1, horizon=8, day=8)

@@ -11,9 +11,9 @@ import torch
 from architectures import REGISTRY
 from problems.problem import Problem
 from stages import batches
+from stages.fit import Progress, build, fit, forecast
 from stages.normalize import Table, normalize, values
 from stages.settings import Train
-from stages.training import Progress, build, forecast, train
 from stages.window import ranges, window
 
 ROWS, TRAIN, VALIDATION = 320, 160, 240
@@ -123,7 +123,7 @@ def test_validation_and_test_rows_change_no_weights(
         def told(progress: Progress) -> None:
             pass
 
-        progress = train(name, axes, 0, settings, data.shape, data.splits, CPU, tmp_path / checkpoint, told)
+        progress = fit(name, axes, 0, settings, data.shape, data.splits, CPU, tmp_path / checkpoint, told)
         return [value.numpy().tobytes() for value in progress.network.state_dict().values()]
 
     without_validation, without_test = raw.copy(), raw.copy()

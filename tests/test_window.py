@@ -20,9 +20,9 @@ from problems.problem import Problem
 from problems.split import LectureSplit
 from stages import batches
 from stages import window as stage
+from stages.fit import errors
 from stages.ingest import ingest
 from stages.normalize import normalize
-from stages.training import errors
 from stages.window import SPLITS, Windowing, count, ranges, subtract, window
 
 Make = Callable[..., Problem]

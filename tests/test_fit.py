@@ -15,12 +15,12 @@ import torch
 from architectures import REGISTRY, WindowShape
 from problems.errors import RecastError
 from problems.problem import Problem
-from stages import batches, training, trials
+from stages import batches, trials
 from stages.batches import Batches
+from stages.fit import Progress, TrialFailed, errors, failure, fit, forecast
 from stages.grid import configurations
 from stages.normalize import normalize
 from stages.settings import Grid, Runner, Settings, Train
-from stages.training import Progress, TrialFailed, failure, train
 from stages.trials import Trial, bundles, check_shapes, expand
 from stages.window import window
 
@@ -68,7 +68,7 @@ def trained(
 ) -> Progress:
     hyperparameters = REGISTRY[name].Hyperparameters(**({"units": 4} | axes))
     splits = splits or prepared.splits
-    return train(name, hyperparameters, seed, settings, prepared.shape, splits, CPU, checkpoint, after_epoch)
+    return fit(name, hyperparameters, seed, settings, prepared.shape, splits, CPU, checkpoint, after_epoch)
 
 
 def weights(progress: Progress) -> list[bytes]:
@@ -130,7 +130,7 @@ def test_a_trial_killed_within_an_epoch_goes_on_from_the_last_one(
 ) -> None:
     case = CASES["dropout"]
     expected = trained(prepared, tmp_path / "whole", **case)
-    validated, epochs = training.errors, []
+    validated, epochs = errors, []
 
     def die(network: torch.nn.Module, data: Batches) -> tuple[float, float]:
         epochs.append(None)
@@ -139,7 +139,7 @@ def test_a_trial_killed_within_an_epoch_goes_on_from_the_last_one(
         return validated(network, data)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "errors", die)
+        patch.setattr("stages.fit.errors", die)
         trained(prepared, tmp_path / "killed", **case)
     told: list[int] = []
     resumed = trained(
@@ -162,12 +162,12 @@ def test_the_best_weights_are_those_of_the_lowest_validation_mae(prepared: Prepa
     progress = trained(
         prepared, tmp_path / "c", settings=settings, learning_rate=0.1, after_epoch=lambda p: kept.append(weights(p))
     )
-    errors = [epoch.validation_mae for epoch in progress.history]
+    maes = [epoch.validation_mae for epoch in progress.history]
     assert [epoch.epoch for epoch in progress.history] == list(range(1, 13))
-    assert progress.best_epoch == 1 + int(np.argmin(errors))
+    assert progress.best_epoch == 1 + int(np.argmin(maes))
     assert 1 <= progress.best_epoch < 12, "else the test is none"
     assert weights(progress) == kept[progress.best_epoch - 1]
-    assert training.errors(progress.network, prepared.splits["validation"])[0] == min(errors)
+    assert errors(progress.network, prepared.splits["validation"])[0] == min(maes)
 
 
 @pytest.mark.parametrize("patience", [1, 3])
@@ -183,17 +183,17 @@ def test_training_learns(prepared: Prepared, tmp_path: Path) -> None:
     progress = trained(prepared, tmp_path / "c", settings=settings, units=16, learning_rate=0.01)
     naive = REGISTRY["persistence"](prepared.shape, REGISTRY["persistence"].Hyperparameters())
     assert progress.history[-1].train_loss < progress.history[0].train_loss
-    persistence, _ = training.errors(naive, prepared.splits["validation"])
+    persistence, _ = errors(naive, prepared.splits["validation"])
     assert progress.history[progress.best_epoch - 1].validation_mae < 0.8 * persistence
 
 
 def test_validation_errors_follow_their_definition(prepared: Prepared, tmp_path: Path) -> None:
     progress = trained(prepared, tmp_path / "c")
     data = prepared.splits["validation"]
-    found = training.forecast(progress.network, data)
+    found = forecast(progress.network, data)
     assert found.shape == (len(data),)
     difference = (found - data.at(torch.arange(len(data)))[1]).double().numpy()
-    mae, rmse = training.errors(progress.network, data)
+    mae, rmse = errors(progress.network, data)
     assert mae == pytest.approx(np.abs(difference).mean())
     assert rmse == pytest.approx(math.sqrt(np.square(difference).mean()))
 
@@ -207,7 +207,7 @@ def test_the_training_loss_is_the_mean_over_the_batches(prepared: Prepared, tmp_
         settings = settings.model_copy(update={"batch_size": len(prepared.splits["train"])})
     progress = trained(prepared, tmp_path / "c", settings=settings, optimizer="sgd", learning_rate=1e-12)
     data = prepared.splits["train"]
-    error = (training.forecast(progress.network, data) - data.at(torch.arange(len(data)))[1]).numpy()
+    error = (forecast(progress.network, data) - data.at(torch.arange(len(data)))[1]).numpy()
     small = np.abs(error) < 1
     expected = {
         "mae": np.abs(error),
@@ -301,7 +301,7 @@ def test_any_other_error_is_named() -> None:
 
 def test_a_baseline_is_not_trained(prepared: Prepared, tmp_path: Path) -> None:
     axes = REGISTRY["persistence"].Hyperparameters()
-    progress = train("persistence", axes, 0, SMALL, prepared.shape, prepared.splits, CPU, tmp_path / "c", print)
+    progress = fit("persistence", axes, 0, SMALL, prepared.shape, prepared.splits, CPU, tmp_path / "c", print)
     assert (progress.history, progress.best_epoch) == ([], 0)
     assert not (tmp_path / "c").exists()
 

@@ -86,7 +86,7 @@ def build(architecture: str, hyperparameters: Axes, shape: WindowShape, seed: in
     return REGISTRY[architecture](shape, hyperparameters)
 
 
-def train(
+def fit(
     architecture: str,
     hyperparameters: Axes,
     seed: int,
