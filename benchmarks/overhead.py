@@ -3,8 +3,8 @@
 Aim: under 0.3 s a trial once workers are up.
 """
 
+import contextlib
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -19,9 +19,10 @@ from tests.checkout import Checkout
 def run(quick: bool) -> dict[str, Any]:
     """Seconds a trial on one worker, from grids of two sizes, so that start-up cancels, less the training itself."""
     few, many = (4, 12) if quick else (20, 80)
-    with tempfile.TemporaryDirectory() as name:
+    # The state of the Prefect server, and of nothing else, is below the current folder.
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         root = Path(name)
-        api = f"{_server(root)}/api"
+        api = f"{servers.start(servers.PREFECT)}/api"
         try:
             taken, training = {}, {}
             for trials in (few, many):
@@ -45,12 +46,6 @@ def run(quick: bool) -> dict[str, Any]:
         "beyond training": round(each - trained, 3),
         "start-up, once": round(taken[few] - few * each, 1),
     }
-
-
-def _server(root: Path) -> str:
-    """A Prefect server of the benchmark's own, its state below `root`."""
-    os.chdir(root)
-    return servers.start(servers.PREFECT)
 
 
 def _training(made: Checkout) -> float:
