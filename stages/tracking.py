@@ -6,6 +6,7 @@ store holds can be made again from the trials that DVC tracks (`rebuild`).
 
 import errno
 import hashlib
+import logging
 import math
 import os
 import socket
@@ -42,6 +43,9 @@ from stages.leaderboard import Evaluation
 from stages.places import MLFLOW_STORE
 from stages.settings import FILE, Settings
 from stages.trials import Trial, note_run, read_run, read_trial, trial_folder
+
+# It prints with its traceback what it raises too, and what `reported` tells in a line.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 class TrackingError(RecastError):
