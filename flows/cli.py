@@ -17,7 +17,7 @@ from stages.command import plain_errors
 from stages.leaderboard import Evaluation, Spread
 from stages.lock import is_running, only_pipeline
 from stages.settings import Settings, load, parse
-from stages.words import verdict
+from stages.words import verdict, without_passwords
 
 # Imports that take seconds (Prefect, DVC, MLflow, PyTorch) stand in the commands that need them.
 
@@ -107,8 +107,8 @@ def status(problems: Problems = None) -> None:
         table.add_row(name, "?" if running else ", ".join(stages) or "none", escape(_trials(settings, name, running)))
     results.print(table)
     results.print("A pipeline runs in this checkout." if running else "No pipeline runs in this checkout.")
-    for title, address in _addresses().items():
-        results.print(f"{title}: {address or 'not running (recast up starts it)'}", soft_wrap=True)
+    for title, place in _addresses().items():
+        results.print(f"{title}: {place or 'not running (recast up starts it)'}", soft_wrap=True)
 
 
 def _trials(settings: Settings, problem: str, running: bool) -> str:
@@ -265,8 +265,8 @@ def _links(problems: list[str]) -> None:
         report = places.stage("evaluate", name) / "report.html"
         if report.exists():
             results.print(f"Report: {report}", soft_wrap=True)
-    for title, address in _addresses().items():
-        results.print(f"{title}: {address or 'recast up'}", soft_wrap=True)
+    for title, place in _addresses().items():
+        results.print(f"{title}: {place or 'recast up'}", soft_wrap=True)
 
 
 def _addresses() -> dict[str, str | None]:
@@ -278,8 +278,8 @@ def _addresses() -> dict[str, str | None]:
     if own and prefect in (None, f"{own}/api"):
         prefect = f"{own} (it keeps running; `recast down` stops it)"
     return {
-        MLFLOW.title: mlflow if mlflow.startswith("http") else url(MLFLOW),
-        PREFECT.title: prefect and prefect.removesuffix("/api"),
+        MLFLOW.title: without_passwords(mlflow) if mlflow.startswith("http") else url(MLFLOW),
+        PREFECT.title: prefect and without_passwords(prefect.removesuffix("/api")),
     }
 
 

@@ -8,6 +8,7 @@ from prefect.settings import get_current_settings
 
 from infra.servers import PREFECT, start
 from problems.errors import RecastError
+from stages.words import without_passwords
 
 
 def connect() -> None:
@@ -28,6 +29,8 @@ def connect() -> None:
         error = client.api_healthcheck()
     if error is not None:
         raise RecastError(
-            f"Prefect at {named} cannot be reached: {error}. Start it (`recast up` starts the project's own), or unset "
-            "PREFECT_API_URL to use the project's own"
+            without_passwords(
+                f"Prefect at {named} cannot be reached: {error}. Start it (`recast up` starts the project's own), or "
+                "unset PREFECT_API_URL to use the project's own"
+            )
         ) from error

@@ -43,6 +43,7 @@ from stages.leaderboard import Evaluation
 from stages.places import MLFLOW_STORE
 from stages.settings import FILE, Settings
 from stages.trials import Trial, note_run, read_run, read_trial, trial_folder
+from stages.words import without_passwords
 
 # It prints with its traceback what it raises too, and what `reported` tells in a line.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -50,6 +51,9 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 class TrackingError(RecastError):
     """MLflow cannot be reached or has refused; what was trained is on disk all the same."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_passwords(message))
 
 
 @contextmanager

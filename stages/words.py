@@ -1,6 +1,7 @@
 """What an evaluation comes to, in words, the same wherever it is told; and numbers as people read them."""
 
 import math
+import re
 from dataclasses import dataclass
 
 from stages.leaderboard import BASELINE, Evaluation
@@ -129,3 +130,8 @@ def quantity(value: float, digits: int, unit: str, deviation: float | None = Non
     """A number, with its deviation where there is one, and its unit; no line breaks within."""
     spread = "" if deviation is None else f" ± {fixed(deviation, digits)}"
     return f"{fixed(value, digits)}{spread} {unit}".rstrip().replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def without_passwords(text: str) -> str:
+    """A text without the names and passwords that addresses in it may carry: messages and logs are read by many."""
+    return re.sub(r"//[^/@\s]*@", "//", text)

@@ -101,8 +101,9 @@ def test_outside_the_project_a_command_makes_nothing(command: tuple[str, ...], t
 
 def test_servers_that_are_named_are_shown(finished: Checkout) -> None:
     printed = finished.recast(
-        "leaderboard", MLFLOW_TRACKING_URI="http://mlflow.example", PREFECT_API_URL="https://p/api"
+        "leaderboard", MLFLOW_TRACKING_URI="http://me:secret@mlflow.example", PREFECT_API_URL="https://p/api"
     )
+    assert "secret" not in printed
     assert "MLflow: http://mlflow.example" in printed and "Prefect: https://p\n" in printed
 
 
@@ -210,7 +211,7 @@ def test_a_trial_that_diverges_is_told_and_the_rest_is_complete(finished: Checko
 
 @pytest.mark.parametrize(
     ("variable", "name"),
-    [("MLFLOW_TRACKING_URI", "http://127.0.0.1:9"), ("PREFECT_API_URL", "http://127.0.0.1:9/api")],
+    [("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9"), ("PREFECT_API_URL", "http://127.0.0.1:9/api")],
 )
 def test_a_server_out_of_reach_is_named_with_the_mend(
     variable: str, name: str, finished: Checkout, tmp_path: Path
@@ -219,7 +220,8 @@ def test_a_server_out_of_reach_is_named_with_the_mend(
     checkout.settings(train__epochs=3)
     before = trained(checkout)
     printed = checkout.recast("run", status=1, **{variable: name})
-    assert f"{name} cannot be reached" in printed.replace("\n", " ")
+    assert f"{name.replace('me:secret@', '')} cannot be reached" in printed.replace("\n", " ")
+    assert "secret" not in printed
     assert "recast up" in printed and f"unset {variable}" in printed.replace("\n", " ")
     assert "Traceback" not in printed
     assert trained(checkout) == before
