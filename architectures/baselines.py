@@ -63,3 +63,59 @@ class SeasonalNaive(Network):
 
     def forward(self, x_BTF: Tensor) -> Tensor:
         return x_BTF[:, self.steps, self.target].mean(dim=1)
+
+
+@register("climatology")
+class Climatology(Network):
+    """What the target is on average at its time of year and day, on the training rows (`stages/climatology.py`)."""
+
+    trainable = False
+    source = "Narapusetty et al. 2009"
+    Hyperparameters = Axes
+
+    def __init__(self, shape: WindowShape, hyperparameters: Axes) -> None:
+        """
+        Raises:
+            ShapeError: the problem has no climatology.
+        """
+        super().__init__()
+        _, self.ahead = climatology_of(shape, "climatology")
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        return x_BTF[:, -1, self.ahead]
+
+
+@register("anomaly_persistence")
+class AnomalyPersistence(Network):
+    """The climatology at the target, and what the last value departs from it now.
+
+    It knows how the target changes with the hour, where persistence over no whole days does not.
+    """
+
+    trainable = False
+    source = "van den Dool 2007, 8.1"
+    Hyperparameters = Axes
+
+    def __init__(self, shape: WindowShape, hyperparameters: Axes) -> None:
+        """
+        Raises:
+            ShapeError: the problem has no climatology.
+        """
+        super().__init__()
+        self.now, self.ahead = climatology_of(shape, "anomaly_persistence")
+        self.target = shape.target
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        last_BF = x_BTF[:, -1]
+        return last_BF[:, self.target] - last_BF[:, self.now] + last_BF[:, self.ahead]
+
+
+def climatology_of(shape: WindowShape, who: str) -> tuple[int, int]:
+    """The features that hold the climatology, now and a horizon on.
+
+    Raises:
+        ShapeError: the problem has none.
+    """
+    if shape.climatology is None:
+        raise ShapeError(f"{who} needs a climatology: give the problem one, table.climatology: {{year: 2, day: 2}}")
+    return shape.climatology

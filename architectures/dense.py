@@ -1,16 +1,14 @@
-"""The densely connected baseline: it sees the whole window at once and no order in it."""
-
-import itertools
+"""The linear and the densely connected baseline: they see the whole window at once and no order in it."""
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.network import Network, Output, TrainedAxes, WindowShape, register, regressor
 
 
 @register("dense")
 class Dense(Network):
-    """Flatten, dense layers with relu, one output (lecture row D5: one layer of 32)."""
+    """Flatten, dense layers with relu, one output (lecture row D5: one layer of 32; D11: a bigger one)."""
 
     source = "D5"
 
@@ -21,13 +19,24 @@ class Dense(Network):
 
     def __init__(self, shape: WindowShape, hyperparameters: "Dense.Hyperparameters") -> None:
         super().__init__()
-        sizes = [shape.steps * shape.features, *[hyperparameters.units] * hyperparameters.layers]
-        hidden = [
-            nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(hyperparameters.dropout))
-            for n_in, n_out in itertools.pairwise(sizes)
-        ]
-        self.network = nn.Sequential(nn.Flatten(), *hidden, Output(hyperparameters.units, shape))
+        axes = hyperparameters
+        self.network = regressor(shape.steps * shape.features, [axes.units] * axes.layers, shape, axes.dropout)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B: Tensor = self.network(x_BTF)
+        y_B: Tensor = self.network(x_BTF.flatten(1))
+        return y_B
+
+
+@register("linear")
+class Linear(Network):
+    """Each value of the window times a weight of its own, added up."""
+
+    source = "linear regression"
+
+    def __init__(self, shape: WindowShape, hyperparameters: TrainedAxes) -> None:
+        super().__init__()
+        self.output = Output(shape.steps * shape.features, shape)
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        y_B: Tensor = self.output(x_BTF.flatten(1))
         return y_B

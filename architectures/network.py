@@ -1,6 +1,7 @@
 """What every architecture is: a network, its hyperparameters, and its entry in the registry."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
+Schedule = Literal["constant", "cosine"]
+Residual = Literal["none", "persistence", "climatology", "anomaly_persistence"]
 
 
 class Axes(BaseModel):
@@ -24,6 +27,16 @@ class TrainedAxes(Axes):
 
     learning_rate: float = Field(1e-3, gt=0, le=10, description="step size of the optimizer")
     optimizer: Optimizer = Field("rmsprop", description="as in the lecture: rmsprop")
+    schedule: Schedule = Field("constant", description="of the step size; cosine: it falls to 0 at the last epoch")
+    epochs: int | None = Field(None, ge=1, description="in the place of train.epochs; null: that")
+    averaging: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay, a step, of the moving average of the weights that is validated and kept; 0: the weights",
+    )
+    residual: Residual = Field("none", description="the baseline that the network's output is added to")
+    members: int = Field(1, ge=1, le=64, description="networks with weights of their own, whose forecasts are averaged")
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class WindowShape:
         target: index of the feature that is forecast.
         horizon: steps from the last input to the target; a fraction where the target falls between two steps.
         day: steps in 24 hours; a fraction where a day is no whole number of steps.
+        climatology: indices of the features that are the target's climatology at a step's time and a horizon after
+            it; None: the problem has none.
     """
 
     steps: int
@@ -43,6 +58,7 @@ class WindowShape:
     target: int
     horizon: float
     day: float
+    climatology: tuple[int, int] | None = None
 
 
 class Network(nn.Module):
@@ -88,6 +104,21 @@ class Output(nn.Linear):
         """Forecasts (B,), normalised."""
         y_B1: Tensor = super().forward(h_BH)
         return y_B1.squeeze(1)
+
+
+def regressor(width: int, hidden: Sequence[int], shape: WindowShape, dropout: float = 0.0) -> nn.Sequential:
+    """Dense layers with relu and the output: from (B, H) to forecasts (B,).
+
+    Args:
+        width: H, values in what it reads.
+        hidden: width of each layer before the output.
+        dropout: share of the values of each hidden layer dropped in training.
+    """
+    layers = [
+        nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout))
+        for n_in, n_out in itertools.pairwise([width, *hidden])
+    ]
+    return nn.Sequential(*layers, Output([width, *hidden][-1], shape))
 
 
 REGISTRY: dict[str, type[Network]] = {}

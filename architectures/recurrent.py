@@ -13,7 +13,7 @@ from torch import Tensor
 
 from architectures import cells
 from architectures.cells import Activation, Layer, Stack
-from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.network import Network, TrainedAxes, WindowShape, register, regressor
 
 
 def _one_or_each(rule: Any) -> Callable[[Any], Any]:
@@ -59,6 +59,9 @@ class Recurrent(Network):
         )
         bidirectional: bool = Field(False, description="beside each layer, another reads its inputs from the end")
         reversed: bool = Field(False, description="the window is read from its end to its beginning")
+        regressor: int = Field(
+            0, ge=0, description="width of a dense relu layer between the last state and the output; 0: none"
+        )
 
         @model_validator(mode="after")
         def _one_for_each_layer(self) -> "Recurrent.Hyperparameters":
@@ -85,7 +88,9 @@ class Recurrent(Network):
             hyperparameters.recurrent_dropout,
             hyperparameters.bidirectional,
         )
-        self.output = Output(self.recurrent.width, shape)
+        self.output = regressor(
+            self.recurrent.width, [hyperparameters.regressor] if hyperparameters.regressor else [], shape
+        )
 
     def forward(self, x_BTF: Tensor) -> Tensor:
         _, h_BH = self.recurrent(x_BTF.flip(1) if self.reversed else x_BTF)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -82,6 +83,19 @@ def _run(names: list[str], retry: bool) -> None:
     connect()
     with contextlib.suppress(TrialsFailed):
         pipeline(names, retry)
+
+
+@app.command()
+def use(
+    file: Annotated[Path, typer.Argument(help="a file with some of the keys of params.yaml, such as grids/all.yaml")],
+) -> None:
+    """Put the values of FILE in the place of those in params.yaml; its comments and all other values stay."""
+    from stages.settings import FILE, overlay
+
+    places.require_root()
+    with only_pipeline(wait=False):
+        changed = overlay(file, FILE)
+    console.print(f"{FILE}: {', '.join(changed) or 'nothing'} changed. `git diff {FILE}` shows it, recast run runs it.")
 
 
 @app.command()

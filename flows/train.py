@@ -28,6 +28,7 @@ from infra.slots import Slot, claim, claimed, slots
 from problems.errors import RecastError
 from stages import places, tracking
 from stages.command import command
+from stages.fit import epochs_of
 from stages.settings import load
 from stages.train import Outcome, is_done, outcome, record_lost, train_bundle, write_list
 from stages.trials import Trial, bundles, check_shapes, expand, read_run, trial_folder
@@ -230,7 +231,7 @@ def start() -> None:
 
 def _epochs(bundle: Sequence[Trial]) -> int:
     """The epochs that a bundle trains at most; a baseline counts as one."""
-    return sum(trial.train.epochs if trial.trainable else 1 for trial in bundle)
+    return sum(max(1, epochs_of(trial.configuration.hyperparameters, trial.train)) for trial in bundle)
 
 
 def _end_with(parent: int, over: Event) -> None:

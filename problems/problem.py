@@ -1,5 +1,6 @@
 """What a problem is: where its table comes from, what is forecast from what, and in which unit."""
 
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -32,6 +33,19 @@ class Windows(BaseModel):
         return self
 
 
+class Harmonics(BaseModel):
+    """How many harmonics of the year and of the day follow the seasons and the hours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    year: int = Field(ge=0, le=12, description="sines and cosines with 1, 2, ... waves a year")
+    day: int = Field(ge=0, le=12, description="sines and cosines with 1, 2, ... waves a day")
+
+
+CLIMATOLOGY = ("climatology", "climatology at the target")
+"""The columns of the climatology: at a row's time, and a horizon after it."""
+
+
 class Table(BaseModel):
     """The columns that are used of a source, what is forecast, and what stands for a missing value."""
 
@@ -43,6 +57,12 @@ class Table(BaseModel):
     cadence: Duration | None = Field(None, description="time between rows; null: the most frequent one")
     sentinels: dict[str, tuple[float, ...]] = Field({}, description="values that stand for a missing one, by column")
     fill: Duration | None = Field(None, description="carry the last value forward over nulls, at most so long")
+    calendar: Harmonics | None = Field(None, description="so many harmonics of the time as further inputs")
+    climatology: Harmonics | None = Field(
+        None,
+        description="the target's mean by day of the year and hour of the day, in so many harmonics, fitted on the "
+        "training rows; at each row and a horizon after it, as further inputs",
+    )
 
     @model_validator(mode="after")
     def _columns_are_declared(self) -> "Table":
@@ -52,9 +72,26 @@ class Table(BaseModel):
             raise ValueError(f"features must differ, and one is listed twice: {', '.join(self.features)}")
         if reserved := {"time", "series"} & set(self.features):
             raise ValueError(f"features cannot have {reserved.pop()!r}: the table has a column of that name of its own")
+        if taken := set(derived_names(self)) & set(self.features):
+            raise ValueError(f"features cannot have {taken.pop()!r}: it is derived from the time")
         if unknown := set(self.sentinels) - set(self.features):
             raise ValueError(f"sentinels for {sorted(unknown)}, which are no features")
         return self
+
+
+def derived_names(table: Table) -> tuple[str, ...]:
+    """The columns that `normalize` derives from the time: those of the calendar, then those of the climatology."""
+    calendar = (
+        [
+            f"{period} {function} {k}"
+            for period, count in (("year", table.calendar.year), ("day", table.calendar.day))
+            for k in range(1, count + 1)
+            for function in ("sin", "cos")
+        ]
+        if table.calendar
+        else []
+    )
+    return (*calendar, *(CLIMATOLOGY if table.climatology else ()))
 
 
 class Problem(BaseModel):
@@ -71,6 +108,11 @@ class Problem(BaseModel):
     table: Table
     split: AnySplit = Field(description="lecture, half, {train, validation} or {validation_from, test_from}")
     window: Windows
+
+    @property
+    def horizon(self) -> timedelta:
+        """From the last input to the target."""
+        return self.window.delay + (self.window.step if self.split.delay_from_row else timedelta(0))
 
     @model_validator(mode="after")
     def _windows_fit(self) -> "Problem":

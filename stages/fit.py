@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from architectures import REGISTRY, Axes, Network, TrainedAxes, WindowShape
+from architectures import Axes, Network, TrainedAxes, WindowShape, combined
 from stages.atomic import replaced_file
 from stages.batches import Batches
 from stages.history import Epoch
@@ -35,6 +36,11 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
 }
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+"""What the step size is multiplied by, by the share of the training that is done (Loshchilov & Hutter 2017)."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -67,11 +73,13 @@ class Progress:
     """How far a trial has come: all that is needed to go on from here.
 
     Attributes:
+        averaged: the moving average of the network's weights, which is validated and kept in their place.
         seconds: spent in training so far, over all the times that it was resumed.
         best_epoch: the epoch, counted from 1, with the lowest validation MAE; 0 for a baseline.
     """
 
     network: Network
+    averaged: AveragedModel | None
     optimizer: torch.optim.Optimizer | None
     scaler: torch.amp.GradScaler
     history: list[Epoch] = field(default_factory=list)
@@ -79,11 +87,16 @@ class Progress:
     best: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
 
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is validated."""
+        return self.averaged.module if self.averaged else self.network
+
 
 def build(architecture: str, hyperparameters: Axes, shape: WindowShape, seed: int) -> Network:
     """A network with its initial weights; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    return REGISTRY[architecture](shape, hyperparameters)
+    return combined.build(architecture, hyperparameters, shape)
 
 
 def fit(
@@ -119,10 +132,11 @@ def fit(
     progress = _start(build(architecture, hyperparameters, shape, seed).to(device), hyperparameters, settings, device)
     if progress.optimizer is None:
         return progress
+    assert isinstance(hyperparameters, TrainedAxes)
     _resume(progress, checkpoint, device)
-    while not _done(progress, settings):
+    while not _done(progress, settings, epochs_of(hyperparameters, settings)):
         begun = time.perf_counter()
-        _train_epoch(progress, settings, data, seed, device, before_step)
+        _train_epoch(progress, hyperparameters, settings, data, seed, device, before_step)
         progress.seconds += time.perf_counter() - begun
         _save(progress, checkpoint)
         after_epoch(progress)
@@ -137,20 +151,39 @@ def forecast(network: nn.Module, data: Batches) -> Tensor:
         return torch.cat([network(x_BTF).float().cpu() for x_BTF, _ in data.in_order(EVALUATION_BATCH)])
 
 
-def _start(network: Network, hyperparameters: Axes, settings: Train, device: torch.device) -> Progress:
-    optimizer = None
-    if isinstance(hyperparameters, TrainedAxes):
-        optimizer = OPTIMIZERS[hyperparameters.optimizer](network.parameters(), lr=hyperparameters.learning_rate)
-    return Progress(network, optimizer, torch.amp.GradScaler(device.type, enabled=settings.precision == "float16"))
+def _start(network: Network, axes: Axes, settings: Train, device: torch.device) -> Progress:
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
+    if not isinstance(axes, TrainedAxes):
+        return Progress(network, None, None, scaler)
+    averaged = AveragedModel(network, avg_fn=_average(axes.averaging)) if axes.averaging else None
+    return Progress(network, averaged, OPTIMIZERS[axes.optimizer](network.parameters(), lr=axes.learning_rate), scaler)
 
 
-def _done(progress: Progress, settings: Train) -> bool:
+def _average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """One step of a moving average that forgets the initial weights: of n steps, at most the last tenth counts."""
+
+    def mean(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        n = int(count)
+        return averaged.lerp(current, 1 - min(decay, (n + 1) / (n + 10)))
+
+    return mean
+
+
+def epochs_of(hyperparameters: Axes, settings: Train) -> int:
+    """How many epochs a trial is trained at most: 0 where there is nothing to train."""
+    if not isinstance(hyperparameters, TrainedAxes):
+        return 0
+    return hyperparameters.epochs or settings.epochs
+
+
+def _done(progress: Progress, settings: Train, epochs: int) -> bool:
     waited = len(progress.history) - progress.best_epoch
-    return len(progress.history) >= settings.epochs or (settings.patience is not None and waited >= settings.patience)
+    return len(progress.history) >= epochs or (settings.patience is not None and waited >= settings.patience)
 
 
 def _train_epoch(
     progress: Progress,
+    axes: TrainedAxes,
     settings: Train,
     data: dict[str, Batches],
     seed: int,
@@ -172,14 +205,20 @@ def _train_epoch(
     mixed = torch.autocast(device.type, PRECISIONS[settings.precision], enabled=settings.precision != "float32")
     # Added up on the device: reading a loss at each step would make the device wait for Python.
     total, steps = torch.zeros((), device=device), 0
+    in_epoch = settings.steps_per_epoch or math.ceil(len(data["train"]) / settings.batch_size)
+    in_training = in_epoch * epochs_of(axes, settings)
     batches = data["train"].shuffled(
         settings.batch_size, settings.steps_per_epoch, torch.Generator().manual_seed(drawn)
     )
     for x_BTF, y_B in batches:
         before_step()
+        done = (in_epoch * (epoch - 1) + steps) / in_training
+        for group in optimizer.param_groups:
+            group["lr"] = axes.learning_rate * SCHEDULES[axes.schedule](done)
         with mixed:
-            predicted_B = network(x_BTF)
-        loss = loss_of(predicted_B.float(), y_B)
+            predicted = network(x_BTF)
+        # An ensemble has a forecast of each member.
+        loss = loss_of(predicted.float(), y_B.expand_as(predicted))
         total += loss.detach()
         penalty = network.penalty()
         if penalty is not None:
@@ -191,17 +230,19 @@ def _train_epoch(
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         scaler.step(optimizer)
         scaler.update()
+        if progress.averaged:
+            progress.averaged.update_parameters(network)
         steps += 1
     train_loss = float(total) / steps
     if not math.isfinite(train_loss):
         raise TrialFailed(f"diverged in epoch {epoch}: the training loss is {train_loss}")
-    mae, rmse = errors(network, data["validation"])
+    mae, rmse = errors(progress.kept, data["validation"])
     if not math.isfinite(mae):
         raise TrialFailed(f"diverged in epoch {epoch}: the validation MAE is {mae}")
     progress.history.append(Epoch(epoch, train_loss, mae, rmse))
     if mae < min((each.validation_mae for each in progress.history[:-1]), default=math.inf):
         progress.best_epoch = epoch
-        progress.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        progress.best = {name: value.detach().clone() for name, value in progress.kept.state_dict().items()}
 
 
 def errors(network: nn.Module, data: Batches) -> tuple[float, float]:
@@ -221,6 +262,7 @@ def _save(progress: Progress, checkpoint: Path) -> None:
     assert progress.optimizer is not None
     state = {
         "network": progress.network.state_dict(),
+        "averaged": progress.averaged.state_dict() if progress.averaged else {},
         "optimizer": progress.optimizer.state_dict(),
         "scaler": progress.scaler.state_dict(),
         "history": [asdict(each) for each in progress.history],
@@ -242,6 +284,8 @@ def _resume(progress: Progress, checkpoint: Path, device: torch.device) -> None:
     assert progress.optimizer is not None
     state = torch.load(checkpoint, map_location=device, weights_only=True)
     progress.network.load_state_dict(state["network"])
+    if progress.averaged:
+        progress.averaged.load_state_dict(state["averaged"])
     progress.optimizer.load_state_dict(state["optimizer"])
     progress.scaler.load_state_dict(state["scaler"])
     progress.history = [Epoch(**each) for each in state["history"]]

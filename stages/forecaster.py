@@ -15,6 +15,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from safetensors.torch import load_file
 
 from architectures import REGISTRY, WindowShape
+from architectures.combined import build
 
 
 class Forecaster(PythonModel):  # type: ignore[misc]
@@ -23,10 +24,8 @@ class Forecaster(PythonModel):  # type: ignore[misc]
     def load_context(self, context: PythonModelContext) -> None:
         """Build the network from `model.json` and the weights, where it has any."""
         about: dict[str, Any] = json.loads(Path(context.artifacts["model"]).read_text(encoding="utf-8"))
-        architecture = REGISTRY[about["architecture"]]
-        self.network = architecture(
-            WindowShape(**about["shape"]), architecture.Hyperparameters.model_validate(about["hyperparameters"])
-        )
+        hyperparameters = REGISTRY[about["architecture"]].Hyperparameters.model_validate(about["hyperparameters"])
+        self.network = build(about["architecture"], hyperparameters, WindowShape(**about["shape"]))
         if "weights" in context.artifacts:
             self.network.load_state_dict(load_file(context.artifacts["weights"]))
         self.network.eval()

@@ -1,6 +1,7 @@
-"""The grid: every combination of an architecture's hyperparameters, once a seed."""
+"""The grid: every combination of an architecture's hyperparameters, block by block, once a seed."""
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from architectures import REGISTRY, Axes
 from problems.errors import RecastError
-from stages.settings import FILE, Grid, explained, meant
+from stages.settings import FILE, Block, Grid, explained, meant
 
 
 @dataclass(frozen=True)
@@ -43,29 +44,44 @@ def configurations(grid: Grid) -> list[Configuration]:
     """All configurations of the grid, in its order.
 
     Raises:
-        RecastError: an architecture that is not registered, an axis it does not have, or a value out of range.
+        RecastError: an architecture that is not registered, an axis it does not have, a value out of range, or a
+            configuration that is listed twice.
     """
-    found = []
-    for name, axes in grid.architectures.items():
+    found: dict[str, Configuration] = {}
+    for name in grid.architectures:
         if name not in REGISTRY:
             raise RecastError(
                 f"{FILE}: grid.architectures.{name}: no such architecture{meant(name, REGISTRY)}; "
                 f"known are {', '.join(sorted(REGISTRY))}"
             )
-        hyperparameters = REGISTRY[name].Hyperparameters
-        if unknown := [axis for axis in axes if axis not in hyperparameters.model_fields]:
-            raise RecastError(
-                f"{FILE}: grid.architectures.{name}.{unknown[0]}: {name} has no such axis"
-                f"{meant(unknown[0], hyperparameters.model_fields)}; "
-                f"it has {', '.join(hyperparameters.model_fields) or 'none'}"
-            )
-        for values in itertools.product(*axes.values()):
-            try:
-                chosen = hyperparameters.model_validate(dict(zip(axes, values, strict=True)), strict=True)
-            except ValidationError as error:
-                raise RecastError(explained(error, FILE, hyperparameters, f"grid.architectures.{name}")) from None
-            found.append(Configuration(name, chosen, tuple(axes)))
-    return found
+        blocks = grid.blocks(name)
+        for i, block in enumerate(blocks):
+            place = f"grid.architectures.{name}" + (f".{i}" if len(blocks) > 1 else "")
+            for each in _product(name, block, place):
+                if each.label in found:
+                    raise RecastError(f"{FILE}: {place}: {each.label} is in two of the blocks; leave it in one")
+                found[each.label] = each
+    return list(found.values())
+
+
+def _product(name: str, block: Block, place: str) -> Iterator[Configuration]:
+    """Every combination of a block's values.
+
+    Raises:
+        RecastError: an axis that the architecture does not have, or a value out of range.
+    """
+    hyperparameters = REGISTRY[name].Hyperparameters
+    if unknown := [axis for axis in block if axis not in hyperparameters.model_fields]:
+        raise RecastError(
+            f"{FILE}: {place}.{unknown[0]}: {name} has no such axis{meant(unknown[0], hyperparameters.model_fields)}; "
+            f"it has {', '.join(hyperparameters.model_fields) or 'none'}"
+        )
+    for values in itertools.product(*block.values()):
+        try:
+            chosen = hyperparameters.model_validate(dict(zip(block, values, strict=True)), strict=True)
+        except ValidationError as error:
+            raise RecastError(explained(error, FILE, hyperparameters, place)) from None
+        yield Configuration(name, chosen, tuple(block))
 
 
 def check(grid: Grid) -> None:

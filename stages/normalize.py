@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from problems.errors import RecastError
-from problems.problem import Problem
+from problems.problem import CLIMATOLOGY, Harmonics, Problem, derived_names
 from stages import places
 from stages.atomic import replaced_folder, write_json
+from stages.climatology import Climatology, waves
 from stages.command import command
 from stages.settings import load
 
@@ -40,10 +41,12 @@ class Table:
     """What there is to know about a normalised table beside its values.
 
     Attributes:
-        features: the columns, in order.
+        features: the columns, in order: those of the problem, those of the calendar, those of the climatology.
         target: index of the forecast column.
         unit: the target's unit.
         center, scale: by column; value = normalised * scale + center, in the columns' own units.
+        climatology: indices of the target's climatology at the row's time and at a horizon after it; None: there is
+            none.
         cadence: seconds between rows.
         sha256: of values and times: the identity of the data for a trial's key. Which targets were observed shows in
             the windows, which the key hashes beside it.
@@ -54,6 +57,7 @@ class Table:
     unit: str
     center: tuple[float, ...]
     scale: tuple[float, ...]
+    climatology: tuple[int, int] | None
     cadence: float
     synthetic: bool
     series: tuple[Series, ...]
@@ -89,6 +93,7 @@ def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ing
     The lecture's rule (row D2): mean and deviation of the training rows, the deviation that of the population.
     Nulls are filled forward up to `problem.table.fill` within a stretch without gaps, from the past only. A filled
     value may be an input; `window` makes no forecast of one.
+    Columns of the calendar are as they are, from -1 to 1; those of the climatology are scaled as the target is.
 
     Args:
         out: its last part is the problem's name, which messages say.
@@ -100,19 +105,26 @@ def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ing
     cadence = timedelta(seconds=json.loads((ingested / "quality.json").read_text(encoding="utf-8"))["cadence_seconds"])
     series = list(_cut(problem, frame, cadence, out.name))
     center, deviation = _fitted(problem, scale, frame, series, out.name)
+    target = problem.table.features.index(problem.table.target)
+    derived = _derived(problem, frame, series, out.name)
+    # The calendar's columns stay as they are, the climatology's are scaled as the target is.
+    as_target = [name in CLIMATOLOGY for name in derived.names]
+    center = np.concatenate([center, np.where(as_target, center[target], 0.0)])
+    deviation = np.concatenate([deviation, np.where(as_target, deviation[target], 1.0)])
+    features = problem.table.features + derived.names
 
     rows = sum(each.rows for each in series)
     digest = hashlib.sha256()
     with replaced_folder(out) as folder:
-        shape = (rows, len(problem.table.features))
+        shape = (rows, len(features))
         table = np.lib.format.open_memmap(folder / "table.npy", mode="w+", dtype=np.float32, shape=shape)
         time = np.lib.format.open_memmap(folder / "time.npy", mode="w+", dtype="datetime64[ms]", shape=(rows,))
         known = np.lib.format.open_memmap(folder / "observed.npy", mode="w+", dtype=np.bool_, shape=(rows,))
         for first, chunk, observed_N in _chunks(problem, frame, series, cadence):
             span = slice(first, first + len(chunk))
-            raw = chunk.select(problem.table.features).to_numpy()
-            table[span] = (raw - center) / deviation
             time[span] = chunk["time"].to_numpy()
+            raw = np.hstack([chunk.select(problem.table.features).to_numpy(), derived.at(time[span], first)])
+            table[span] = (raw - center) / deviation
             known[span] = observed_N
             digest.update(table[span].tobytes())
         for begin in range(0, rows, CHUNK):
@@ -121,11 +133,12 @@ def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ing
         time.flush()
         known.flush()
         about = Table(
-            features=problem.table.features,
-            target=problem.table.features.index(problem.table.target),
+            features=features,
+            target=target,
             unit=problem.table.unit,
             center=tuple(center.tolist()),
             scale=tuple(deviation.tolist()),
+            climatology=(len(features) - 2, len(features) - 1) if problem.table.climatology else None,
             cadence=cadence.total_seconds(),
             synthetic=problem.source.synthetic,
             series=tuple(series),
@@ -133,6 +146,60 @@ def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ing
         )
         write_json(folder / "table.json", asdict(about))
     return about
+
+
+@dataclass(frozen=True)
+class _Derived:
+    """The columns that are computed from the time of a row.
+
+    Attributes:
+        climatologies: one a series, with the row at which the series begins; empty where the problem has none.
+    """
+
+    names: tuple[str, ...]
+    calendar: Harmonics | None
+    climatologies: Sequence[tuple[int, Climatology]]
+    horizon: timedelta
+
+    def at(self, moments_N: NDArray[np.datetime64], first: int) -> NDArray[np.float64]:
+        """The columns (N, K) at these times of the series that row `first` is of."""
+        columns = [np.empty((len(moments_N), 0))]
+        if self.calendar:
+            columns.append(waves(moments_N, self.calendar))
+        if self.climatologies:
+            climatology = next(each for begin, each in reversed(self.climatologies) if begin <= first)
+            ahead_N = moments_N + np.timedelta64(self.horizon)
+            columns.append(np.stack([climatology.at(moments_N), climatology.at(ahead_N)], axis=1))
+        return np.hstack(columns)
+
+
+def _derived(problem: Problem, frame: pl.LazyFrame, series: list[Series], problem_name: str) -> _Derived:
+    """The columns that the problem asks for beside its features; a climatology is fitted to a series' training rows.
+
+    Raises:
+        RecastError: a series has no target in them.
+    """
+    table = problem.table
+    climatologies = []
+    for each in series if table.climatology else ():
+        assert table.climatology
+        pieces = (
+            frame.slice(each.first + begin, min(CHUNK, each.train - begin))
+            .select("time", table.target)
+            .collect(engine="streaming")
+            for begin in range(0, each.train, CHUNK)
+        )
+        fitted = Climatology.fit(
+            table.climatology, ((piece["time"].to_numpy(), piece[table.target].to_numpy()) for piece in pieces)
+        )
+        if fitted is None:
+            raise RecastError(
+                f"series {each.name}: {table.target!r} has no value in the training rows that a climatology could be "
+                f"fitted to; leave the series out, move problems.{problem_name}.split or drop "
+                f"problems.{problem_name}.table.climatology"
+            )
+        climatologies.append((each.first, fitted))
+    return _Derived(derived_names(table), table.calendar, climatologies, problem.horizon)
 
 
 def _cut(problem: Problem, frame: pl.LazyFrame, cadence: timedelta, problem_name: str) -> Iterator[Series]:

@@ -10,17 +10,28 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from problems.errors import RecastError
 from problems.problem import Problem
 from problems.source import Duration
+from stages.atomic import replaced_file
 
 FILE = Path("params.yaml")
 
@@ -91,14 +102,27 @@ class Evaluate(Section):
     forecasts: Duration = Field(description="how much of the test split the report draws, forecast against observed")
 
 
+Block = dict[str, Annotated[list[Any], Field(min_length=1), AfterValidator(_distinct)]]
+"""Some values of each of some axes: every combination of them is a configuration."""
+
+
 class Grid(Section):
-    """Every combination of the listed values, by architecture, once a seed."""
+    """Every combination of the listed values, by architecture, once a seed; a list of blocks is all their own."""
 
     # A seed and an epoch together seed a generator, which takes 64 bits.
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], AfterValidator(_distinct)] = Field(min_length=1)
-    architectures: dict[str, dict[str, Annotated[list[Any], Field(min_length=1), AfterValidator(_distinct)]]] = Field(
-        min_length=1
-    )
+    architectures: dict[
+        str,
+        Annotated[
+            Annotated[Block, Tag("<block>")] | Annotated[tuple[Block, ...], Field(min_length=1), Tag("<blocks>")],
+            Discriminator(lambda value: "<blocks>" if isinstance(value, list | tuple) else "<block>"),
+        ],
+    ] = Field(min_length=1)
+
+    def blocks(self, architecture: str) -> tuple[Block, ...]:
+        """The blocks of an architecture, one where it is no list of them."""
+        found = self.architectures[architecture]
+        return (found,) if isinstance(found, dict) else found
 
 
 class Runner(Section):
@@ -154,24 +178,35 @@ def parse(file: Path = FILE) -> Settings:
     Raises:
         RecastError: names each wrong key, its value and what would be allowed.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecastError(f"{file.absolute()}: not there; run this in the project's root, where {FILE} is") from None
-    except UnicodeDecodeError as error:
-        raise RecastError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    try:
-        # The parser that DVC uses, so that both read the same value (1e-3 is a number), and no key counts twice.
-        document = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise RecastError(f"{file}{_where(error, text)}") from None
-    if not isinstance(document, dict):
-        raise RecastError(f"{file}: must be a mapping with the keys {', '.join(Settings.model_fields)}")
+    # The parser that DVC uses, so that both read the same value (1e-3 is a number), and no key counts twice.
+    document = _document(file, YAML(typ="safe"))
     try:
         # Strict, and as JSON: "5" is no number, while a list may become a tuple.
         return Settings.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
         raise RecastError(explained(error, file)) from None
+
+
+def _document(file: Path, yaml: YAML) -> dict[str, Any]:
+    """A file's keys and values, not checked yet.
+
+    Raises:
+        RecastError: it is not there, or no YAML with keys.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        root = f"; run this in the project's root, where {FILE} is" if file.name == FILE.name else ""
+        raise RecastError(f"{file.absolute()}: not there{root}") from None
+    except UnicodeDecodeError as error:
+        raise RecastError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    try:
+        document = yaml.load(text)
+    except YAMLError as error:
+        raise RecastError(f"{file}{_where(error, text)}") from None
+    if not isinstance(document, dict):
+        raise RecastError(f"{file}: must be a mapping with the keys {', '.join(Settings.model_fields)}")
+    return document
 
 
 def load(file: Path = FILE) -> Settings:
@@ -185,6 +220,42 @@ def load(file: Path = FILE) -> Settings:
     settings = parse(file)
     check(settings.grid)
     return settings
+
+
+def overlay(part: Path, whole: Path = FILE) -> list[str]:
+    """Put the values of one file in the place of those of another; the keys, with dots, whose values that changed.
+
+    Mappings are merged key by key, but the architectures of the grid, which are replaced as a whole: what is left of
+    the former ones would be trained too.
+
+    Raises:
+        RecastError: one of the files is no YAML, or the settings would be wrong. Nothing is written then.
+    """
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 120
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
+    documents = {file: _document(file, yaml) for file in (part, whole)}
+    changed = list(_merge(documents[part], documents[whole]))
+    with replaced_file(whole) as temporary:
+        with temporary.open("w", encoding="utf-8") as out:
+            yaml.dump(documents[whole], out)
+        try:
+            load(temporary)
+        except RecastError as error:
+            raise RecastError(str(error).replace(str(temporary), f"{whole} with {part}")) from None
+    return changed
+
+
+def _merge(part: Any, whole: Any, key: tuple[str, ...] = ()) -> Iterator[str]:
+    """Merge a mapping into another; the keys whose values change."""
+    for name, value in part.items():
+        here = (*key, name)
+        is_section = isinstance(value, dict) and isinstance(whole.get(name), dict)
+        if is_section and here != ("grid", "architectures"):
+            yield from _merge(value, whole[name], here)
+        elif name not in whole or whole[name] != value:
+            whole[name] = value
+            yield ".".join(here)
 
 
 def explained(error: ValidationError, file: Path = FILE, model: type[BaseModel] = Settings, prefix: str = "") -> str:
@@ -286,7 +357,8 @@ def _model_at(
     holder: type[BaseModel] | None = root
     path: list[str] = []
     for part in loc:
-        if part == "[key]":  # not the value of a key is wrong, but the key itself
+        # Not the value of a key is wrong, but the key itself; or a tag that is not written in the file.
+        if part in ("[key]", "<block>", "<blocks>"):
             continue
         tagged = [
             c
@@ -327,10 +399,10 @@ def schema() -> dict[str, Any]:
     from architectures import REGISTRY
 
     document = Settings.model_json_schema()
-    axes = {}
+    blocks = {}
     for name, architecture in sorted(REGISTRY.items()):
         own = architecture.Hyperparameters.model_json_schema()
-        axes[name] = {
+        document["$defs"][f"{name} axes"] = {
             "description": architecture.source,
             "type": "object",
             "additionalProperties": False,
@@ -339,8 +411,9 @@ def schema() -> dict[str, Any]:
                 for axis, rule in own.get("properties", {}).items()
             },
         }
-    grid = document["$defs"]["Grid"]["properties"]["architectures"]
-    grid.update(properties=axes, additionalProperties=False)
+        block = {"$ref": f"#/$defs/{name} axes"}
+        blocks[name] = {"oneOf": [block, {"type": "array", "minItems": 1, "items": block}]}
+    document["$defs"]["Grid"]["properties"]["architectures"].update(properties=blocks, additionalProperties=False)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "params.yaml of Recast", **document}
 
 

@@ -121,7 +121,7 @@ def code(architecture: str, package: Path = PACKAGE) -> str:
         package: the folder of the package `architectures`.
     """
     module = REGISTRY[architecture].__module__.rpartition(".")[2]
-    files = [package / f"{name}.py" for name in sorted(_modules(package, module, set()))]
+    files = [package / f"{name}.py" for name in sorted(_modules(package, module, _modules(package, "combined", set())))]
     files += [Path(str(each.__file__)) for each in (batches, fit)]
     digest = hashlib.sha256()
     for file in files:

@@ -121,6 +121,7 @@ def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Window
             target=table.target,
             horizon=(delay + step) / step,
             day=86400 / table.cadence / step,
+            climatology=table.climatology,
         ),
     )
     with replaced_folder(out) as folder:

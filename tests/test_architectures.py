@@ -21,7 +21,7 @@ from stages.grid import configurations
 from stages.settings import Grid
 
 B, T, F = 16, 24, 3
-SHAPE = WindowShape(steps=T, features=F, target=1, horizon=8, day=8)
+SHAPE = WindowShape(steps=T, features=F, target=1, horizon=8, day=8, climatology=(0, 2))
 
 
 def variants(name: str) -> list[dict[str, Any]]:
@@ -33,7 +33,8 @@ def variants(name: str) -> list[dict[str, Any]]:
         # An axis with one value for all layers or a list of one for each is varied by the first.
         others: list[Any] = schema.get("anyOf", [schema])[0].get("enum", [0.3])
         if isinstance(default, int):
-            others = [not default if isinstance(default, bool) else default + 1]
+            # A width of 0 means that the layer is not there; one relu alone may be dead.
+            others = [not default if isinstance(default, bool) else default + 1 if default else 8]
         if axis not in TrainedAxes.model_fields:
             found[axis] = [value for value in others if value != default]
     varied = [{axis: values[0]} for axis, values in found.items()]
@@ -242,8 +243,8 @@ def test_a_new_architecture_is_one_class(registry: dict[str, type[Network]]) -> 
     assert torch.equal(network(windows()), windows()[:, -1, 1] * 2)
     with pytest.raises(RecastError, match=r"grid\.architectures\.last_times\.start: must be above 0; it is -1"):
         configurations(Grid(seeds=(0,), architectures={"last_times": {"start": [-1.0]}}))
-    axes = settings_module.schema()["$defs"]["Grid"]["properties"]["architectures"]["properties"]["last_times"]
-    assert set(axes["properties"]) == {"learning_rate", "optimizer", "start"}
+    axes = settings_module.schema()["$defs"]["last_times axes"]
+    assert set(axes["properties"]) == {*TrainedAxes.model_fields, "start"}
 
 
 def test_a_name_is_taken_once(registry: dict[str, type[Network]]) -> None:

@@ -33,7 +33,9 @@ def trained(checkout: Checkout) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in checkout.file("trials").glob("*/*/trial.json")}
 
 
-@pytest.mark.parametrize("command", ["", "run", "fetch", "status", "leaderboard", "up", "down", "rebuild-mlflow"])
+@pytest.mark.parametrize(
+    "command", ["", "run", "use", "fetch", "status", "leaderboard", "up", "down", "rebuild-mlflow"]
+)
 def test_every_command_has_help(command: str, finished: Checkout) -> None:
     assert "Usage" in finished.recast(*command.split(), "--help")
 

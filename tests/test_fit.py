@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from architectures import REGISTRY, WindowShape
 from problems.errors import RecastError
@@ -85,6 +86,8 @@ CASES: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.3, "layers": 2},
     "dense": {"name": "dense", "dropout": 0.3, "optimizer": "adam"},
     "momentum": {"optimizer": "sgd", "learning_rate": 0.05},
+    "averaging and schedule": {"averaging": 0.9, "schedule": "cosine", "epochs": 3},
+    "members": {"members": 2, "residual": "persistence", "dropout": 0.3},
     "every window": {"settings": Train(epochs=3, steps_per_epoch=None, batch_size=50)},
     "clip and patience": {
         "optimizer": "adamw",
@@ -122,6 +125,52 @@ def test_a_killed_trial_goes_on_as_if_nothing_had_happened(
     resumed = trained(prepared, checkpoint, after_epoch=lambda progress: told.append(len(progress.history)), **case)
     assert not told, "nothing was left to train"
     assert result(resumed) == result(expected)
+
+
+def test_the_step_size_falls_as_the_schedule_says(prepared: Prepared, tmp_path: Path) -> None:
+    """Half a cosine over all steps of all epochs, the last of which is not 0: as PyTorch's own schedule has it."""
+    rates: list[float] = []
+    trained(
+        prepared,
+        tmp_path / "checkpoint",
+        after_epoch=lambda progress: rates.append(progress.optimizer.param_groups[0]["lr"]),
+        schedule="cosine",
+        epochs=3,
+        learning_rate=0.01,
+    )
+    reference = torch.optim.SGD([torch.zeros(1)], lr=0.01)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(reference, T_max=3 * 5)
+    expected = []
+    for _ in range(3 * 5):
+        expected.append(reference.param_groups[0]["lr"])
+        reference.step()
+        cosine.step()
+    assert rates == pytest.approx(expected[4::5])
+
+
+def test_an_average_of_the_weights_is_kept(prepared: Prepared, tmp_path: Path) -> None:
+    """After 15 steps the moving average still forgets as fast as it can: of n steps, by (n + 1) / (n + 10)."""
+    weights_by_step: list[list[torch.Tensor]] = []
+    update = AveragedModel.update_parameters
+
+    def noted(averaged: AveragedModel, network: torch.nn.Module) -> None:
+        weights_by_step.append([value.detach().clone() for value in network.parameters()])
+        update(averaged, network)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AveragedModel, "update_parameters", noted)
+        progress = trained(prepared, tmp_path / "checkpoint", averaging=0.999, epochs=1, settings=SMALL)
+    expected = weights_by_step[0]
+    for n, current in enumerate(weights_by_step[1:], 1):
+        decay = (n + 1) / (n + 10)
+        expected = [decay * mean + (1 - decay) * now for mean, now in zip(expected, current, strict=True)]
+    for found, mean in zip(progress.network.parameters(), expected, strict=True):
+        torch.testing.assert_close(found, mean)
+
+
+def test_an_architecture_may_train_longer_than_the_rest(prepared: Prepared, tmp_path: Path) -> None:
+    assert len(trained(prepared, tmp_path / "four").history) == 4
+    assert len(trained(prepared, tmp_path / "six", epochs=6).history) == 6
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 3])
@@ -382,6 +431,12 @@ def test_a_key_changes_with_every_part_of_the_specification(
         "recurrent_dropout": [0.1],
         "bidirectional": [True],
         "reversed": [True],
+        "regressor": [8],
+        "schedule": ["cosine"],
+        "epochs": [3],
+        "averaging": [0.9],
+        "residual": ["persistence"],
+        "members": [2],
     }
     assert set(axes) == set(REGISTRY["gru"].Hyperparameters.model_fields)
     others += [each for axis, values in axes.items() for each in of({"gru": {axis: values}}, seeds=(0,))]
@@ -504,11 +559,12 @@ def test_a_module_is_part_of_the_code_of_all_that_import_it(tmp_path: Path) -> N
         "constants": "X = 1\n",
         "inner": "",
         "deep": "",
+        "combined": "",
         "other": "",
     }.items():
         (package / f"{name}.py").write_text(text)
     before = trials.code("dense", package)
-    for name in ("dense", "network", "constants", "inner", "deep", "other"):
+    for name in ("dense", "network", "constants", "inner", "deep", "combined", "other"):
         (package / f"{name}.py").write_text((package / f"{name}.py").read_text() + "Y = 2\n")
         after = trials.code.__wrapped__("dense", package)
         assert (after != before) == (name != "other"), name

@@ -25,7 +25,13 @@ class Data:
     """The stages up to `window` on one series of hourly rows."""
 
     def __init__(self, raw: np.ndarray, folder: Path, make_problem: Callable[..., Problem], write: Any) -> None:
-        problem = make_problem(split="half", fill="3h", window={"lookback": "24h", "step": "2h", "delay": "6h"})
+        problem = make_problem(
+            split="half",
+            fill="3h",
+            window={"lookback": "24h", "step": "2h", "delay": "6h"},
+            calendar={"year": 0, "day": 1},
+            climatology={"year": 0, "day": 1},
+        )
         write(folder / "ingest", [raw])
         self.table: Table = normalize(problem, "standard", folder / "ingest", folder / "normalize")
         self.windowing = window(problem, 1, folder / "normalize", folder / "window")
@@ -68,7 +74,7 @@ def test_what_comes_after_the_last_input_changes_no_forecast(
         after = forecast(network, data.batches_of(unknown))
         assert torch.equal(after[: position + 1], before[: position + 1])
         known = data.values.copy()
-        known[: row - STEP + 1, data.table.target] += 1
+        known[: row - STEP + 1] += 1
         assert forecast(network, data.batches_of(known))[position] != before[position], "what comes before does count"
 
 
@@ -80,7 +86,8 @@ def test_later_rows_change_neither_scaling_nor_earlier_values(
     raw[[5, 6, 70, TRAIN - 1], 1] = np.nan
     other = raw.copy()
     other[TRAIN:] = other[TRAIN:] * 100 + 7
-    problem = make_problem(split="half", fill="3h")
+    derived = {"calendar": {"year": 1, "day": 1}, "climatology": {"year": 0, "day": 2}}
+    problem = make_problem(split="half", fill="3h", **derived)
     tables, found = [], []
     for name, each in (("one", raw), ("other", other)):
         write_ingested(tmp_path / name, [each])

@@ -376,7 +376,8 @@ def test_a_forecast_is_linear_in_the_last_state(name: str) -> None:
     network = network_of(name, units=(4, 6))
     x_BTF = torch.randn(B, T, F)
     _, last_BH = network.recurrent(x_BTF)
-    expected_B = (last_BH * network.output.weight[0]).sum(1) + network.output.bias
+    (output,) = network.output
+    expected_B = (last_BH * output.weight[0]).sum(1) + output.bias
     torch.testing.assert_close(network(x_BTF), expected_B)
 
 

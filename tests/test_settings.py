@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from problems.errors import RecastError
 from problems.jena import ARCHIVE
 from problems.split import DateSplit, FractionSplit, LectureSplit
 from stages.grid import configurations
-from stages.settings import Settings, load, parse, schema
+from stages.settings import Settings, load, overlay, parse, schema
 
 ROOT = Path(__file__).parents[1]
 PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -293,6 +294,14 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
         "grid.architectures.gru.unit: gru has no such axis (did you mean u",
     ),
     (("grid", "architectures", "persistence", "units"), [8], "persistence has no such axis; it has none"),
+    (("grid", "architectures", "gru"), [], "grid.architectures.gru: must not be empty"),
+    (
+        ("grid", "architectures", "gru"),
+        [{}, {"units": 8}],
+        "grid.architectures.gru.1.units: must be a list, in brackets; it is 8",
+    ),
+    (("grid", "architectures", "gru"), [{}, {"units": [0]}], "grid.architectures.gru.1.units: must be at least 1; it"),
+    (("grid", "architectures", "gru"), [{}, {"unit": [8]}], "grid.architectures.gru.1.unit: gru has no such axis (did"),
     (("grid", "architectures", "gru", "units"), [], "grid.architectures.gru.units: must not be empty"),
     (
         ("grid", "architectures", "gru", "units"),
@@ -416,6 +425,11 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
     assert found[1].hyperparameters.model_dump() == {
         "learning_rate": 1.0,
         "optimizer": "rmsprop",
+        "schedule": "constant",
+        "epochs": None,
+        "averaging": 0.0,
+        "residual": "none",
+        "members": 1,
         "units": 8,
         "layers": 1,
         "activation": "tanh",
@@ -423,8 +437,94 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
         "recurrent_dropout": 0.0,
         "bidirectional": False,
         "reversed": False,
+        "regressor": 0,
     }
+
+    blocks = [{}, {"units": [8, 16], "epochs": [40]}, {"reversed": [True]}]
+    grid = edited(("grid", "architectures", "gru"), blocks)["grid"]
+    assert [each.label for each in configurations(read(document() | {"grid": grid}).grid)] == [
+        "persistence",
+        "gru",
+        "gru units=8 epochs=40",
+        "gru units=16 epochs=40",
+        "gru reversed=True",
+    ]
+
+    twice = edited(("grid", "architectures", "gru"), [{"units": [8, 16]}, {"units": [16]}])["grid"]
+    with pytest.raises(RecastError, match=r"gru\.1: gru units=16 is in two of the blocks; leave it in one"):
+        configurations(read(document() | {"grid": twice}).grid)
 
     grid = edited(("grid", "architectures", "gru"), {"units": [[32, 64]], "activation": [["tanh", "relu"]]})["grid"]
     (_, stacked) = configurations(read(document() | {"grid": grid}).grid)
     assert stacked.label == "gru units=[32, 64] activation=[tanh, relu]"
+
+
+PART = """
+run: [nyc]
+problems: {jena: {split: lecture}}
+train: {patience: null, epochs: 7}   # few
+grid:
+  seeds: [4]
+  architectures:
+    dense: {}           # D5
+"""
+
+
+def test_a_file_of_some_keys_takes_their_place_and_no_other(tmp_path: Path) -> None:
+    whole, part = tmp_path / "params.yaml", tmp_path / "part.yaml"
+    shutil.copy(ROOT / "params.yaml", whole)
+    part.write_text(PART, encoding="utf-8")
+    before, text_before = load(whole), whole.read_text(encoding="utf-8")
+    changed = overlay(part, whole)
+    after, text_after = load(whole), whole.read_text(encoding="utf-8")
+    assert sorted(changed) == sorted(
+        ["run", "problems.jena.split", "train.epochs", "train.patience", "grid.seeds", "grid.architectures"]
+    )
+    assert after.run == ("nyc",)
+    assert after.problems["jena"].split.kind == "lecture"
+    assert after.grid.architectures == {"dense": {}}, "replaced, not merged"
+    assert (after.train.epochs, after.train.patience) == (7, None)
+    jena = before.problems["jena"].model_copy(update={"split": after.problems["jena"].split})
+    train = before.train.model_copy(update={"epochs": 7, "patience": None})
+    expected = {"run": after.run, "problems": before.problems | {"jena": jena}, "train": train, "grid": after.grid}
+    assert after == before.model_copy(update=expected)
+    # All that is not about the changed keys is there as it was, comments too.
+    kept = [line for line in text_before.splitlines() if line in text_after.splitlines()]
+    assert len(kept) > 0.85 * len(text_before.splitlines())
+    assert {line for line in text_before.splitlines() if line.startswith("#")} <= set(kept)
+    assert overlay(part, whole) == []
+    assert whole.read_text(encoding="utf-8") == text_after
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {epoch: 7}", r"params\.yaml with .*part\.yaml: train\.epoch: unknown key \(did you mean epochs\?\)"),
+        (
+            "grid: {architectures: {gruu: {}}}",
+            r"grid\.architectures\.gruu: no such architecture \(did you mean gru\?\)",
+        ),
+        ("run: [nowhere]", r"run lists 'nowhere', which is not declared"),
+        ("train: [", r"part\.yaml, line 1, column 9: no valid YAML"),
+        ("- a", r"part\.yaml: must be a mapping"),
+        (None, r"part\.yaml: not there"),
+    ],
+)
+def test_a_file_that_would_spoil_the_settings_changes_nothing(tmp_path: Path, text: str | None, message: str) -> None:
+    whole, part = tmp_path / "params.yaml", tmp_path / "part.yaml"
+    shutil.copy(ROOT / "params.yaml", whole)
+    if text is not None:
+        part.write_text(text, encoding="utf-8")
+    before = whole.read_bytes()
+    with pytest.raises(RecastError, match=message):
+        overlay(part, whole)
+    assert whole.read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == (
+        ["params.yaml", "part.yaml"] if text else ["params.yaml"]
+    )
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "grids").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_file_of_grids_fits_the_settings(file: Path, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    assert overlay(file, tmp_path / "params.yaml")
