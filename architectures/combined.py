@@ -1,12 +1,13 @@
-"""Networks made of networks: an ensemble of members, and what a network adds to a baseline's forecast."""
+"""Networks made of networks: an ensemble, one that sees the window's end alone, one that adds to a baseline."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from architectures import baselines  # noqa: F401 - the baselines are found by name; their source decides a result
-from architectures.network import REGISTRY, Axes, Network, TrainedAxes, WindowShape
+from architectures.network import REGISTRY, Axes, Network, ShapeError, TrainedAxes, WindowShape
 
 
 def build(architecture: str, hyperparameters: Axes, shape: WindowShape) -> Network:
@@ -15,13 +16,24 @@ def build(architecture: str, hyperparameters: Axes, shape: WindowShape) -> Netwo
     Raises:
         ShapeError: the architecture, or the baseline, cannot work on these windows.
     """
-    if not isinstance(hyperparameters, TrainedAxes):
-        return REGISTRY[architecture](shape, hyperparameters)
-    members = [REGISTRY[architecture](shape, hyperparameters) for _ in range(hyperparameters.members)]
-    network = Ensemble(members) if len(members) > 1 else members[0]
-    if hyperparameters.residual == "none":
-        return network
-    return Residual(REGISTRY[hyperparameters.residual](shape, Axes()), network)
+    axes = hyperparameters
+    if not isinstance(axes, TrainedAxes):
+        return REGISTRY[architecture](shape, axes)
+    seen = replace(shape, steps=shape.steps if axes.lookback is None else axes.lookback)
+    if seen.steps > shape.steps:
+        raise ShapeError(
+            f"{architecture}.lookback: {seen.steps} is more than the {shape.steps} steps of a window: lengthen "
+            "window.lookback or lower it"
+        )
+    network: Network
+    network, *others = (REGISTRY[architecture](seen, axes) for _ in range(axes.members))
+    if others:
+        network = Ensemble([network, *others])
+    if seen != shape:
+        network = Recent(network, seen.steps)
+    if axes.residual != "none":
+        network = Residual(REGISTRY[axes.residual](shape, Axes()), network)
+    return network
 
 
 class Ensemble(Network):
@@ -44,6 +56,23 @@ class Ensemble(Network):
         """The mean of the members' penalties."""
         found = [each for member in self.members if (each := member.penalty()) is not None]  # type: ignore[operator]
         return torch.stack(found).mean() if found else None
+
+
+class Recent(Network):
+    """A network that sees the last steps of a window alone."""
+
+    def __init__(self, network: Network, steps: int) -> None:
+        super().__init__()
+        self.network = network
+        self.steps = steps
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        y_B: Tensor = self.network(x_BTF[:, -self.steps :])
+        return y_B
+
+    def penalty(self) -> Tensor | None:
+        """The network's."""
+        return self.network.penalty()
 
 
 class Residual(Network):

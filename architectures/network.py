@@ -35,6 +35,9 @@ class TrainedAxes(Axes):
         lt=1,
         description="decay, a step, of the moving average of the weights that is validated and kept; 0: the weights",
     )
+    lookback: int | None = Field(
+        None, ge=1, description="steps at the end of a window that the network sees; null: all of them"
+    )
     residual: Residual = Field("none", description="the baseline that the network's output is added to")
     members: int = Field(1, ge=1, le=64, description="networks with weights of their own, whose forecasts are averaged")
 

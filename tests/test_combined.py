@@ -1,5 +1,7 @@
 """Networks made of networks: an ensemble of members, and what a network adds to a baseline."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -7,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import l1_loss
 
 from architectures import REGISTRY, ShapeError, WindowShape
-from architectures.combined import Ensemble, Residual
+from architectures.combined import Ensemble, Recent, Residual
 from architectures.network import Network, TrainedAxes
 from stages.fit import build
 
@@ -48,6 +50,17 @@ def test_without_a_climatology_the_message_says_what_to_write(name: str) -> None
         REGISTRY[name](bare, REGISTRY[name].Hyperparameters())
     with pytest.raises(ShapeError, match="needs a climatology"):
         network_of(residual=name, shape=bare)
+
+
+def test_a_network_may_see_the_end_of_the_window_alone(x_BTF: Tensor) -> None:
+    found = network_of("dense", lookback=3)
+    expected = network_of("dense", shape=replace(SHAPE, steps=3))
+    torch.testing.assert_close(found(x_BTF), expected(x_BTF[:, -3:]))
+    assert not isinstance(network_of("dense", lookback=T), Recent)
+    on_baseline = network_of("dense", lookback=3, residual="persistence")
+    torch.testing.assert_close(on_baseline(x_BTF), expected(x_BTF[:, -3:]) + x_BTF[:, -1, 1])
+    with pytest.raises(ShapeError, match=r"^dense\.lookback: 9 is more than the 8 steps of a window"):
+        network_of("dense", lookback=9)
 
 
 def test_an_ensemble_is_the_mean_of_networks_that_differ(x_BTF: Tensor) -> None:

@@ -428,6 +428,7 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
         "schedule": "constant",
         "epochs": None,
         "averaging": 0.0,
+        "lookback": None,
         "residual": "none",
         "members": 1,
         "units": 8,
