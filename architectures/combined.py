@@ -1,4 +1,4 @@
-"""Networks made of networks: an ensemble, one that sees the window's end alone, one that adds to a baseline."""
+"""Networks made of networks: an ensemble, one that sees a part of the window, one that adds to a baseline."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,21 +19,34 @@ def build(architecture: str, hyperparameters: Axes, shape: WindowShape) -> Netwo
     axes = hyperparameters
     if not isinstance(axes, TrainedAxes):
         return REGISTRY[architecture](shape, axes)
-    seen = replace(shape, steps=shape.steps if axes.lookback is None else axes.lookback)
-    if seen.steps > shape.steps:
-        raise ShapeError(
-            f"{architecture}.lookback: {seen.steps} is more than the {shape.steps} steps of a window: lengthen "
-            "window.lookback or lower it"
-        )
+    seen = _seen(architecture, axes, shape)
     network: Network
     network, *others = (REGISTRY[architecture](seen, axes) for _ in range(axes.members))
     if others:
         network = Ensemble([network, *others])
     if seen != shape:
-        network = Recent(network, seen.steps)
+        network = Part(network, seen)
     if axes.residual != "none":
         network = Residual(REGISTRY[axes.residual](shape, Axes()), network)
     return network
+
+
+def _seen(architecture: str, axes: TrainedAxes, shape: WindowShape) -> WindowShape:
+    """What the network sees of a window.
+
+    Raises:
+        ShapeError: more than the window has, or not what is to be forecast.
+    """
+    if axes.lookback is not None:
+        if axes.lookback > shape.steps:
+            raise ShapeError(
+                f"{architecture}.lookback: {axes.lookback} is more than the {shape.steps} steps of a window: lengthen "
+                "window.lookback or lower it"
+            )
+        shape = replace(shape, steps=axes.lookback)
+    if axes.inputs == "measured":
+        shape = replace(shape, features=shape.features - shape.derived, climatology=None, derived=0)
+    return shape
 
 
 class Ensemble(Network):
@@ -58,16 +71,20 @@ class Ensemble(Network):
         return torch.stack(found).mean() if found else None
 
 
-class Recent(Network):
-    """A network that sees the last steps of a window alone."""
+class Part(Network):
+    """A network that sees the last steps and the first features of a window."""
 
-    def __init__(self, network: Network, steps: int) -> None:
+    def __init__(self, network: Network, seen: WindowShape) -> None:
         super().__init__()
         self.network = network
-        self.steps = steps
+        self.seen = seen
+
+    def part(self, x_BTF: Tensor) -> Tensor:
+        """What the network sees of the windows."""
+        return x_BTF[:, -self.seen.steps :, : self.seen.features]
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B: Tensor = self.network(x_BTF[:, -self.steps :])
+        y_B: Tensor = self.network(self.part(x_BTF))
         return y_B
 
     def penalty(self) -> Tensor | None:

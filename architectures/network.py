@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine"]
+Inputs = Literal["all", "measured"]
 Residual = Literal["none", "persistence", "climatology", "anomaly_persistence"]
 
 
@@ -38,6 +39,7 @@ class TrainedAxes(Axes):
     lookback: int | None = Field(
         None, ge=1, description="steps at the end of a window that the network sees; null: all of them"
     )
+    inputs: Inputs = Field("all", description="measured: without those that are derived from the time")
     residual: Residual = Field("none", description="the baseline that the network's output is added to")
     members: int = Field(1, ge=1, le=64, description="networks with weights of their own, whose forecasts are averaged")
 
@@ -54,6 +56,7 @@ class WindowShape:
         day: steps in 24 hours; a fraction where a day is no whole number of steps.
         climatology: indices of the features that are the target's climatology at a step's time and a horizon after
             it; None: the problem has none.
+        derived: how many features, the last ones, are derived from the time: the calendar's and the climatology's.
     """
 
     steps: int
@@ -62,6 +65,7 @@ class WindowShape:
     horizon: float
     day: float
     climatology: tuple[int, int] | None = None
+    derived: int = 0
 
 
 class Network(nn.Module):

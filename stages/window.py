@@ -122,6 +122,7 @@ def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Window
             horizon=(delay + step) / step,
             day=86400 / table.cadence / step,
             climatology=table.climatology,
+            derived=len(table.features) - len(problem.table.features),
         ),
     )
     with replaced_folder(out) as folder:

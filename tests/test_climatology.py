@@ -120,6 +120,7 @@ def test_the_table_has_the_climatology_now_and_at_the_target(
             np.testing.assert_allclose(in_unit, expected, atol=1e-4)
     windowing = window(problem, 1, tmp_path / "normalize", tmp_path / "window")
     assert windowing.shape.climatology == (7, 8)
+    assert windowing.shape.derived == 6
     assert windowing.shape.horizon * 2 == hours
     assert problem.horizon == timedelta(hours=hours)
 

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn.functional import l1_loss
 
 from architectures import REGISTRY, ShapeError, WindowShape
-from architectures.combined import Ensemble, Recent, Residual
+from architectures.combined import Ensemble, Part, Residual
 from architectures.network import Network, TrainedAxes
 from stages.fit import build
 
 B, T, F = 5, 8, 4
-SHAPE = WindowShape(steps=T, features=F, target=1, horizon=4, day=4, climatology=(2, 3))
+SHAPE = WindowShape(steps=T, features=F, target=1, horizon=4, day=4, climatology=(2, 3), derived=2)
 BASELINES = ("persistence", "climatology", "anomaly_persistence")
 
 
@@ -52,11 +52,14 @@ def test_without_a_climatology_the_message_says_what_to_write(name: str) -> None
         network_of(residual=name, shape=bare)
 
 
-def test_a_network_may_see_the_end_of_the_window_alone(x_BTF: Tensor) -> None:
+def test_a_network_may_see_a_part_of_the_window(x_BTF: Tensor) -> None:
     found = network_of("dense", lookback=3)
     expected = network_of("dense", shape=replace(SHAPE, steps=3))
     torch.testing.assert_close(found(x_BTF), expected(x_BTF[:, -3:]))
-    assert not isinstance(network_of("dense", lookback=T), Recent)
+    assert not isinstance(network_of("dense", lookback=T), Part)
+    measured = network_of("dense", inputs="measured", lookback=3, residual="climatology")
+    small = network_of("dense", shape=WindowShape(steps=3, features=2, target=1, horizon=4, day=4))
+    torch.testing.assert_close(measured(x_BTF), small(x_BTF[:, -3:, :2]) + x_BTF[:, -1, 3])
     on_baseline = network_of("dense", lookback=3, residual="persistence")
     torch.testing.assert_close(on_baseline(x_BTF), expected(x_BTF[:, -3:]) + x_BTF[:, -1, 1])
     with pytest.raises(ShapeError, match=r"^dense\.lookback: 9 is more than the 8 steps of a window"):

@@ -438,6 +438,7 @@ def test_a_key_changes_with_every_part_of_the_specification(
         "residual": ["persistence"],
         "members": [2],
         "lookback": [3],
+        "inputs": ["measured"],
     }
     assert set(axes) == set(REGISTRY["gru"].Hyperparameters.model_fields)
     others += [each for axis, values in axes.items() for each in of({"gru": {axis: values}}, seeds=(0,))]

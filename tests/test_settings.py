@@ -429,6 +429,7 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
         "epochs": None,
         "averaging": 0.0,
         "lookback": None,
+        "inputs": "all",
         "residual": "none",
         "members": 1,
         "units": 8,
