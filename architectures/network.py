@@ -30,12 +30,6 @@ class TrainedAxes(Axes):
     optimizer: Optimizer = Field("rmsprop", description="as in the lecture: rmsprop")
     schedule: Schedule = Field("constant", description="of the step size; cosine: it falls to 0 at the last epoch")
     epochs: int | None = Field(None, ge=1, description="in the place of train.epochs; null: that")
-    averaging: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="decay, a step, of the moving average of the weights that is validated and kept; 0: the weights",
-    )
     lookback: int | None = Field(
         None, ge=1, description="steps at the end of a window that the network sees; null: all of them"
     )

@@ -95,7 +95,10 @@ def use(
     places.require_root()
     with only_pipeline(wait=False):
         changed = overlay(file, FILE)
-    console.print(f"{FILE}: {', '.join(changed) or 'nothing'} changed. `git diff {FILE}` shows it, recast run runs it.")
+    console.print(
+        f"{FILE}: {', '.join(changed) or 'nothing'} changed. `git diff {FILE}` shows it, recast run runs it.",
+        soft_wrap=True,
+    )
 
 
 @app.command()

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from architectures import Axes, Network, TrainedAxes, WindowShape, combined
 from stages.atomic import replaced_file
@@ -73,24 +72,17 @@ class Progress:
     """How far a trial has come: all that is needed to go on from here.
 
     Attributes:
-        averaged: the moving average of the network's weights, which is validated and kept in their place.
         seconds: spent in training so far, over all the times that it was resumed.
         best_epoch: the epoch, counted from 1, with the lowest validation MAE; 0 for a baseline.
     """
 
     network: Network
-    averaged: AveragedModel | None
     optimizer: torch.optim.Optimizer | None
     scaler: torch.amp.GradScaler
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
-
-    @property
-    def kept(self) -> nn.Module:
-        """The network that is validated."""
-        return self.averaged.module if self.averaged else self.network
 
 
 def build(architecture: str, hyperparameters: Axes, shape: WindowShape, seed: int) -> Network:
@@ -152,21 +144,10 @@ def forecast(network: nn.Module, data: Batches) -> Tensor:
 
 
 def _start(network: Network, axes: Axes, settings: Train, device: torch.device) -> Progress:
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
-    if not isinstance(axes, TrainedAxes):
-        return Progress(network, None, None, scaler)
-    averaged = AveragedModel(network, avg_fn=_average(axes.averaging)) if axes.averaging else None
-    return Progress(network, averaged, OPTIMIZERS[axes.optimizer](network.parameters(), lr=axes.learning_rate), scaler)
-
-
-def _average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """One step of a moving average that forgets the initial weights: of n steps, at most the last tenth counts."""
-
-    def mean(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        n = int(count)
-        return averaged.lerp(current, 1 - min(decay, (n + 1) / (n + 10)))
-
-    return mean
+    optimizer = None
+    if isinstance(axes, TrainedAxes):
+        optimizer = OPTIMIZERS[axes.optimizer](network.parameters(), lr=axes.learning_rate)
+    return Progress(network, optimizer, torch.amp.GradScaler(device.type, enabled=settings.precision == "float16"))
 
 
 def epochs_of(hyperparameters: Axes, settings: Train) -> int:
@@ -230,19 +211,17 @@ def _train_epoch(
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         scaler.step(optimizer)
         scaler.update()
-        if progress.averaged:
-            progress.averaged.update_parameters(network)
         steps += 1
     train_loss = float(total) / steps
     if not math.isfinite(train_loss):
         raise TrialFailed(f"diverged in epoch {epoch}: the training loss is {train_loss}")
-    mae, rmse = errors(progress.kept, data["validation"])
+    mae, rmse = errors(network, data["validation"])
     if not math.isfinite(mae):
         raise TrialFailed(f"diverged in epoch {epoch}: the validation MAE is {mae}")
     progress.history.append(Epoch(epoch, train_loss, mae, rmse))
     if mae < min((each.validation_mae for each in progress.history[:-1]), default=math.inf):
         progress.best_epoch = epoch
-        progress.best = {name: value.detach().clone() for name, value in progress.kept.state_dict().items()}
+        progress.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
 def errors(network: nn.Module, data: Batches) -> tuple[float, float]:
@@ -262,7 +241,6 @@ def _save(progress: Progress, checkpoint: Path) -> None:
     assert progress.optimizer is not None
     state = {
         "network": progress.network.state_dict(),
-        "averaged": progress.averaged.state_dict() if progress.averaged else {},
         "optimizer": progress.optimizer.state_dict(),
         "scaler": progress.scaler.state_dict(),
         "history": [asdict(each) for each in progress.history],
@@ -284,8 +262,6 @@ def _resume(progress: Progress, checkpoint: Path, device: torch.device) -> None:
     assert progress.optimizer is not None
     state = torch.load(checkpoint, map_location=device, weights_only=True)
     progress.network.load_state_dict(state["network"])
-    if progress.averaged:
-        progress.averaged.load_state_dict(state["averaged"])
     progress.optimizer.load_state_dict(state["optimizer"])
     progress.scaler.load_state_dict(state["scaler"])
     progress.history = [Epoch(**each) for each in state["history"]]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from architectures import REGISTRY, WindowShape
 from problems.errors import RecastError
@@ -86,7 +85,7 @@ CASES: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.3, "layers": 2},
     "dense": {"name": "dense", "dropout": 0.3, "optimizer": "adam"},
     "momentum": {"optimizer": "sgd", "learning_rate": 0.05},
-    "averaging and schedule": {"averaging": 0.9, "schedule": "cosine", "epochs": 3},
+    "schedule": {"schedule": "cosine", "epochs": 3},
     "members": {"members": 2, "residual": "persistence", "dropout": 0.3},
     "every window": {"settings": Train(epochs=3, steps_per_epoch=None, batch_size=50)},
     "clip and patience": {
@@ -146,26 +145,6 @@ def test_the_step_size_falls_as_the_schedule_says(prepared: Prepared, tmp_path: 
         reference.step()
         cosine.step()
     assert rates == pytest.approx(expected[4::5])
-
-
-def test_an_average_of_the_weights_is_kept(prepared: Prepared, tmp_path: Path) -> None:
-    """After 15 steps the moving average still forgets as fast as it can: of n steps, by (n + 1) / (n + 10)."""
-    weights_by_step: list[list[torch.Tensor]] = []
-    update = AveragedModel.update_parameters
-
-    def noted(averaged: AveragedModel, network: torch.nn.Module) -> None:
-        weights_by_step.append([value.detach().clone() for value in network.parameters()])
-        update(averaged, network)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(AveragedModel, "update_parameters", noted)
-        progress = trained(prepared, tmp_path / "checkpoint", averaging=0.999, epochs=1, settings=SMALL)
-    expected = weights_by_step[0]
-    for n, current in enumerate(weights_by_step[1:], 1):
-        decay = (n + 1) / (n + 10)
-        expected = [decay * mean + (1 - decay) * now for mean, now in zip(expected, current, strict=True)]
-    for found, mean in zip(progress.network.parameters(), expected, strict=True):
-        torch.testing.assert_close(found, mean)
 
 
 def test_an_architecture_may_train_longer_than_the_rest(prepared: Prepared, tmp_path: Path) -> None:
@@ -434,7 +413,6 @@ def test_a_key_changes_with_every_part_of_the_specification(
         "regressor": [8],
         "schedule": ["cosine"],
         "epochs": [3],
-        "averaging": [0.9],
         "residual": ["persistence"],
         "members": [2],
         "lookback": [3],
