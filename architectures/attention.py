@@ -7,7 +7,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from architectures.cells import GRU, Stack
-from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.network import (
+    STEPS,
+    Network,
+    Output,
+    Scale,
+    TrainedAxes,
+    View,
+    WindowShape,
+    input_steps,
+    register,
+    window_names,
+)
 
 
 def softmax(e_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
@@ -70,6 +81,23 @@ class Attention(Network):
     def weights(self, x_BTF: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         """How much of each state (B, T) reaches the forecast; the sum over T is one."""
         return self.attend(x_BTF, mask_BT)[1]
+
+    def views(self, x_BTF: Tensor) -> list[View]:
+        """The weights over the steps, a line a window."""
+        a_BT = self.weights(x_BTF)
+        return [
+            View(
+                title="Attention over the steps",
+                caption="How much of the state after each input is read for the forecast. The weights of a window sum "
+                f"to 1: a flat line at {1 / a_BT.shape[1]:.2g} would prefer no step, a peak is what the last state "
+                "asked for.",
+                kind="lines",
+                values=a_BT.unsqueeze(0),
+                x=input_steps(a_BT.shape[1]),
+                y=Scale("weight"),
+                lines=window_names(len(a_BT)),
+            )
+        ]
 
 
 class Encoder(nn.Module):
@@ -149,3 +177,34 @@ class HierarchicalAttention(Network):
         """
         _, a_BSL, a_BS = self.attend(x_BTF)
         return a_BSL, a_BS
+
+    def views(self, x_BTF: Tensor) -> list[View]:
+        """The weights over the segments, and over the steps of each: a panel a window."""
+        a_BSL, a_BS = self.weights(x_BTF)
+        windows, segments, steps = a_BSL.shape
+        segment = Scale("segment", first=1 - segments)
+        padded = f" The first {steps - self.short} of the first segment are before the window." if self.short else ""
+        return [
+            View(
+                title="Attention over the segments",
+                caption=f"How much of each segment of {steps} steps is read for the forecast. The weights of a window "
+                f"sum to 1: bars of {1 / segments:.2g} each would prefer none. Segment 0 is the last.",
+                kind="bars",
+                values=a_BS.unsqueeze(1),
+                x=segment,
+                y=Scale("weight"),
+                panels=window_names(windows),
+                columns=windows,
+            ),
+            View(
+                title="Attention over the steps of each segment",
+                caption="How much of each step is read for its segment; each row sums to 1, however little the segment "
+                f"itself counts. Segment 0 is the last.{padded}",
+                kind="map",
+                values=a_BSL,
+                x=Scale("step of the segment", STEPS, 1),
+                y=segment,
+                panels=window_names(windows),
+                columns=windows,
+            ),
+        ]

@@ -7,7 +7,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
-from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.network import (
+    Network,
+    Output,
+    Scale,
+    TrainedAxes,
+    View,
+    WindowShape,
+    input_steps,
+    register,
+    window_names,
+)
 
 # What a Neural Turing Machine does to its memory M of N slots of width W. The five stages of addressing are Graves's
 # equations 5 to 9; they give weights a that sum to one over the slots, for each of D heads at once.
@@ -129,6 +139,24 @@ class NTM(Network):
         """Where the heads are at each step: (B, T, 2, N), the reading one first; the sum over the slots N is one."""
         return self.run(x_BTF)[1]
 
+    def views(self, x_BTF: Tensor) -> list[View]:
+        """Where both heads are at each step: a row of panels a window."""
+        a_BTDN = self.addressing(x_BTF)
+        return [
+            View(
+                title="Addressing of the memory",
+                caption="How much of each slot is read, and is written to, after each input; a column sums to 1. A "
+                "sharp level line is a head that stays at one slot, a slanted one a head that shifts from slot to "
+                "slot; in a pale column it is spread over many. Both heads begin at slot 0.",
+                kind="map",
+                values=a_BTDN.permute(0, 2, 3, 1).flatten(0, 1),
+                x=input_steps(a_BTDN.shape[1]),
+                y=Scale("slot"),
+                panels=tuple(f"{name}, {head}" for name in window_names(len(x_BTF)) for head in ("reading", "writing")),
+                columns=2,
+            )
+        ]
+
 
 @register("act_rnn")
 class ACT(Network):
@@ -204,3 +232,21 @@ class ACT(Network):
     def ponder(self, x_BTF: Tensor) -> Tensor:
         """The steps N that each input takes: (B, T)."""
         return self.run(x_BTF)[1]
+
+    def views(self, x_BTF: Tensor) -> list[View]:
+        """The ponder steps by input, a panel a window."""
+        steps_BT = self.ponder(x_BTF)
+        return [
+            View(
+                title="Ponder steps",
+                caption=f"How many steps the cell takes at each input, {self.axes.max_ponder} at most; "
+                f"{steps_BT.mean():.2f} in the mean. Where all bars are alike, it has not learned to think longer "
+                "about some inputs than about others; a higher ponder_cost "
+                f"({self.axes.ponder_cost:g} here) makes it halt earlier.",
+                kind="bars",
+                values=steps_BT.unsqueeze(1),
+                x=input_steps(steps_BT.shape[1]),
+                y=Scale("steps taken"),
+                panels=window_names(len(x_BTF)),
+            )
+        ]

@@ -1,10 +1,21 @@
 """The temporal convolutional network: dilated causal convolutions in residual blocks."""
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.network import (
+    Network,
+    Output,
+    Scale,
+    TrainedAxes,
+    View,
+    WindowShape,
+    input_steps,
+    register,
+    window_names,
+)
 
 
 class CausalConvolution(nn.Module):
@@ -86,3 +97,30 @@ class TCN(Network):
     def forward(self, x_BTF: Tensor) -> Tensor:
         y_B: Tensor = self.output(self.states(x_BTF)[:, -1])
         return y_B
+
+    def views(self, x_BTF: Tensor) -> list[View]:
+        """The gradient of the forecast by each input step, a line a window, beside the receptive field."""
+        with torch.enable_grad():
+            x_BTF = x_BTF.detach().requires_grad_()
+            (d_BTF,) = torch.autograd.grad(self(x_BTF).sum(), x_BTF)
+        steps, field = x_BTF.shape[1], self.receptive_field
+        seen = (
+            f"all {steps} of the window"
+            if field >= steps
+            else f"so the first {steps - field} of the window's {steps} have no effect, left of the broken line"
+        )
+        return [
+            View(
+                title="Receptive field",
+                caption=f"How strongly each input moves the forecast: the norm, over the features, of the forecast's "
+                "gradient by the input, normalised. By its kernel and levels the network can see "
+                f"{field} steps, {seen}; the lines say how much it makes of them. A hole is a gradient of 0.",
+                kind="lines",
+                values=d_BTF.norm(dim=2).unsqueeze(0),
+                x=input_steps(steps),
+                y=Scale("norm of the gradient"),
+                lines=window_names(len(x_BTF)),
+                log=True,
+                mark=(0.5 - field, f"sees {field} steps") if field < steps else None,
+            )
+        ]

@@ -1,13 +1,14 @@
 """The Transformer's encoder."""
 
 import math
+from dataclasses import replace
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.network import Network, Output, TrainedAxes, View, WindowShape, input_steps, register, window_names
 
 
 def positions(steps: int, width: int) -> Tensor:
@@ -117,3 +118,22 @@ class Transformer(Network):
             assert isinstance(layer, Layer)
             maps.append(layer.attention.weights(h_BTD))
         return torch.stack(maps, dim=1)
+
+    def views(self, x_BTF: Tensor) -> list[View]:
+        """The attention maps, a view a window: a row of panels a layer, a panel a head."""
+        maps_BLNTS = self.maps(x_BTF)
+        _, layers, heads, steps, _ = maps_BLNTS.shape
+        return [
+            View(
+                title=f"Attention maps, {name}",
+                caption="Each row is a step that asks, each column one that is looked at; a row sums to 1. Of the last "
+                "layer the forecast takes the bottom row alone; the other rows of the layers before feed it.",
+                kind="map",
+                values=maps_LNTS.flatten(0, 1),
+                x=replace(input_steps(steps), name="input looked at"),
+                y=replace(input_steps(steps), name="input that asks"),
+                panels=tuple(f"layer {i + 1}, head {k + 1}" for i in range(layers) for k in range(heads)),
+                columns=heads,
+            )
+            for name, maps_LNTS in zip(window_names(len(x_BTF)), maps_BLNTS, strict=True)
+        ]

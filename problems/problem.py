@@ -1,18 +1,24 @@
 """What a problem is: where its table comes from, what is forecast from what, and in which unit."""
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from problems.jena import JenaSource
 from problems.nyc import NycSource
+from problems.questions import QuestionsSource
 from problems.source import Duration, written
 from problems.split import AnySplit
 from problems.station import StationSource
 from problems.table import TableSource
 
-AnySource = Annotated[JenaSource | NycSource | StationSource | TableSource, Field(discriminator="kind")]
+AnySource = Annotated[
+    JenaSource | NycSource | QuestionsSource | StationSource | TableSource, Field(discriminator="kind")
+]
+
+
+Scale = Literal["standard", "range", "none"]
 
 
 class Windows(BaseModel):
@@ -57,6 +63,7 @@ class Table(BaseModel):
     cadence: Duration | None = Field(None, description="time between rows; null: the most frequent one")
     sentinels: dict[str, tuple[float, ...]] = Field({}, description="values that stand for a missing one, by column")
     fill: Duration | None = Field(None, description="carry the last value forward over nulls, at most so long")
+    scale: Scale | None = Field(None, description="how the columns are scaled; null: as normalize.scale says")
     calendar: Harmonics | None = Field(None, description="so many harmonics of the time as further inputs")
     climatology: Harmonics | None = Field(
         None,

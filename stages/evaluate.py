@@ -29,6 +29,7 @@ from stages.report import render
 from stages.settings import Evaluate, load
 from stages.train import load_network
 from stages.trials import Trial, expand, read_trial, trial_folder
+from stages.views import Inside, look
 from stages.window import Windowing
 
 
@@ -292,14 +293,15 @@ def _long(name: str, groups: dict[str, list[float | None]], first: int) -> pl.Da
     )
 
 
-def write(evaluation: Evaluation, out: Path) -> None:
-    """Write the evaluation, metrics, plots and the report into the folder `out`."""
+def write(evaluation: Evaluation, inside: Inside, out: Path) -> None:
+    """Write the evaluation, metrics, plots, pictures of the networks and the report into the folder `out`."""
     with replaced_folder(out) as folder:
         write_json(folder / "leaderboard.json", asdict(evaluation))
         write_json(folder / "metrics.json", metrics(evaluation))
         for name, frame in plots(evaluation).items():
             frame.write_csv(folder / name)
-        (folder / "report.html").write_text(render(evaluation), encoding="utf-8")
+        inside.write(folder)
+        (folder / "report.html").write_text(render(evaluation, inside), encoding="utf-8")
 
 
 def main(problem: str) -> None:
@@ -317,7 +319,7 @@ def main(problem: str) -> None:
         normalized,
         windowed,
     )
-    write(evaluation, out)
+    write(evaluation, look(evaluation, trials, normalized, windowed), out)
     context = tracking.open_pipeline(problem, settings, trials, newest=True)
     tracking.log_unlogged(context, trials)
     tracking.log_evaluation(context, evaluation, trials, out)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from problems.errors import RecastError
-from problems.problem import CLIMATOLOGY, Harmonics, Problem, derived_names
+from problems.problem import CLIMATOLOGY, Harmonics, Problem, Scale, derived_names
 from stages import places
 from stages.atomic import replaced_folder, write_json
 from stages.climatology import Climatology, waves
@@ -87,7 +87,7 @@ def observed(folder: Path) -> NDArray[np.bool_]:
     return table
 
 
-def normalize(problem: Problem, scale: Literal["standard", "range", "none"], ingested: Path, out: Path) -> Table:
+def normalize(problem: Problem, scale: Scale, ingested: Path, out: Path) -> Table:
     """Write the table, the times, which targets were observed and what is known of them into the folder `out`.
 
     The lecture's rule (row D2): mean and deviation of the training rows, the deviation that of the population.
@@ -293,9 +293,10 @@ def _chunks(
 def main(problem: str) -> None:
     """Scale a problem's table by its training rows and write it for memory-mapping."""
     settings = load()
+    declared = settings.problem(problem)
     normalize(
-        settings.problem(problem),
-        settings.normalize.scale,
+        declared,
+        declared.table.scale or settings.normalize.scale,
         places.stage("ingest", problem),
         places.stage("normalize", problem),
     )

@@ -19,6 +19,7 @@ from stages import batches, places, tracking
 from stages.atomic import write_json
 from stages.leaderboard import Evaluation
 from stages.normalize import Table
+from stages.selection import best_trials
 from stages.trials import Trial, read_run, trial_folder
 from stages.window import Windowing
 
@@ -42,11 +43,7 @@ def package(evaluation: Evaluation, trials: Sequence[Trial]) -> list[str]:
     table = Table.read(places.stage("normalize", problem))
     windowing = Windowing.read(places.stage("window", problem))
     stored = []
-    for row in evaluation.rows:
-        if not row.selected or row.validation_mae is None:
-            continue
-        finished = [t for t in trials if t.configuration.label == row.configuration and t.seed in row.finished_seeds]
-        best = finished[int(np.argmin(row.validation_mae.values))]
+    for _, best in best_trials(evaluation.rows, trials):
         run = str(read_run(trial_folder(best))["mlflow_run_id"])
         if PACKAGED not in tracking.client().get_run(run).data.tags:
             stored.append(_store(best, run, table, windowing))

@@ -4,15 +4,11 @@ The page is an output of DVC, so the same evaluation gives the same bytes: no da
 that are drawn by matplotlib's own defaults, whatever a user's matplotlibrc says.
 """
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -22,57 +18,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stages.drawing import drawing
+from stages.figures import FAINT, GREY, INK, OBSERVED, STYLE, Line, lines_of, svg
 from stages.history import Epoch
-from stages.leaderboard import BASELINE, Evaluation, Row, Spread
+from stages.leaderboard import BASELINE, Evaluation, Spread
 from stages.metrics import mae
+from stages.views import Inside
 from stages.words import decimals, fixed, quantity, signed, verdict
 
-INK, GREY, OBSERVED, FAINT = "#1f2933", "#66707b", "#b4bcc5", "#e4e7eb"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""Okabe and Ito's palette, told apart by the colour-blind; its yellow cannot be seen on white."""
-DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 2))
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 DRAWN_POINTS = 3000
 """Points of a forecast that are drawn at most; of more, every second, third and so on."""
 LISTED_GAPS = 100
-
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "axes.labelcolor": "#52606d",
-    "axes.labelsize": 11,
-    "axes.linewidth": 0.8,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "font.size": 11,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.8,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-    "svg.fonttype": "none",  # text stays text: small, and in the page's font
-    "text.parse_math": False,  # a configuration may hold a $
-    "xtick.color": "#52606d",
-    "xtick.major.size": 0,
-    "ytick.color": "#52606d",
-    "ytick.major.size": 0,
-}
-
-
-@dataclass(frozen=True)
-class Line:
-    """How a configuration is drawn in every chart; `dash` as in SVG, empty for a solid line."""
-
-    color: str
-    dash: tuple[float, ...] = ()
-
-    @property
-    def style(self) -> Any:
-        """The dash as matplotlib takes it."""
-        return (0, self.dash) if self.dash else "-"
 
 
 @dataclass(frozen=True)
@@ -84,9 +40,13 @@ class Chart:
     line: Line | None = None
 
 
-def render(evaluation: Evaluation) -> str:
-    """The report as an HTML page; the same evaluation gives the same bytes."""
-    lines = _lines(evaluation.rows)
+def render(evaluation: Evaluation, inside: Inside | None = None) -> str:
+    """The report as an HTML page; the same evaluation gives the same bytes.
+
+    Args:
+        inside: pictures of the networks at work; None: there are none.
+    """
+    lines = lines_of(evaluation.rows)
     page = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -94,7 +54,7 @@ def render(evaluation: Evaluation) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     ).get_template("report.html.jinja")
-    with drawing(_STYLE):
+    with drawing(STYLE):
         return page.render(
             e=evaluation,
             verdict=verdict(evaluation),
@@ -107,6 +67,7 @@ def render(evaluation: Evaluation) -> str:
             hours=_groups(evaluation, "hour of day", [str(hour) for hour in range(24)], evaluation.hours, lines),
             months=_groups(evaluation, "month", MONTHS, evaluation.months, lines),
             forecasts=_forecasts(evaluation, lines),
+            inside=inside or Inside(),
             gaps=_gaps(evaluation.quality),
             listed_gaps=LISTED_GAPS,
             fixed=fixed,
@@ -156,14 +117,6 @@ def _gaps(quality: dict[str, Any]) -> list[dict[str, Any]]:
 # Charts
 
 
-def _lines(rows: Sequence[Row]) -> dict[str, Line]:
-    """How each selected configuration is drawn: by its architecture, so that a change of rank changes no colour."""
-    architectures = sorted({row.architecture for row in rows} - {BASELINE})
-    looks = cycle(Line(color, dash) for dash, color in product(DASHES, COLORS))
-    by_architecture = {BASELINE: Line(GREY, (4, 3)), **dict(zip(architectures, looks, strict=False))}
-    return {row.configuration: by_architecture[row.architecture] for row in rows if row.selected}
-
-
 def _curves(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
     """Validation MAE by epoch: a chart a configuration, a line a seed, all to one scale."""
     baseline = next((row for row in evaluation.rows if row.architecture == BASELINE), None)
@@ -198,7 +151,7 @@ def _curves(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
         lowest = min((_lowest(history) for history in seeds.values()), key=lambda epoch: epoch.validation_mae)
         about = f"Validation MAE of {label} by epoch, normalised, for seed {', '.join(seeds)}: lowest "
         about += f"{fixed(lowest.validation_mae, 4)} in epoch {lowest.epoch}"
-        charts.append(Chart(label, _svg(figure, evaluation, about), lines[label]))
+        charts.append(Chart(label, svg(figure, about, evaluation.synthetic), lines[label]))
     return charts
 
 
@@ -227,7 +180,9 @@ def _seeds(evaluation: Evaluation, lines: dict[str, Line]) -> Chart | None:
     axes.set_xlabel(f"test MAE, {evaluation.unit}")
     digits = decimals(evaluation.persistence_test_mae, 4)
     about = "; ".join(f"{label} {quantity(e.mean, digits, evaluation.unit, e.deviation)}" for label, e in tested)
-    return Chart("Test MAE, a dot a seed", _svg(figure, evaluation, f"Test MAE by configuration and seed: {about}"))
+    return Chart(
+        "Test MAE, a dot a seed", svg(figure, f"Test MAE by configuration and seed: {about}", evaluation.synthetic)
+    )
 
 
 def _groups(
@@ -258,7 +213,7 @@ def _groups(
     axes.set_xlabel(f"{name} of the target")
     worst = [f"{label} worst at {_worst(values, ticks)}" for label, values in errors.items() if _worst(values, ticks)]
     about = f"Test MAE by {name}, {evaluation.unit}: {'; '.join(worst)}"
-    return Chart(f"Test MAE by {name}, {evaluation.unit}", _svg(figure, evaluation, about))
+    return Chart(f"Test MAE by {name}, {evaluation.unit}", svg(figure, about, evaluation.synthetic))
 
 
 def _worst(values: Sequence[float | None], names: Sequence[str]) -> str | None:
@@ -299,7 +254,9 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
         digits = decimals(evaluation.persistence_test_mae, 4)
         here = quantity(mae(errors_N), digits, evaluation.unit)
         about = f"Forecast of {label} against the observed {evaluation.target}: MAE {here} in this stretch"
-        charts.append(Chart(f"{label}: MAE {here} in this stretch", _svg(figure, evaluation, about), lines[label]))
+        charts.append(
+            Chart(f"{label}: MAE {here} in this stretch", svg(figure, about, evaluation.synthetic), lines[label])
+        )
     return charts
 
 
@@ -322,27 +279,3 @@ def _figure(width: int, height: int, left: int = 46, bottom: int = 40) -> tuple[
     figure = Figure(figsize=(width / 72, height / 72))
     axes = figure.add_axes((left / width, bottom / height, 1 - (left + 10) / width, 1 - (bottom + 8) / height))
     return figure, axes
-
-
-def _svg(figure: Figure, evaluation: Evaluation, about: str) -> Markup:
-    """The figure as an element of the page that fills the width it is given.
-
-    Args:
-        about: the picture in words, for those who do not see it.
-    """
-    file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    # The words salt the identifiers, which must not be those of another chart in the page.
-    with matplotlib.rc_context({"svg.hashsalt": about}):
-        figure.savefig(file, format="svg", metadata=nothing)
-    drawn = file.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    box = re.search(r'viewBox="([^"]*)"', drawn)
-    assert box is not None
-    inside = drawn[drawn.index(">") + 1 :]
-    inside = re.sub(r'<g id="[^"]*"', "<g", inside)
-    inside = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), inside)
-    said = f"Simulated data. {about}" if evaluation.synthetic else about
-    return Markup('<svg role="img" aria-label="{}" viewBox="{}" xmlns:xlink="http://www.w3.org/1999/xlink">').format(
-        said, box[1]
-    ) + Markup(inside)

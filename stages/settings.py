@@ -29,7 +29,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from problems.errors import RecastError
-from problems.problem import Problem
+from problems.problem import Problem, Scale
 from problems.source import Duration
 from stages.atomic import replaced_file
 
@@ -65,7 +65,7 @@ class Ingest(Section):
 
 
 class Normalize(Section):
-    scale: Literal["standard", "range", "none"] = Field(
+    scale: Scale = Field(
         "standard", description="standard: mean 0, deviation 1; range: 0 to 1; both by the training rows"
     )
 

@@ -41,6 +41,7 @@ from stages.drawing import drawing
 from stages.history import Epoch
 from stages.leaderboard import Evaluation
 from stages.places import MLFLOW_STORE
+from stages.selection import INSIDE, best_trials, pictures_of
 from stages.settings import FILE, Settings
 from stages.trials import Trial, note_run, read_run, read_trial, trial_folder
 from stages.words import without_passwords
@@ -453,6 +454,8 @@ def _sampled(monitors: list[Any]) -> dict[str, float]:
 def log_evaluation(context: Context, evaluation: Evaluation, trials: Sequence[Trial], folder: Path) -> None:
     """Write the leaderboard and the report to the grid's parent run, and test errors to the runs of the trials tested.
 
+    The pictures of the best trial of each architecture go to its own run too.
+
     A parent run that is still open is ended: it was opened for this evaluation.
 
     Raises:
@@ -474,5 +477,10 @@ def log_evaluation(context: Context, evaluation: Evaluation, trials: Sequence[Tr
             client().log_metric(parent, "best_test_mae", row.test_mae.mean)
             if row.skill is not None:
                 client().log_metric(parent, "best_skill", row.skill)
+    for _, trial in best_trials(evaluation.rows, trials):
+        pictures = pictures_of(folder, trial)
+        if pictures.exists():
+            with storing():
+                client().log_artifacts(read_run(trial_folder(trial))["mlflow_run_id"], str(pictures), INSIDE)
     if client().get_run(parent).info.status == "RUNNING":
         close_pipeline(context, sum(len(row.failed) for row in evaluation.rows))

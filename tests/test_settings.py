@@ -176,7 +176,11 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (("train",), REMOVED, "train: missing"),
     (("evaluate", "forecasts"), REMOVED, "evaluate.forecasts: missing (how much of the test split the report draws"),
     ((*JENA, "table", "target"), REMOVED, "problems.jena.table.target: missing (the column that is forecast; one of"),
-    ((*JENA, "source", "kind"), REMOVED, "problems.jena.source.kind: missing; it must be one of jena, nyc, station"),
+    (
+        (*JENA, "source", "kind"),
+        REMOVED,
+        "problems.jena.source.kind: missing; it must be one of jena, nyc, questions, station",
+    ),
     ((*JENA, "split"), {"validation_from": "2015-01-01"}, "problems.jena.split.test_from: missing"),
     # types
     (("train", "epochs"), "5", 'train.epochs: must be a whole number; it is "5"'),
@@ -209,7 +213,7 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (
         (*JENA, "source", "kind"),
         "jenna",
-        'problems.jena.source.kind: must be one of jena, nyc, station, table; it is "jenna" (did you mean jena?)',
+        'problems.jena.source.kind: must be one of jena, nyc, questions, station, table; it is "jenna" (did you mean',
     ),
     # lengths of time
     (
@@ -427,6 +431,7 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
         "optimizer": "rmsprop",
         "schedule": "constant",
         "epochs": None,
+        "gradient_noise": 0.0,
         "lookback": None,
         "inputs": "all",
         "residual": "none",
