@@ -93,7 +93,7 @@ def evaluate(
         forecasts_SN = np.stack([test.forecasts(load_network(trial, windowing)) for trial in group])
         chosen[row.configuration] = forecasts_SN
         rows[i] = _tested(row, forecasts_SN - test.observed_N, test.scale, reference)
-        if REGISTRY[row.architecture].trainable:
+        if group[0].trainable:
             curves[row.configuration] = {str(trial.seed): history.read(trial_folder(trial)) for trial in group}
 
     absolute = {label: np.abs(forecasts_SN - test.observed_N).mean(axis=0) for label, forecasts_SN in chosen.items()}
@@ -143,7 +143,7 @@ def _validated(group: Sequence[Trial], ended: dict[str, Any]) -> Row:
     configuration = group[0].configuration
     return Row(
         configuration=configuration.label,
-        architecture=configuration.architecture,
+        architecture=configuration.family,
         source=REGISTRY[configuration.architecture].source,
         parameters=ended[finished[0].key]["parameters"] if finished else None,
         finished_seeds=[trial.seed for trial in finished],

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from architectures import REGISTRY, Axes
+from architectures import REGISTRY, Axes, TrainedAxes
 from problems.errors import RecastError
 from stages.settings import FILE, Block, Grid, explained, meant
 
@@ -25,6 +25,12 @@ class Configuration:
     architecture: str
     hyperparameters: Axes
     varied: tuple[str, ...]
+
+    @property
+    def family(self) -> str:
+        """What it is compared within: its architecture; an ensemble, which has several times the weights, apart."""
+        is_ensemble = isinstance(self.hyperparameters, TrainedAxes) and self.hyperparameters.members > 1
+        return f"{self.architecture} ensemble" if is_ensemble else self.architecture
 
     @property
     def label(self) -> str:

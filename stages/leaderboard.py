@@ -34,6 +34,7 @@ class Row:
     """A configuration in the leaderboard; errors are in the target's unit unless named normalised.
 
     Attributes:
+        architecture: its name; an ensemble of several members is an architecture of its own, such as gru ensemble.
         finished_seeds: the seeds of its trials that finished; every spread has a value for each, in this order.
         failed: why the others did not.
         selected: it is the best of its architecture by validation among those that are complete, so it was tried on

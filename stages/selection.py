@@ -23,4 +23,4 @@ INSIDE = "inside"
 
 def pictures_of(evaluated: Path, trial: Trial) -> Path:
     """Where `evaluate` writes the pictures of the best trial of an architecture, in the folder of its results."""
-    return evaluated / INSIDE / trial.configuration.architecture
+    return evaluated / INSIDE / trial.configuration.family.replace(" ", "_")

@@ -227,6 +227,21 @@ def test_a_configuration_with_a_failed_seed_is_neither_ranked_nor_selected(train
     assert {row.architecture for row in found.rows if row.selected} == {"persistence", "dense", "gru"}
 
 
+@pytest.mark.usefixtures("here")
+def test_an_ensemble_is_an_architecture_of_its_own(make_problem: Make, write_ingested: Write) -> None:
+    """It has several times the weights: beside it, one network is tried on the test rows too."""
+    values, times = weather(0, 600, datetime(2020, 1, 1), 20)
+    case = Case(make_problem, write_ingested, {"dense": {"units": [2], "members": [1, 2, 3]}}, [values], [times])
+    for members, error in ((1, LOW), (2, LOWER), (3, LOW)):
+        for seed in (0, 1):
+            case.ends(f"dense units=2 members={members}", seed, validation=error)
+    found = case.evaluate()
+    selected = {row.configuration: row.architecture for row in found.rows if row.selected}
+    assert selected == {"dense units=2 members=2": "dense ensemble", "dense units=2 members=1": "dense"}
+    forecasts = {members: np.array(found.forecasts[f"dense units=2 members={members}"]) for members in (1, 2)}
+    assert not np.array_equal(forecasts[1], forecasts[2], equal_nan=True)
+
+
 def test_an_architecture_without_a_complete_configuration_is_not_selected(trained: Case) -> None:
     for configuration in (A, B):
         trained.ends(configuration, 0, validation=LOWER)
