@@ -7,7 +7,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from architectures.network import Network, Output, ShapeError, TrainedAxes, WindowShape, register
+from architectures.network import (
+    Network,
+    Output,
+    Scale,
+    ShapeError,
+    TrainedAxes,
+    View,
+    WindowShape,
+    register,
+    window_names,
+)
 
 OPERATIONS = ("sum", "count", "difference", "greater", "lesser", "and", "or", "reset")
 """Section 2.3.1 and its table. `assign`, which looks cells up, has no part in an answer that is a number."""
@@ -139,3 +149,29 @@ class NeuralProgrammer(Network):
         """The probabilities of operations (B, S, O) and of columns (B, S, C) at each step."""
         _, operations_BSO, columns_BSC = self.run(x_BTF)
         return operations_BSO, columns_BSC
+
+    def views(self, x_BTF: Tensor) -> list[View]:
+        """The program: which operation and which column each step selects, a panel a window."""
+        caption = (
+            "The probability of each {0} at each step of the program. Where one is near 1 the step is that {0}; where "
+            "many share it, the step is a mixture. The answer is the scalar after the last step."
+        )
+        step = Scale("step of the program", first=1)
+        return [
+            View(
+                title=f"Program: {what}s",
+                caption=caption.format(what),
+                kind="lines",
+                values=chosen_BSK.transpose(1, 2),
+                x=step,
+                y=Scale("probability"),
+                panels=window_names(len(x_BTF)),
+                lines=names,
+            )
+            for what, chosen_BSK, names in zip(
+                ("operation", "column"),
+                self.program(x_BTF),
+                (OPERATIONS, tuple(f"column {j + 1}" for j in range(len(self.P)))),
+                strict=True,
+            )
+        ]

@@ -138,8 +138,18 @@ def test_probabilities_sum_to_one() -> None:
         torch.testing.assert_close(each.sum(dim=2), torch.ones(9, 4, dtype=torch.float64))
 
 
+def test_the_program_can_be_looked_at() -> None:
+    x_BTF = torch.from_numpy(windows(3))
+    network = programmer()
+    with torch.no_grad():
+        views, probabilities = network.views(x_BTF), network.program(x_BTF)
+    for view, chosen_BSK, names in zip(views, probabilities, (OPERATIONS, NAMES[:COLUMNS]), strict=True):
+        torch.testing.assert_close(view.values, chosen_BSK.transpose(1, 2))
+        assert view.lines == tuple(names)
+
+
 def test_gradients_by_finite_differences() -> None:
-    network = programmer(units=3, timesteps=3)
+    network = programmer(units=2, timesteps=3)
     x_BTF = torch.from_numpy(windows(3))
     names = [name for name, _ in network.named_parameters()]
 
