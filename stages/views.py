@@ -24,6 +24,7 @@ from architectures.combined import Ensemble, Part, Residual
 from architectures.network import STEPS, Network, Scale, View
 from architectures.recurrent import Recurrent
 from stages import batches
+from stages.atomic import write_json
 from stages.batches import Batches
 from stages.drawing import drawing
 from stages.figures import COLORS, GREY, INK, STYLE, Line, lines_of, svg
@@ -94,19 +95,24 @@ class Inside:
     failed: list[tuple[str, str]] = field(default_factory=list)
 
     def write(self, evaluated: Path) -> None:
-        """Write the pictures as files into the folder of the evaluation's results.
+        """Write the pictures, and `pictures.json`, what each shows, into the folder of the evaluation's results.
 
-        Their folder is there also where it is empty: as an output of DVC it must not be missing.
+        The second is there also where there are no pictures: DVC wants no output that is missing or empty.
         """
-        (evaluated / INSIDE).mkdir()
-        for name, picture in self.of_all.items():
-            (evaluated / INSIDE / name).write_bytes(picture.png)
+        folder = evaluated / INSIDE
+        files = {folder / name: picture for name, picture in self.of_all.items()}
         for looked in self.networks:
-            folder = pictures_of(evaluated, looked.trial)
-            folder.mkdir()
             for i, picture in enumerate(looked.pictures, 1):
                 words = re.sub(r"\W+", "_", picture.title.lower()).strip("_")
-                (folder / f"{i}_{words}.png").write_bytes(picture.png)
+                files[pictures_of(evaluated, looked.trial) / f"{i}_{words}.png"] = picture
+        for file, picture in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(picture.png)
+        shown = {
+            file.relative_to(folder).as_posix(): {"title": each.title, "caption": each.caption}
+            for file, each in files.items()
+        }
+        write_json(folder / "pictures.json", {"windows": self.windows, "pictures": shown})
 
 
 def look(evaluation: Evaluation, trials: Sequence[Trial], normalized: Path, windowed: Path) -> Inside:
