@@ -7,18 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from architectures.cells import GRU, Stack
-from architectures.network import (
-    STEPS,
-    Network,
-    Output,
-    Scale,
-    TrainedAxes,
-    View,
-    WindowShape,
-    input_steps,
-    register,
-    window_names,
-)
+from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.view import STEPS, Scale, View, input_steps, window_names
 
 
 def softmax(e_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:

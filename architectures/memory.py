@@ -7,17 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
-from architectures.network import (
-    Network,
-    Output,
-    Scale,
-    TrainedAxes,
-    View,
-    WindowShape,
-    input_steps,
-    register,
-    window_names,
-)
+from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.view import Scale, View, input_steps, window_names
 
 # What a Neural Turing Machine does to its memory M of N slots of width W. The five stages of addressing are Graves's
 # equations 5 to 9; they give weights a that sum to one over the slots, for each of D heads at once.

@@ -7,17 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from architectures.network import (
-    Network,
-    Output,
-    Scale,
-    ShapeError,
-    TrainedAxes,
-    View,
-    WindowShape,
-    register,
-    window_names,
-)
+from architectures.network import Network, Output, ShapeError, TrainedAxes, WindowShape, register
+from architectures.view import Scale, View, window_names
 
 OPERATIONS = ("sum", "count", "difference", "greater", "lesser", "and", "or", "reset")
 """Section 2.3.1 and its table. `assign`, which looks cells up, has no part in an answer that is a number."""

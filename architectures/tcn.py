@@ -5,17 +5,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from architectures.network import (
-    Network,
-    Output,
-    Scale,
-    TrainedAxes,
-    View,
-    WindowShape,
-    input_steps,
-    register,
-    window_names,
-)
+from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.view import Scale, View, input_steps, window_names
 
 
 class CausalConvolution(nn.Module):

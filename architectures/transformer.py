@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from architectures.network import Network, Output, TrainedAxes, View, WindowShape, input_steps, register, window_names
+from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.view import View, input_steps, window_names
 
 
 def positions(steps: int, width: int) -> Tensor:

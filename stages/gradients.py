@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from architectures.cells import Layer, State
-from architectures.network import STEPS, Scale, View
 from architectures.recurrent import Recurrent
+from architectures.view import STEPS, Scale, View
 
 
 def state_gradients(network: Recurrent, x_BTF: Tensor, y_B: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

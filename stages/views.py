@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from architectures.combined import Ensemble, Part, Residual
-from architectures.network import STEPS, Network, Scale, View
+from architectures.network import Network
 from architectures.recurrent import Recurrent
+from architectures.view import STEPS, Scale, View
 from stages import batches
 from stages.atomic import write_json
 from stages.batches import Batches

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from architectures import REGISTRY, Network, WindowShape
 from architectures.attention import HierarchicalAttention
 from architectures.cells import LSTM
-from architectures.network import Scale, View
 from architectures.recurrent import Recurrent
 from architectures.tcn import TCN
+from architectures.view import Scale, View
 from stages import leaderboard, places
 from stages.evaluate import write
 from stages.fit import LOSSES, build
