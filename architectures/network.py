@@ -32,9 +32,6 @@ class TrainedAxes(Axes):
     optimizer: Optimizer = Field("rmsprop", description="as in the lecture: rmsprop")
     schedule: Schedule = Field("constant", description="of the step size; cosine: it falls to 0 at the last epoch")
     epochs: int | None = Field(None, ge=1, description="in the place of train.epochs; null: that")
-    gradient_noise: float = Field(
-        0.0, ge=0, description="deviation of the noise on the gradient's first step; it falls with steps^0.275"
-    )
     lookback: int | None = Field(
         None, ge=1, description="steps at the end of a window that the network sees; null: all of them"
     )

@@ -40,9 +40,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
 }
 """What the step size is multiplied by, by the share of the training that is done (Loshchilov & Hutter 2017)."""
-NOISE_DECAY = 0.275
-"""Half of 0.55, by which the variance falls in Neelakantan et al. 2015, "Adding Gradient Noise Improves Learning for
-Very Deep Networks"."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -209,12 +206,9 @@ def _train_epoch(
             loss = loss + penalty
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(scaler.scale(loss))
-        if settings.clip is not None or axes.gradient_noise:
-            scaler.unscale_(optimizer)
         if settings.clip is not None:
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-        if axes.gradient_noise:
-            _add_noise(network, axes.gradient_noise / (in_epoch * (epoch - 1) + steps + 1) ** NOISE_DECAY)
         scaler.step(optimizer)
         scaler.update()
         steps += 1
@@ -228,13 +222,6 @@ def _train_epoch(
     if mae < min((each.validation_mae for each in progress.history[:-1]), default=math.inf):
         progress.best_epoch = epoch
         progress.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
-def _add_noise(network: nn.Module, deviation: float) -> None:
-    """Add normal noise to the gradient of every weight."""
-    for weight in network.parameters():
-        if weight.grad is not None:
-            weight.grad.add_(torch.randn_like(weight.grad), alpha=deviation)
 
 
 def errors(network: nn.Module, data: Batches) -> tuple[float, float]:

@@ -85,7 +85,6 @@ CASES: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.3, "layers": 2},
     "dense": {"name": "dense", "dropout": 0.3, "optimizer": "adam"},
     "momentum": {"optimizer": "sgd", "learning_rate": 0.05},
-    "gradient noise": {"gradient_noise": 0.1, "settings": Train(epochs=3, steps_per_epoch=4, batch_size=16, clip=0.5)},
     "schedule": {"schedule": "cosine", "epochs": 3},
     "members": {"members": 2, "residual": "persistence", "dropout": 0.3},
     "every window": {"settings": Train(epochs=3, steps_per_epoch=None, batch_size=50)},
@@ -417,7 +416,6 @@ def test_a_key_changes_with_every_part_of_the_specification(
         "residual": ["persistence"],
         "members": [2],
         "lookback": [3],
-        "gradient_noise": [0.1],
         "inputs": ["measured"],
     }
     assert set(axes) == set(REGISTRY["gru"].Hyperparameters.model_fields)

@@ -431,7 +431,6 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
         "optimizer": "rmsprop",
         "schedule": "constant",
         "epochs": None,
-        "gradient_noise": 0.0,
         "lookback": None,
         "inputs": "all",
         "residual": "none",
