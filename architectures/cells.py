@@ -135,6 +135,26 @@ def _weight(*shape: int, units: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 
+def as_keras(network: nn.Module) -> None:
+    """Give the recurrent and the dense layers of a network the initial weights of Keras's.
+
+    Inputs' weights are uniform as by Glorot and Bengio 2010, the state's are orthogonal (all gates' as one matrix, Saxe
+    et al. 2014), biases are 0, but 1 for the forget gate of an LSTM (Jozefowicz et al. 2015).
+    """
+    for layer in network.modules():
+        own = dict(layer.named_parameters()) if isinstance(layer, Layer | nn.Linear) else {}
+        for name, weight in own.items():
+            last = name.rpartition(".")[2]
+            if last in ("U", "weight_hh_l0"):
+                nn.init.orthogonal_(weight)
+            elif last in ("W", "V", "weight_ih_l0", "weight"):
+                nn.init.xavier_uniform_(weight)
+            else:
+                nn.init.zeros_(weight)
+            if last in ("b", "bias_ih_l0") and isinstance(layer, LSTM | PeepholeLSTM):
+                nn.init.ones_(weight[layer.units : 2 * layer.units])
+
+
 class Fused(Layer):
     """A layer whose weights are those of PyTorch's own, `fused`, so that its kernels can be called."""
 

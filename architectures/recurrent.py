@@ -5,7 +5,7 @@ after the last step.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticKnownError
@@ -59,6 +59,9 @@ class Recurrent(Network):
         )
         bidirectional: bool = Field(False, description="beside each layer, another reads its inputs from the end")
         reversed: bool = Field(False, description="the window is read from its end to its beginning")
+        initial: Literal["pytorch", "keras"] = Field(
+            "pytorch", description="whose initial weights: pytorch's are uniform, keras's orthogonal for the state"
+        )
         regressor: int = Field(
             0, ge=0, description="width of a dense relu layer between the last state and the output; 0: none"
         )
@@ -91,6 +94,8 @@ class Recurrent(Network):
         self.output = regressor(
             self.recurrent.width, [hyperparameters.regressor] if hyperparameters.regressor else [], shape
         )
+        if hyperparameters.initial == "keras":
+            cells.as_keras(self)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
         _, h_BH = self.recurrent(x_BTF.flip(1) if self.reversed else x_BTF)

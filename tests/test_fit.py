@@ -411,6 +411,7 @@ def test_a_key_changes_with_every_part_of_the_specification(
         "bidirectional": [True],
         "reversed": [True],
         "regressor": [8],
+        "initial": ["keras"],
         "schedule": ["cosine"],
         "epochs": [3],
         "residual": ["persistence"],

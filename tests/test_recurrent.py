@@ -1,6 +1,7 @@
 """The recurrent layers against their equations in NumPy, against torch.nn, and the networks made of them."""
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -379,6 +380,27 @@ def test_a_forecast_is_linear_in_the_last_state(name: str) -> None:
     (output,) = network.output
     expected_B = (last_BH * output.weight[0]).sum(1) + output.bias
     torch.testing.assert_close(network(x_BTF), expected_B)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_initial_weights_of_keras(name: str) -> None:
+    """A state's weights are orthogonal, all gates' as one matrix; inputs' within Glorot's bound; biases 0 or 1."""
+    network = network_of(name, units=16, layers=2, regressor=8, initial="keras")
+    seen = set()
+    for path, weight in network.named_parameters():
+        last = path.rpartition(".")[2]
+        seen.add(last)
+        if last in ("U", "weight_hh_l0"):
+            torch.testing.assert_close(weight.t() @ weight, torch.eye(16), atol=1e-5, rtol=0)
+        elif last in ("W", "V", "weight_ih_l0", "weight"):
+            bound = math.sqrt(6 / sum(weight.shape))
+            assert 0.8 * bound < weight.abs().max() <= bound or weight.numel() < 32
+        elif last in ("b", "bias_ih_l0") and name.startswith("lstm"):
+            assert weight.tolist() == [0.0] * 16 + [1.0] * 16 + [0.0] * 32
+        else:
+            assert not weight.any()
+    assert seen & {"U", "weight_hh_l0"}
+    assert not torch.equal(network.output[0][0].weight, network_of(name, units=16, regressor=8).output[0][0].weight)
 
 
 # Parameters.

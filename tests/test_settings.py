@@ -442,6 +442,7 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
         "recurrent_dropout": 0.0,
         "bidirectional": False,
         "reversed": False,
+        "initial": "pytorch",
         "regressor": 0,
     }
 
