@@ -74,7 +74,8 @@ def _section(about: dict[str, Any]) -> list[str]:
             ]
         elif isinstance(value, dict):
             columns = list(next(iter(value.values())))
-            lines += ["", f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+            lines += ["", *([f"**{key}**", ""] if key != "results" else [])]
+            lines += [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
             lines += [f"| {row} | {' | '.join(str(cells[c]) for c in columns)} |" for row, cells in value.items()]
         else:
             lines += ["", f"{key}: {value}"]
