@@ -26,10 +26,10 @@ class Persistence(Network):
 
 @register("seasonal_naive")
 class SeasonalNaive(Network):
-    """The value at the target's hour of day, averaged over the last `days` days that the window holds.
+    """The value at the target's hour of day, averaged over the last `days` days, or as many as the window holds.
 
     The newest of them is the latest step that lies a whole number of days before the target, so with the target
-    exactly 24 hours after the last input and `days` 1 this is persistence.
+    exactly 24 hours after the last input and `days` 1 this is persistence. Steps longer than a day count as days.
     Hyndman and Athanasopoulos, "Forecasting: Principles and Practice", 3rd ed., section 5.2.
     """
 
@@ -37,29 +37,28 @@ class SeasonalNaive(Network):
     source = "Hyndman & Athanasopoulos 2021, 5.2"
 
     class Hyperparameters(Axes):
-        days: int = Field(1, ge=1, le=366, description="how many days to average")
+        days: int = Field(1, ge=1, le=366, description="how many days to average, at most")
 
     def __init__(self, shape: WindowShape, hyperparameters: "SeasonalNaive.Hyperparameters") -> None:
         """
         Raises:
-            ShapeError: a day or the horizon is no whole number of steps, or the window holds fewer days.
+            ShapeError: a day or the horizon is no whole number of steps, or the window does not hold a day.
         """
         super().__init__()
-        if shape.day != int(shape.day) or shape.horizon != int(shape.horizon):
+        if shape.day > 1 and shape.day != int(shape.day) or shape.horizon != int(shape.horizon):
             raise ShapeError(
                 f"seasonal_naive needs a day and the horizon to be whole steps; here a day is {shape.day:g} steps and "
                 f"the horizon {shape.horizon:g}: change window.step or window.delay"
             )
-        day, horizon = int(shape.day), int(shape.horizon)
+        day, horizon = max(int(shape.day), 1), int(shape.horizon)
         newest = shape.steps - 1 + horizon - day * math.ceil(horizon / day)
-        oldest = newest - day * (hyperparameters.days - 1)
-        if oldest < 0:
+        if newest < 0:
             raise ShapeError(
-                f"seasonal_naive with days={hyperparameters.days} looks {shape.steps - oldest} steps back, but the "
-                f"window has {shape.steps}: lengthen window.lookback or lower days"
+                f"seasonal_naive looks {shape.steps - newest} steps back, but the window has {shape.steps}: lengthen "
+                "window.lookback"
             )
         self.target = shape.target
-        self.steps = list(range(oldest, newest + 1, day))
+        self.steps = list(range(newest, -1, -day))[: hyperparameters.days]
 
     def forward(self, x_BTF: Tensor) -> Tensor:
         return x_BTF[:, self.steps, self.target].mean(dim=1)

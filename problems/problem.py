@@ -52,6 +52,10 @@ CLIMATOLOGY = ("climatology", "climatology at the target")
 """The columns of the climatology: at a row's time, and a horizon after it."""
 
 
+RESERVED = ("time", "series")
+"""Names of columns that every table has."""
+
+
 class Table(BaseModel):
     """The columns that are used of a source, what is forecast, and what stands for a missing value."""
 
@@ -77,7 +81,7 @@ class Table(BaseModel):
             raise ValueError(f"target {self.target!r} is not among the features: {', '.join(self.features)}")
         if len(set(self.features)) < len(self.features):
             raise ValueError(f"features must differ, and one is listed twice: {', '.join(self.features)}")
-        if reserved := {"time", "series"} & set(self.features):
+        if reserved := set(RESERVED) & set(self.features):
             raise ValueError(f"features cannot have {reserved.pop()!r}: the table has a column of that name of its own")
         if taken := set(derived_names(self)) & set(self.features):
             raise ValueError(f"features cannot have {taken.pop()!r}: it is derived from the time")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
@@ -44,6 +44,12 @@ Progress = Callable[[int, int | None], None]
 """Told the bytes that have come so far and, where it is known, how many will."""
 
 
+EPOCHS = {"epoch s": 1000, "epoch ms": 1}
+"""Times as numbers since 1970-01-01 UTC, and milliseconds in one of them."""
+
+RepeatedHour = Literal["refuse", "in order"]
+"""When the clock is set back, an hour comes twice. `in order`: the row that stands first in the file is the earlier."""
+
 PLACE = "__place__"
 """The column of `Rows.frame` that says where a row stands, for people: `weather.csv, line 7`."""
 
@@ -54,15 +60,21 @@ class Rows:
 
     Attributes:
         frame: the columns under the names that `features` uses, numbers or text that should be numbers, and `PLACE`
-        time: the column that holds the time: a Datetime, a Date or text
-        time_format: how text in that column is written, in strptime's letters; None: ISO 8601
+        time: the column that holds the time: a Datetime, a Date, text, or numbers where `time_format` is given
+        time_format: how the time is written, in strptime's letters, or one of `EPOCHS`; None: ISO 8601
         series: the column that names the series of a row; None: there is one series
+        time_zone: of the times that are written without one; None: UTC
+        repeated_hour: what an hour that a clock has shown twice means, see `RepeatedHour`
+        decimal: what stands before the decimals of numbers that are text
     """
 
     frame: pl.LazyFrame
     time: str
     time_format: str | None = None
     series: str | None = None
+    time_zone: str | None = None
+    repeated_hour: RepeatedHour = "refuse"
+    decimal: str = "."
 
 
 class Source(BaseModel):

@@ -1,18 +1,37 @@
 """Anyone's CSV or Parquet files, read by what params.yaml says of them, and how every source scans such files."""
 
+import codecs
 import glob
+import gzip
+import shutil
+import zoneinfo
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, BinaryIO, Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from problems.download import LEFTOVERS, record
 from problems.errors import RecastError
-from problems.source import PLACE, Progress, Rows, Source
+from problems.source import PLACE, Progress, RepeatedHour, Rows, Source
 
 _LINE = "__line__"
+
+
+def _encoding(value: str) -> str:
+    try:
+        return codecs.lookup(value).name
+    except LookupError:
+        raise ValueError(
+            "no such encoding; write utf-8, latin-1, cp1252, utf-16 or another that Python knows"
+        ) from None
+
+
+def _zone(value: str) -> str:
+    if value not in zoneinfo.available_timezones():
+        raise ValueError("no such time zone; write Europe/Berlin, America/New_York, UTC or another of the tz database")
+    return value
 
 
 class TableSource(Source):
@@ -20,10 +39,24 @@ class TableSource(Source):
 
     kind: Literal["table"]
     path: str = Field(description="a file, a folder of them, or a pattern such as data/plant-*.csv")
-    time: str = Field(description="the column that holds the time")
-    time_format: str | None = Field(None, description="how it is written, such as %d.%m.%Y %H:%M; null: ISO 8601")
+    time: str | tuple[str, str] = Field(
+        description="the column that holds the time, or those with the date and the time"
+    )
+    time_format: str | None = Field(
+        None,
+        description="how it is written, such as %d.%m.%Y %H:%M; epoch s, epoch ms: as numbers since 1970; null: ISO 8601",
+    )
+    time_zone: Annotated[str, AfterValidator(_zone)] | None = Field(
+        None, description="of times that are written without one, such as Europe/Berlin; null: UTC"
+    )
+    repeated_hour: RepeatedHour = Field(
+        "refuse", description="when the clock is set back; in order: the row that stands first is the earlier"
+    )
     series: str | None = Field(None, description="the column that names the series of a row; null: there is one")
     separator: str = Field(",", min_length=1, max_length=1, description="between the columns of a CSV file")
+    decimal: Literal[".", ","] = Field(".", description="what stands before the decimals of a CSV file's numbers")
+    encoding: Annotated[str, AfterValidator(_encoding)] = Field("utf-8", description="of a CSV file's text")
+    skip_lines: int = Field(0, ge=0, description="lines of a CSV file before its header")
     null_values: tuple[str, ...] = Field(("NA", "N/A", "null"), description="texts that mean a missing value (CSV)")
 
     def fetch(self, store: Path, progress: Progress, attempts: int) -> None:
@@ -32,18 +65,7 @@ class TableSource(Source):
         Raises:
             RecastError: the path names no file, or files that cannot be read as one table.
         """
-        setting = f"problems.{store.name}.source.path"
-        place = Path(self.path).expanduser()
-        # glob.glob, not Path.glob: a pattern may be absolute.
-        found = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place)))  # noqa: PTH207
-        files = [
-            file for file in sorted(found) if file.is_file() and (file == place or file.suffix in (".csv", ".parquet"))
-        ]
-        if not files:
-            raise RecastError(f"{setting}: {self.path} names no CSV or Parquet file; name a file, folder or pattern")
-        if len({file.suffix == ".parquet" for file in files}) > 1:
-            raise RecastError(f"{setting}: {self.path} names both CSV and Parquet files; name one kind with a pattern")
-        link_only(store, files)
+        link_only(store, files(self.path, f"problems.{store.name}.source.path"))
 
     def read(self, store: Path, scratch: Path) -> Rows:
         """The rows of every file in the store, in the order of the files' names.
@@ -51,7 +73,7 @@ class TableSource(Source):
         Raises:
             RecastError: a file is empty or cannot be read, or two files differ in their columns.
         """
-        frames = {file: scan(file, separator=self.separator, null_values=self.null_values) for file in stored(store)}
+        frames = {file: self.scan(file, scratch) for file in stored(store)}
         if not frames:
             raise RecastError(f"{store}: no data file is linked there; run the ingest stage again")
         names = {file: set(frame.collect_schema().names()) for file, frame in frames.items()}
@@ -60,10 +82,84 @@ class TableSource(Source):
             if differing := sorted(names[first] ^ names[other]):
                 raise RecastError(f"{first} and {other} differ in their columns: only one has {', '.join(differing)}")
         frame = pl.concat([frame.select(sorted(names[first])) for frame in frames.values()], how="vertical_relaxed")
-        return Rows(frame, self.time, self.time_format, self.series)
+        time = self.time
+        if not isinstance(time, str):
+            date, clock = tuple(self.time)
+            if missing := {date, clock} - names[first]:
+                raise RecastError(
+                    f"{first}: there is no column {missing.pop()!r}; correct problems.{store.name}.source.time"
+                )
+            time = f"{date} {clock}"
+            frame = frame.with_columns(pl.concat_str([date, clock], separator=" ").alias(time))
+        return Rows(frame, time, self.time_format, self.series, self.time_zone, self.repeated_hour, self.decimal)
+
+    def scan(self, file: Path, scratch: Path) -> pl.LazyFrame:
+        """The columns of one file, see `scan`; of other text than UTF-8 from a copy in the folder `scratch`.
+
+        Raises:
+            RecastError: the file is empty, is no such table, or its bytes are not in the encoding.
+        """
+        if self.encoding == "utf-8" or is_parquet(file):
+            copy = file
+        else:
+            copy = scratch / f"{file.name.removesuffix('.gz')}.utf-8.csv"
+            with opened(file) as there, copy.open("w", encoding="utf-8", newline="") as here:
+                try:
+                    text = codecs.getreader(self.encoding)(there)
+                    shutil.copyfileobj(text, here, 1 << 20)
+                except UnicodeError as error:
+                    raise RecastError(
+                        f"{file}: not all of its bytes are {self.encoding}: {error}; correct encoding"
+                    ) from None
+        return scan(
+            copy, name=str(file), separator=self.separator, null_values=self.null_values, skip_lines=self.skip_lines
+        )
 
 
-def scan(file: Path, *, name: str | None = None, separator: str = ",", null_values: Sequence[str] = ()) -> pl.LazyFrame:
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+
+
+def is_parquet(file: Path) -> bool:
+    return file.suffix == ".parquet"
+
+
+def opened(file: Path) -> BinaryIO:
+    """The bytes of a file, unpacked where its name ends in .gz."""
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
+
+
+def files(path: str, setting: str) -> list[Path]:
+    """The files that a path names: itself, those of a folder, or those that fit a pattern.
+
+    Args:
+        setting: where the path comes from, for messages.
+
+    Raises:
+        RecastError: there is none, or there are CSV files and Parquet files.
+    """
+    place = Path(path).expanduser()
+    # glob.glob, not Path.glob: a pattern may be absolute.
+    there = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place)))  # noqa: PTH207
+    found = [
+        file
+        for file in sorted(there)
+        if file.is_file() and (file == place or file.name.removesuffix(".gz").endswith(SUFFIXES))
+    ]
+    if not found:
+        raise RecastError(f"{setting}: {path} names no CSV or Parquet file; name a file, folder or pattern")
+    if len({is_parquet(file) for file in found}) > 1:
+        raise RecastError(f"{setting}: {path} names both CSV and Parquet files; name one kind with a pattern")
+    return found
+
+
+def scan(
+    file: Path,
+    *,
+    name: str | None = None,
+    separator: str = ",",
+    null_values: Sequence[str] = (),
+    skip_lines: int = 0,
+) -> pl.LazyFrame:
     """The columns of a CSV file as text, or of a Parquet file as they are, and `PLACE`; nothing is read yet.
 
     Bytes that are not UTF-8 become the replacement character, so a column that nobody needs does no harm.
@@ -73,7 +169,7 @@ def scan(file: Path, *, name: str | None = None, separator: str = ",", null_valu
     """
     name = name or str(file)
     try:
-        if file.suffix == ".parquet":
+        if is_parquet(file):
             frame, word = pl.scan_parquet(file, row_index_name=_LINE, row_index_offset=1), "row"
         else:
             frame, word = (
@@ -83,8 +179,9 @@ def scan(file: Path, *, name: str | None = None, separator: str = ",", null_valu
                     infer_schema=False,
                     encoding="utf8-lossy",
                     null_values=list(null_values),
+                    skip_lines=skip_lines,
                     row_index_name=_LINE,
-                    row_index_offset=2,  # the header is line 1
+                    row_index_offset=skip_lines + 2,  # the header is the line before
                 ),
                 "line",
             )

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from rich.console import Console
@@ -19,7 +20,7 @@ from rich.progress import Progress as Bar
 
 from problems.errors import RecastError
 from problems.problem import Problem
-from problems.source import PLACE, Progress, Rows, written
+from problems.source import EPOCHS, PLACE, Progress, Rows, written
 from problems.table import stored
 from stages import places
 from stages.atomic import replaced_folder, write_json
@@ -200,18 +201,48 @@ def _disorder(table: pl.LazyFrame) -> dict[str, _Disorder]:
 
 
 def _time(rows: Rows) -> pl.Expr:
-    """The time of a row, in UTC where a zone is known; null where the text is no time."""
+    """The time of a row in UTC; null where it cannot be read, or where the clock showed it twice or never."""
+    return pl.coalesce(written_times(rows)[0], _in_utc(rows))
+
+
+def written_times(rows: Rows) -> tuple[pl.Expr, pl.Expr]:
+    """The time of a row as it is written: in UTC where the cell says a zone, else as the clock showed it."""
     dtype, column = rows.frame.collect_schema()[rows.time], pl.col(rows.time)
-    if dtype == pl.String:
-        formats = [rows.time_format] if rows.time_format else _ISO_8601
-        text = column.str.strip_chars()
-        times = [text.str.to_datetime(written_as, strict=False, time_unit="ms") for written_as in formats]
-        if not rows.time_format:
-            times.append(text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms")))
-        column = pl.coalesce(times) if len(times) > 1 else times[0]
-    elif isinstance(dtype, pl.Datetime) and dtype.time_zone:
-        column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-    return column.cast(pl.Datetime("ms"))
+    never = pl.lit(None, pl.Datetime("ms"))
+    if rows.time_format in EPOCHS:
+        ticks = column.cast(pl.Float64, strict=False) * EPOCHS[rows.time_format]
+        return ticks.round().cast(pl.Int64).cast(pl.Datetime("ms")), never
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone:
+        return _utc(column), never
+    if dtype in (pl.Date, pl.Datetime):
+        return never, column.cast(pl.Datetime("ms"))
+    text = column.cast(pl.String).str.strip_chars()
+    if rows.time_format is None:
+        local = [text.str.to_datetime(each, strict=False, time_unit="ms") for each in _ISO_8601]
+        local.append(text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms")))
+        return _utc(text.str.to_datetime("%+", strict=False, time_unit="ms")), pl.coalesce(local)
+    if re.search("%(:|#)?z", rows.time_format):
+        return _utc(text.str.to_datetime(rows.time_format, strict=False, time_unit="ms")), never
+    # A format without an hour is one of dates.
+    if not re.search("%[HIcsTRrX+]", rows.time_format):
+        return never, text.str.to_date(rows.time_format, strict=False).cast(pl.Datetime("ms"))
+    return never, text.str.to_datetime(rows.time_format, strict=False, time_unit="ms")
+
+
+def _utc(time: pl.Expr) -> pl.Expr:
+    return time.dt.convert_time_zone("UTC").dt.replace_time_zone(None).cast(pl.Datetime("ms"))
+
+
+def _in_utc(rows: Rows) -> pl.Expr:
+    """What the clock showed, in UTC; null where it showed it twice, unless the rows' order tells which, or never."""
+    _, local = written_times(rows)
+    if rows.time_zone is None:
+        return local
+    ambiguous: pl.Expr | Literal["null"] = "null"
+    if rows.repeated_hour == "in order":
+        again = local.cum_count().over(_series(rows), local) > 1
+        ambiguous = pl.when(again).then(pl.lit("latest")).otherwise(pl.lit("earliest"))
+    return _utc(local.dt.replace_time_zone(rows.time_zone, ambiguous=ambiguous, non_existent="null"))
 
 
 def _series(rows: Rows) -> pl.Expr:
@@ -223,6 +254,8 @@ def _number(rows: Rows, feature: str) -> pl.Expr:
     column = pl.col(feature)
     if rows.frame.collect_schema()[feature] == pl.String:
         column = column.str.strip_chars()
+        if rows.decimal != ".":
+            column = column.str.replace(rows.decimal, ".", literal=True)
     return column.cast(pl.Float64, strict=False)
 
 
@@ -261,8 +294,10 @@ def _check_columns(rows: Rows, features: tuple[str, ...]) -> None:
                 f"{_first_place(rows)}: there is no column {column!r}; the columns are {', '.join(there)}. "
                 "Correct the name in params.yaml, or the file's header"
             )
-    if not (schema[rows.time] == pl.String or schema[rows.time] == pl.Date or schema[rows.time] == pl.Datetime):
-        raise RecastError(f"{_first_place(rows)}: column {rows.time!r} holds {schema[rows.time]}, not times")
+    time = schema[rows.time]
+    if not (time in (pl.String, pl.Date, pl.Datetime) or (time.is_numeric() and rows.time_format)):
+        mend = "; if they are times, say in time_format how they are written" if time.is_numeric() else ""
+        raise RecastError(f"{_first_place(rows)}: column {rows.time!r} holds {time}, not times{mend}")
     for feature in features:
         if not (schema[feature].is_numeric() or schema[feature] in (pl.String, pl.Boolean, pl.Null)):
             raise RecastError(f"{_first_place(rows)}: column {feature!r} holds {schema[feature]}, not numbers")
@@ -284,13 +319,16 @@ def _check_cells(rows: Rows, problem: Problem) -> dict[str, int]:
     Returns:
         `rows`, and `sentinel <feature>` for each
     """
-    time, series = _time(rows), _series(rows)
+    zoned, local = written_times(rows)
+    unreadable, time, series = zoned.is_null() & local.is_null(), _time(rows), _series(rows)
     unnamed = series.is_null() | series.str.contains(_UNDECODABLE, literal=True)
     wrong = {feature: _is_wrong(rows, feature) for feature in problem.table.features}
     found: dict[str, int] = (
         rows.frame.select(
             pl.len().alias("rows"),
-            time.is_null().sum().alias("no time"),
+            unreadable.sum().alias("no time"),
+            zoned.is_not_null().sum().alias("zoned"),
+            time.is_null().sum().alias("no moment"),
             unnamed.sum().alias("no series"),
             *(expression.sum().alias(f"wrong {feature}") for feature, expression in wrong.items()),
             *(_is_sentinel(rows, problem, f).sum().alias(f"sentinel {f}") for f in problem.table.features),
@@ -299,10 +337,30 @@ def _check_cells(rows: Rows, problem: Problem) -> dict[str, int]:
         .row(0, named=True)
     )
     if found["no time"]:
-        place, value = _first(rows, time.is_null(), rows.time)
+        place, value = _first(rows, unreadable, rows.time)
         how = f"written as {rows.time_format}" if rows.time_format else "in ISO 8601, such as 2009-01-01 00:10:00"
         said = "is empty" if value is None else f"holds {value!r}, which is no time {how}"
         raise RecastError(f"{place}: column {rows.time!r} {said}; mend or delete the row, or correct time_format")
+    if rows.time_zone is None and 0 < found["zoned"] < found["rows"]:
+        place, value = _first(rows, zoned.is_null(), rows.time)
+        raise RecastError(
+            f"{place}: column {rows.time!r} holds {value!r}, without a time zone, and {found['zoned']:,} of the "
+            f"{found['rows']:,} rows have one; say in time_zone which the others mean"
+        )
+    if found["no moment"]:
+        place, value = _first(rows, time.is_null(), rows.time)
+        shown = local.dt.replace_time_zone(rows.time_zone, ambiguous="earliest", non_existent="null")
+        twice = rows.frame.filter(time.is_null()).select(shown.is_not_null()).head(1).collect().item()
+        said = (
+            "an hour that came twice, when the clock was set back; with repeated_hour: in order the row that stands "
+            "first is the earlier"
+            if twice
+            else "an hour that never came, for the clock was set on; correct time_zone, or mend the row"
+        )
+        count = found["no moment"]
+        raise RecastError(
+            f"{place}: column {rows.time!r} holds {value!r}: in {rows.time_zone} {said} ({count:,} such rows)"
+        )
     if rows.series is not None and found["no series"]:
         place, value = _first(rows, unnamed, rows.series)
         said = "is empty" if value is None else f"has bytes that are not UTF-8 ({value!r})"

@@ -189,10 +189,8 @@ def test_seasonal_naive_averages_the_targets_hour_of_the_last_days(
     target = steps - 1 + horizon
     known = [step for step in range(target - day, -1, -day) if step < steps][:days]
     shape = WindowShape(steps, F, 1, horizon, day)
-    if len(known) < days:
-        with pytest.raises(
-            ShapeError, match=rf"days={days} looks \d+ steps back, but the window has {steps}: lengthen"
-        ):
+    if not known:
+        with pytest.raises(ShapeError, match=rf"looks \d+ steps back, but the window has {steps}: lengthen"):
             network_of("seasonal_naive", {"days": days}, shape=shape)
         return
     x_BTF = torch.randn(4, steps, F, generator=torch.Generator().manual_seed(0))
@@ -204,6 +202,12 @@ def test_seasonal_naive_averages_the_targets_hour_of_the_last_days(
 def test_seasonal_naive_needs_whole_steps(day: float, horizon: float) -> None:
     with pytest.raises(ShapeError, match=r"change window\.step or window\.delay"):
         network_of("seasonal_naive", {}, shape=WindowShape(T, F, 1, horizon, day))
+
+
+def test_seasonal_naive_takes_rows_for_days_where_they_are_further_apart() -> None:
+    weekly = WindowShape(T, F, 1, horizon=2, day=1 / 7)
+    found = network_of("seasonal_naive", {"days": 3}, shape=weekly)(windows())
+    torch.testing.assert_close(found, windows()[:, -3:, 1].mean(dim=1))
 
 
 def test_seasonal_naive_a_day_ahead_is_persistence() -> None:

@@ -34,7 +34,7 @@ def trained(checkout: Checkout) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "run", "use", "fetch", "status", "leaderboard", "up", "down", "rebuild-mlflow"]
+    "command", ["", "run", "use", "new", "fetch", "status", "leaderboard", "up", "down", "rebuild-mlflow"]
 )
 def test_every_command_has_help(command: str, finished: Checkout) -> None:
     assert "Usage" in finished.recast(*command.split(), "--help")

@@ -1,5 +1,6 @@
 """What ingest makes of a problem's rows: one typed, sorted table, a true report, and errors that name the cell."""
 
+import gzip
 import hashlib
 import json
 import math
@@ -197,6 +198,114 @@ def test_iso_times_need_no_format(tmp_path: Path, written: str) -> None:
     text = "t,x\n" + "".join(f"{(START + timedelta(hours=i)).strftime(written)},{i}\r\n" for i in range(3))
     table, _ = ingested(tmp_path, text)
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
+
+
+@pytest.mark.parametrize("written", ["2020-01-01T{:02d}:00:00Z", "2020-01-01 {:02d}:00:00.0+00:00"])
+def test_iso_times_may_say_their_zone(tmp_path: Path, written: str) -> None:
+    table, _ = ingested(tmp_path, "t,x\n" + "".join(f"{written.format(i)},{i}\n" for i in range(3)))
+    assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
+
+
+def test_each_time_may_have_a_zone_of_its_own(tmp_path: Path) -> None:
+    table, _ = ingested(
+        tmp_path, "t,x\n2020-01-01T01:00:00+01:00,0\n2020-01-01T01:00:00Z,1\n2020-01-01T00:00:00-02:00,2\n"
+    )
+    assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
+    assert table["x"].to_list() == [0.0, 1.0, 2.0]
+
+
+def test_times_with_and_without_a_zone_want_one(tmp_path: Path) -> None:
+    text = "t,x\n2020-01-01T00:00:00Z,0\n2020-01-01T01:00:00,1\n2020-01-01T02:00:00Z,2\n"
+    message = refused(tmp_path, text)
+    assert "line 3" in message and "without a time zone, and 2 of the 3 rows have one; say in time_zone" in message
+    table, _ = ingested(tmp_path, text.replace("01:00", "02:00", 1), source={"time_zone": "Europe/Berlin"})
+    assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
+
+
+def test_local_times_become_utc(tmp_path: Path) -> None:
+    text = "t,x\n" + "".join(f"29.03.2020 {hour}:30,{hour}\n" for hour in ("00", "01", "03", "04"))
+    source = {"time_zone": "Europe/Berlin", "time_format": "%d.%m.%Y %H:%M"}
+    table, quality = ingested(tmp_path, text, source=source)
+    assert table["time"].to_list() == [datetime(2020, 3, 28, 23, 30) + timedelta(hours=i) for i in range(4)]
+    assert quality.series["all"].gaps == 0, "the clock left out an hour, the rows did not"
+
+
+def test_an_hour_that_never_came_is_refused(tmp_path: Path) -> None:
+    text = "t,x\n2020-03-29 01:30,0\n2020-03-29 02:30,1\n2020-03-29 03:30,2\n"
+    message = refused(tmp_path, text, source={"time_zone": "Europe/Berlin"})
+    assert "line 3" in message and "in Europe/Berlin an hour that never came" in message and "1 such rows" in message
+
+
+def test_an_hour_that_came_twice_wants_a_rule(tmp_path: Path) -> None:
+    hours = ["01:30", "02:00", "02:30", "02:00", "02:30", "03:00"]
+    text = "t,x\n" + "".join(f"2020-10-25 {hour},{i}\n" for i, hour in enumerate(hours))
+    zone = {"time_zone": "Europe/Berlin"}
+    message = refused(tmp_path, text, source=zone)
+    assert "line 3" in message and "came twice" in message and "repeated_hour: in order" in message
+    table, quality = ingested(tmp_path, text, source={**zone, "repeated_hour": "in order"})
+    assert table["time"].to_list() == [datetime(2020, 10, 24, 23, 30) + timedelta(minutes=30 * i) for i in range(6)]
+    assert table["x"].to_list() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert quality.series["all"].duplicates == 0
+
+
+@pytest.mark.parametrize(("unit", "one"), [("epoch s", 1), ("epoch ms", 1000)])
+@pytest.mark.parametrize("parquet", [False, True])
+def test_times_may_be_counted_from_1970(tmp_path: Path, unit: str, one: int, parquet: bool) -> None:
+    rows = pl.DataFrame({"t": [(1577836800 + 3600 * i) * one for i in range(3)], "x": [1.0, 2.0, 3.0]})
+    file = tmp_path / ("a.parquet" if parquet else "a.csv")
+    rows.write_parquet(file) if parquet else rows.write_csv(file)
+    table, _ = run(problem({"kind": "table", "path": str(file), "time": "t", "time_format": unit}, ["x"]), tmp_path)
+    assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
+
+
+def test_numbers_are_times_only_where_it_is_said_how(tmp_path: Path) -> None:
+    pl.DataFrame({"t": [20200101, 20200102, 20200103], "x": [1.0, 2.0, 3.0]}).write_parquet(tmp_path / "a.parquet")
+    source = {"kind": "table", "path": str(tmp_path / "a.parquet"), "time": "t"}
+    with pytest.raises(RecastError, match="if they are times, say in time_format how they are written"):
+        run(problem(source, ["x"]), tmp_path)
+    table, _ = run(problem({**source, "time_format": "%Y%m%d"}, ["x"]), tmp_path)
+    assert table["time"].to_list() == [START + timedelta(days=i) for i in range(3)]
+
+
+def test_the_date_and_the_clock_may_be_two_columns(tmp_path: Path) -> None:
+    text = "d;clock;x\n" + "".join(f"01/01/2020;{i}:00;{i},5\n" for i in range(3))
+    source = {"time": ["d", "clock"], "time_format": "%d/%m/%Y %H:%M", "separator": ";", "decimal": ","}
+    message = refused(tmp_path, text, source={**source, "time": ["d", "hour"]})
+    assert "there is no column 'hour'; correct problems.weather.source.time" in message
+    table, _ = ingested(tmp_path, text, source=source)
+    assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
+    assert table["x"].to_list() == [0.5, 1.5, 2.5]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-8-sig", "utf-8"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_text_may_be_in_any_encoding_after_a_preamble_and_packed(tmp_path: Path, encoding: str, packed: bool) -> None:
+    text = "Größe, von der Station\nt,°C\n" + "".join(f"2020-01-01 0{i}:00,{i}\n" for i in range(3))
+    file = tmp_path / ("a.csv.gz" if packed else "a.csv")
+    file.write_bytes(gzip.compress(text.encode(encoding)) if packed else text.encode(encoding))
+    source = {"kind": "table", "path": str(file), "time": "t", "encoding": encoding, "skip_lines": 1}
+    table, _ = run(problem(source, ["°C"]), tmp_path)
+    assert table["°C"].to_list() == [0.0, 1.0, 2.0]
+
+
+def test_a_cell_is_named_by_its_line_also_after_a_preamble_in_another_encoding(tmp_path: Path) -> None:
+    text = "Größe\nt,x\n2020-01-01 00:00,0\n2020-01-01 01:00,é\n".encode("latin-1")
+    message = refused(tmp_path, text, source={"encoding": "latin-1", "skip_lines": 1})
+    assert "rows.csv, line 4: column 'x' holds 'é'" in message
+
+
+def test_bytes_that_are_not_in_the_encoding_are_named(tmp_path: Path) -> None:
+    message = refused(tmp_path, b"t,x\n2020-01-01,\x81\n", source={"encoding": "cp1252"})
+    assert "not all of its bytes are cp1252" in message and "correct encoding" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("time_zone", "Berlin", "no such time zone"), ("encoding", "latin-17", "no such encoding")],
+)
+def test_a_zone_and_an_encoding_must_exist(key: str, value: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        problem({"kind": "table", "path": "a.csv", "time": "t", key: value}, ["x"])
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,0 +1,259 @@
+"""`recast new`: what is made of a file that nobody here prepared, and what is said where nothing can be."""
+
+import itertools
+import math
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from problems.errors import RecastError
+from problems.problem import Problem
+from stages.ingest import ingest
+from stages.inspection import inspect, unit_of
+from stages.proposal import Proposal, propose
+from stages.settings import parse
+from tests.checkout import Checkout
+
+START = datetime(2019, 11, 27)
+HOUR = timedelta(hours=1)
+
+
+def table(
+    rows: int = 400,
+    step: timedelta = HOUR,
+    written: str = "%Y-%m-%d %H:%M:%S",
+    header: str = "when,level,flow",
+    separator: str = ",",
+) -> str:
+    """A CSV file of the time and two numbers."""
+    lines = [header]
+    for i in range(rows):
+        values = (f"{math.sin(i / 7):.3f}", f"{i % 13 * 1.5:.1f}")
+        lines.append(separator.join([(START + i * step).strftime(written), *values]))
+    return "\n".join(lines) + "\n"
+
+
+def proposed(folder: Path, text: str | bytes, name: str = "river.csv", **keys: Any) -> Proposal:
+    file = folder / name
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return propose(str(file), **keys)
+
+
+def refused(folder: Path, text: str | bytes, **keys: Any) -> str:
+    with pytest.raises(RecastError) as raised:
+        proposed(folder, text, **keys)
+    return str(raised.value)
+
+
+def test_a_plain_file_wants_no_more_than_its_path(tmp_path: Path) -> None:
+    found = proposed(tmp_path, table())
+    assert found.name == "river"
+    assert found.section["source"] == {"kind": "table", "path": str(tmp_path / "river.csv"), "time": "when"}
+    assert found.section["table"]["features"] == ["level", "flow"]
+    assert found.section["table"]["target"] == "level"
+    assert found.section["window"] == {"lookback": "30h", "step": "1h", "delay": "6h"}, "more is not there to test"
+    assert found.windows["test"] == 60 - 30 - 6 + 1
+    assert any("Is 'level' what is to be forecast? It could also be flow" in each for each in found.questions)
+    assert any("In which unit" in each for each in found.questions)
+
+
+def test_what_is_said_is_not_asked(tmp_path: Path) -> None:
+    found = proposed(tmp_path, table(), target="flow", unit="m³/s", name="river.csv")
+    assert found.section["table"]["target"] == "flow"
+    assert found.section["table"]["unit"] == "m³/s"
+    assert not any("unit" in each or "forecast? It" in each for each in found.questions)
+
+
+WRITTEN = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y/%m/%d %H:%M", "%Y%m%d%H%M", "epoch s", "epoch ms"]
+WRITTEN += ["%d.%m.%Y %H:%M", "%d/%m/%Y %H:%M", "%m/%d/%Y %I:%M %p", "%m/%d/%y %H:%M", "%d %b %Y %H:%M:%S"]
+DIALECTS = st.fixed_dictionaries(
+    {
+        "separator": st.sampled_from([",", ";", "\t", "|"]),
+        "decimal": st.sampled_from([".", ","]),
+        "encoding": st.sampled_from(["utf-8", "cp1252", "utf-16", "utf-8-sig"]),
+        "written": st.sampled_from(WRITTEN),
+        "preamble": st.integers(0, 2),
+        "groups": st.sampled_from([1, 3]),
+        "missing": st.sampled_from(["", "NA", "-", "nil", "-9999"]),
+        "step": st.sampled_from([timedelta(minutes=10), HOUR, timedelta(hours=3)]),
+    }
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(dialect=DIALECTS)
+def test_the_table_that_was_written_is_the_table_that_is_read(
+    dialect: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """However it is written, the section that is proposed reads it back, value by value."""
+    folder = tmp_path_factory.mktemp("dialect")
+    separator, decimal = dialect["separator"], dialect["decimal"]
+    if separator == decimal:
+        separator = ";"
+    rows = 500
+    expected = []
+    lines = ["Pegel an der Brücke, geprüft"] * dialect["preamble"]
+    lines.append(separator.join(["Zeit", "Ort", "Höhe (m)", "Abfluss"]))
+    for group, i in itertools.product(range(dialect["groups"]), range(rows)):
+        moment = START + i * dialect["step"]
+        height, flow = math.sin(i / 7) + group, None if i % 50 == 7 else i % 13 * 1.5 + 0.25
+        seconds = round((moment - datetime(1970, 1, 1)).total_seconds())
+        epochs = {"epoch s": str(seconds), "epoch ms": str(seconds * 1000)}
+        written = epochs.get(dialect["written"]) or moment.strftime(dialect["written"])
+        cells = [f"{height:.3f}", dialect["missing"] if flow is None else f"{flow:.2f}"]
+        lines.append(separator.join([written, f"Ort{group}", *(cell.replace(".", decimal) for cell in cells)]))
+        expected.append((f"Ort{group}" if dialect["groups"] > 1 else "all", moment, round(height, 3), flow))
+
+    found = proposed(folder, ("\n".join(lines) + "\n").encode(dialect["encoding"]), "pegel.csv")
+    problem = Problem.model_validate(found.section)
+    (folder / "raw" / "pegel").mkdir(parents=True)
+    problem.source.fetch(folder / "raw" / "pegel", lambda come, total: None, 1)
+    ingest(problem, folder / "raw" / "pegel", folder / "ingest" / "pegel")
+    read = pl.read_parquet(folder / "ingest" / "pegel" / "table.parquet")
+    assert problem.table.features == ("Höhe (m)", "Abfluss")
+    assert problem.table.unit == "m"
+    assert read.select("series", "time", "Höhe (m)", "Abfluss").rows() == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "rival"), [("%d/%m/%Y", "%m/%d/%Y"), ("%m/%d/%Y", "%d/%m/%Y"), ("%m/%d/%y", "%d/%m/%y")]
+)
+def test_day_and_month_are_told_by_what_makes_the_steps_regular(tmp_path: Path, written: str, rival: str) -> None:
+    """Every number of the first twelve days could be a day or a month; only one order leaves no holes."""
+    lines = ["d,x"]
+    for i in range(40):
+        lines.append(f"{(datetime(2021, 2, 1) + i * timedelta(days=1)).strftime(written)},{i % 7}")
+    few = inspect(_file(tmp_path, "\n".join(lines[:13]) + "\n"))
+    assert few.source["time_format"] == written, rival
+    assert proposed(tmp_path, "\n".join(lines) + "\n").section["source"]["time_format"] == written
+
+
+def test_what_reads_either_way_is_asked(tmp_path: Path) -> None:
+    days = [(1, 1), (2, 2), (3, 3), (4, 5), (5, 4)]
+    found = inspect(_file(tmp_path, "d,x\n" + "".join(f"{a:02d}/{b:02d}/2021,{a + b * b}\n" for a, b in days)))
+    assert any("'d' written as" in each for each in found.questions), found.questions
+
+
+def _file(folder: Path, text: str) -> str:
+    (folder / "some.csv").write_text(text, encoding="utf-8")
+    return str(folder / "some.csv")
+
+
+def test_columns_that_say_nothing_are_left_out_and_why(tmp_path: Path) -> None:
+    lines = ["row,t,station,x,always"]
+    lines += [f"{i},2021-01-01T{i:02d}:00:00,north,{i % 5},7" for i in range(24)]
+    found = inspect(_file(tmp_path, "\n".join(lines) + "\n"))
+    assert {column.name: column.role for column in found.columns} == {
+        "row": "not used: counts the rows",
+        "t": "time",
+        "station": "not used: text",
+        "x": "number",
+        "always": "not used: always the same",
+    }
+
+
+def test_a_date_and_a_clock_are_one_time(tmp_path: Path) -> None:
+    lines = ["Date;Time;kW"] + [
+        f"{moment:%d/%m/%Y};{moment:%H:%M:%S};{moment.hour % 5 + 0.5}"
+        for moment in (START + i * HOUR for i in range(300))
+    ]
+    source = proposed(tmp_path, "\n".join(lines) + "\n").section["source"]
+    assert source["time"] == ["Date", "Time"]
+    assert source["time_format"] == "%d/%m/%Y %H:%M:%S"
+
+
+def test_a_number_that_could_be_a_time_is_none_unless_it_is_called_so(tmp_path: Path) -> None:
+    text = "id,x\n" + "".join(f"{1_600_000_000 + 3600 * i},{i % 7}\n" for i in range(50))
+    with pytest.raises(RecastError, match=r"no column holds times .* the columns are id, x"):
+        inspect(_file(tmp_path, text))
+    found = inspect(_file(tmp_path, text), time=["id"])
+    assert found.source["time_format"] == "epoch s"
+
+
+@pytest.mark.parametrize(
+    ("step", "window"),
+    [
+        (timedelta(minutes=1), {"lookback": "1d", "step": "5m", "delay": "1h"}),
+        (timedelta(minutes=10), {"lookback": "1d", "step": "10m", "delay": "1h"}),
+        (HOUR, {"lookback": "5d", "step": "1h", "delay": "1d"}),
+        (timedelta(days=1), {"lookback": "28d", "step": "1d", "delay": "7d"}),
+        (timedelta(days=7), {"lookback": "364d", "step": "7d", "delay": "28d"}),
+    ],
+)
+def test_windows_are_as_long_as_is_usual_for_the_cadence(
+    tmp_path: Path, step: timedelta, window: dict[str, str]
+) -> None:
+    found = proposed(tmp_path, table(12_000 if step < HOUR else 1200, step))
+    assert found.section["window"] == window
+
+
+def test_gaps_make_windows_shorter(tmp_path: Path) -> None:
+    """As of a stock exchange: no row on Saturdays and Sundays."""
+    days = [datetime(2015, 1, 1) + i * timedelta(days=1) for i in range(1500)]
+    text = "date,price\n" + "".join(f"{day:%Y-%m-%d},{i % 17}\n" for i, day in enumerate(days) if day.weekday() < 5)
+    found = proposed(tmp_path, text)
+    assert found.section["window"] == {"lookback": "3d", "step": "1d", "delay": "1d"}
+    assert min(found.windows.values()) > 30
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the file is empty"),
+        ("t,x\n", "no row after the header"),
+        ("one column\n1\n2\n", "none of the separators"),
+        ("2021-01-01,1\n2021-01-02,2\n", "no column of numbers|no header"),
+        ("1,2\n3,4\n", "no header, which names every column once"),
+        ("t,t\n2021-01-01,4\n", "no header, which names every column once"),
+        ("a,b\nx,1\ny,2\n", "no column holds times"),
+        ("t,b\n2021-01-01,x\n2021-01-02,y\n", "no column of numbers.*'b' is not used: text"),
+        ("date,clock,x\n" + "".join(f"2021-01-01,{h:02d}:00,{h}\n" for h in range(1, 25)), "24:00 is no time"),
+    ],
+)
+def test_what_is_no_table_of_a_problem_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert re.search(said, refused(tmp_path, text)), refused(tmp_path, text)
+
+
+def test_months_are_refused_for_they_differ_in_length(tmp_path: Path) -> None:
+    text = "month,x\n" + "".join(f"{2000 + i // 12}-{i % 12 + 1:02d}-01,{i % 7}\n" for i in range(120))
+    assert "most often every 31d, but" in refused(tmp_path, text)
+    assert "months are of unequal length" in refused(tmp_path, text)
+
+
+def test_a_wrong_option_lists_the_right_ones(tmp_path: Path) -> None:
+    assert "those are level, flow" in refused(tmp_path, table(), target="lvl")
+    assert "there is no column 'at'; the columns are when, level, flow" in refused(tmp_path, table(), time=["at"])
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("T (degC)", "°C"), ("temperature (celsius)", "°C"), ("power [kW]", "kW"), ("wv (m/s)", "m/s"), ("count", None)],
+)
+def test_a_unit_stands_in_brackets_after_the_name(name: str, unit: str | None) -> None:
+    assert unit_of(name) == unit
+
+
+def test_from_a_file_to_a_leaderboard(fresh: Checkout) -> None:
+    fresh.file("river.csv").write_text(table(), encoding="utf-8")
+    before = fresh.file("params.yaml").read_text()
+    printed = fresh.recast("new", "river.csv", "--dry-run")
+    assert "Taken: 6h from 30h" in printed and "level" in printed
+    assert fresh.file("params.yaml").read_text() == before
+
+    fresh.recast("new", "river.csv", "--target", "flow")
+    written = parse(fresh.file("params.yaml"))
+    assert written.run == ("demo", "river")
+    assert written.problems["river"].table.target == "flow"
+    assert "what is flow measured in?" in fresh.file("params.yaml").read_text()
+    failed = fresh.recast("new", "river.csv", status=1)
+    assert "problems.river is there already; choose another --name" in failed and "Traceback" not in failed
+
+    board = fresh.recast("run", "river")
+    for part in ("flow, 6h ahead (river)", "persistence", "gru units=4", "report.html"):
+        assert part in board
