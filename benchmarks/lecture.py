@@ -1,15 +1,25 @@
 """The lecture's experiments D4 to D11 against its published figures: validation MAE, normalised, split `lecture`.
 
-Made by the pipeline itself, three seeds each. On the hourly data the training windows are a sixth of the lecture's,
-which begin at every ten minutes, and two columns, max. wv and wd, are missing; all else is the lecture's setting.
+Made by the pipeline itself, three seeds each: mean and deviation of the best epoch by validation, which is what the
+lecture quotes, and of the last one. On the hourly data the training windows are a sixth of the lecture's, which begin
+at every ten minutes, and two columns, max. wv and wd, are missing; all else is the lecture's setting.
+
+D6 is met. D7 and D9 miss a figure that is the best epoch of one run of Chollet's by 0.003 to 0.004. It is not for want
+of windows: with a sixth of ours D6 loses 0.001, and D7 and D9 improve on D6 by nothing here. What is left is the two
+columns of the wind's gusts and direction, which nobody has hourly. D8, reversed, is far worse than D6 always; than
+common sense it is worse where it ends, with every seed and either library's initial weights, and that is what the
+lecture's curves show, but not at its best epoch.
 """
 
 from typing import Any
 
 from problems.errors import RecastError
-from stages import leaderboard, places
-from stages.leaderboard import Row
+from stages import history, leaderboard, places
+from stages.leaderboard import Row, Spread
+from stages.settings import load
+from stages.trials import expand, trial_folder
 
+PROBLEM = "jena"
 GRID = "recast use grids/lecture.yaml && recast run jena"
 
 DROPOUT = "dropout=0.1 recurrent_dropout=0.5"
@@ -37,34 +47,43 @@ def run(quick: bool) -> dict[str, Any]:
     Raises:
         RecastError: it is of another grid.
     """
-    found = leaderboard.read(places.stage("evaluate", "jena"))
-    if found is None or {row.configuration for row in found.rows} != set(EXPERIMENTS):
-        raise RecastError(f"data/evaluate/jena holds no leaderboard of the lecture's grid: {GRID}")
-    rows = {row.configuration: row for row in found.rows}
-    common_sense = rows["persistence"].validation_mae_normalized
-    assert common_sense
-    return {
+    found = leaderboard.read(places.stage("evaluate", PROBLEM))
+    rows = {row.configuration: row for row in found.rows} if found else {}
+    if found is None or not rows.keys() <= EXPERIMENTS.keys() or "persistence" not in rows:
+        raise RecastError(f"data/evaluate/{PROBLEM} holds no leaderboard of the lecture's grid: {GRID}")
+    last: dict[str, list[float]] = {}
+    for trial in expand(load(), PROBLEM, places.stage("window", PROBLEM)):
+        if trial.trainable:
+            epochs = history.read(trial_folder(trial))
+            last.setdefault(trial.configuration.label, []).append(epochs[-1].validation_mae)
+    about: dict[str, Any] = {
         "made by": f"`{GRID}`, then the command above",
         "results": {
-            name: _cells(rows[label], published, said) for label, (name, published, said) in EXPERIMENTS.items()
+            name: _cells(rows[label], last.get(label), published, said)
+            for label, (name, published, said) in EXPERIMENTS.items()
+            if label in rows
         },
         "windows": ", ".join(f"{count:,} {split}" for split, count in found.windows["windows"].items()),
     }
+    if missing := [name for label, (name, *_) in EXPERIMENTS.items() if label not in rows]:
+        about["not in this run"] = ", ".join(missing)
+    return about
 
 
-def _cells(row: Row, published: float | None, said: str) -> dict[str, str]:
+def _cells(row: Row, last: list[float] | None, published: float | None, said: str) -> dict[str, str]:
     """A row of the table; the test rows are read for the best configuration of each architecture alone."""
     validation, degrees, test = row.validation_mae_normalized, row.validation_mae, row.test_mae
     assert validation and degrees
     return {
         "parameters": f"{row.parameters:,}",
         "lecture": said if published is None else f"{published}",
-        "Recast": _spread(validation.mean, validation.deviation, 4),
+        "best epoch": _spread(validation, 4),
         "difference": "" if published is None else f"{validation.mean - published:+.4f}",
-        "°C": _spread(degrees.mean, degrees.deviation, 3),
-        "test °C": _spread(test.mean, test.deviation, 3) if test else "",
+        "last epoch": _spread(Spread.of(last), 4) if last else "",
+        "best, °C": _spread(degrees, 3),
+        "test, °C": _spread(test, 3) if test else "",
     }
 
 
-def _spread(mean: float, deviation: float | None, digits: int) -> str:
-    return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
+def _spread(spread: Spread, digits: int) -> str:
+    return f"{spread.mean:.{digits}f}" + ("" if spread.deviation is None else f" ± {spread.deviation:.{digits}f}")

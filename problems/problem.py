@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from problems.database import DatabaseSource
 from problems.jena import JenaSource
 from problems.nyc import NycSource
 from problems.questions import QuestionsSource
@@ -14,7 +15,8 @@ from problems.station import StationSource
 from problems.table import TableSource
 
 AnySource = Annotated[
-    JenaSource | NycSource | QuestionsSource | StationSource | TableSource, Field(discriminator="kind")
+    DatabaseSource | JenaSource | NycSource | QuestionsSource | StationSource | TableSource,
+    Field(discriminator="kind"),
 ]
 
 

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import polars as pl
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PATTERN = r"(?P<number>[0-9]+(\.[0-9]+)?)(?P<unit>[smhdw])"
@@ -46,6 +46,20 @@ Progress = Callable[[int, int | None], None]
 
 EPOCHS = {"epoch s": 1000, "epoch ms": 1}
 """Times as numbers since 1970-01-01 UTC, and milliseconds in one of them."""
+
+
+def _zone(value: str) -> str:
+    # Polars has the tz database with it; a machine need not.
+    try:
+        pl.select(pl.lit(datetime(2000, 1, 1)).dt.replace_time_zone(value))
+    except pl.exceptions.PolarsError:
+        raise ValueError(
+            "no such time zone; write Europe/Berlin, America/New_York, UTC or another of the tz database"
+        ) from None
+    return value
+
+
+TimeZone = Annotated[str, AfterValidator(_zone)]
 
 RepeatedHour = Literal["refuse", "in order"]
 """When the clock is set back, an hour comes twice. `in order`: the row that stands first in the file is the earlier."""

@@ -4,7 +4,6 @@ import codecs
 import glob
 import gzip
 import shutil
-import zoneinfo
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
@@ -14,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from problems.download import LEFTOVERS, record
 from problems.errors import RecastError
-from problems.source import PLACE, Progress, RepeatedHour, Rows, Source
+from problems.source import PLACE, Progress, RepeatedHour, Rows, Source, TimeZone
 
 _LINE = "__line__"
 
@@ -28,12 +27,6 @@ def _encoding(value: str) -> str:
         ) from None
 
 
-def _zone(value: str) -> str:
-    if value not in zoneinfo.available_timezones():
-        raise ValueError("no such time zone; write Europe/Berlin, America/New_York, UTC or another of the tz database")
-    return value
-
-
 class TableSource(Source):
     """CSV or Parquet files of the user's own, with a header, read from where they are."""
 
@@ -44,9 +37,9 @@ class TableSource(Source):
     )
     time_format: str | None = Field(
         None,
-        description="how it is written, such as %d.%m.%Y %H:%M; epoch s, epoch ms: as numbers since 1970; null: ISO 8601",
+        description="how it is written, such as %d.%m.%Y %H:%M; epoch s, epoch ms: numbers since 1970; null: ISO 8601",
     )
-    time_zone: Annotated[str, AfterValidator(_zone)] | None = Field(
+    time_zone: TimeZone | None = Field(
         None, description="of times that are written without one, such as Europe/Berlin; null: UTC"
     )
     repeated_hour: RepeatedHour = Field(
