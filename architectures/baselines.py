@@ -45,7 +45,7 @@ class SeasonalNaive(Network):
             ShapeError: a day or the horizon is no whole number of steps, or the window does not hold a day.
         """
         super().__init__()
-        if shape.day > 1 and shape.day != int(shape.day) or shape.horizon != int(shape.horizon):
+        if (shape.day > 1 and shape.day != int(shape.day)) or shape.horizon != int(shape.horizon):
             raise ShapeError(
                 f"seasonal_naive needs a day and the horizon to be whole steps; here a day is {shape.day:g} steps and "
                 f"the horizon {shape.horizon:g}: change window.step or window.delay"

@@ -213,7 +213,7 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (
         (*JENA, "source", "kind"),
         "jenna",
-        'problems.jena.source.kind: must be one of jena, nyc, questions, station, table; it is "jenna" (did you mean',
+        'problems.jena.source.kind: must be one of database, jena, nyc, questions, station, table; it is "jenna" (did you mean',
     ),
     # lengths of time
     (
