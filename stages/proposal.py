@@ -121,9 +121,7 @@ def _tried(
     cadence = timedelta(seconds=quality.cadence_seconds)
     _check_regular(quality, cadence)
     if repeated := sum(each.duplicates for each in quality.series.values()):
-        questions.append(
-            f"{repeated:,} times come twice; their first rows are kept. Is that right? (source.series)"
-        )
+        questions.append(f"{repeated:,} times come twice; their first rows are kept. Is that right? (source.series)")
     section["table"]["fill"] = written(3 * cadence)
     shortest = min(each.rows for each in quality.series.values()) * cadence * SPLIT["train"]
     section["table"] |= _seasons(cadence, shortest)

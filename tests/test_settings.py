@@ -179,7 +179,7 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (
         (*JENA, "source", "kind"),
         REMOVED,
-        "problems.jena.source.kind: missing; it must be one of jena, nyc, questions, station",
+        "problems.jena.source.kind: missing; it must be one of database, jena, nyc, questions, station",
     ),
     ((*JENA, "split"), {"validation_from": "2015-01-01"}, "problems.jena.split.test_from: missing"),
     # types
@@ -213,7 +213,7 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (
         (*JENA, "source", "kind"),
         "jenna",
-        'problems.jena.source.kind: must be one of database, jena, nyc, questions, station, table; it is "jenna" (did you mean',
+        'problems.jena.source.kind: must be one of database, jena, nyc, questions, station, table; it is "jenna" (did',
     ),
     # lengths of time
     (
