@@ -21,8 +21,8 @@ from stages.batches import Batches
 from stages.command import command
 from stages.fit import forecast
 from stages.history import Epoch
-from stages.leaderboard import BASELINE, Evaluation, Row, Spread
-from stages.metrics import Errors, mae, paired_block_bootstrap, rmse, skill
+from stages.leaderboard import BASELINE, Evaluation, Interval, Row, Spread
+from stages.metrics import Errors, conformal_reach, coverage, mae, paired_block_bootstrap, rmse, skill
 from stages.normalize import Series, Table, times
 from stages.packaging import package
 from stages.report import render
@@ -34,8 +34,8 @@ from stages.window import Windowing
 
 
 @dataclass(frozen=True)
-class TestRows:
-    """The test windows: targets (N,) in the target's unit, and when each target is observed (N,).
+class Targets:
+    """The windows of a split: targets (N,) in the target's unit, and when each target is observed (N,).
 
     Attributes:
         rows_N: the target's row in the table.
@@ -77,7 +77,8 @@ def evaluate(
     rows = [_validated(group, ended) for group in by_configuration.values()]
     rows.sort(key=lambda row: (not row.complete, row.validation_mae.mean if row.validation_mae else math.inf))
 
-    test = _test_rows(normalized, windowed, table, windowing)
+    data = batches.read(normalized, windowed, torch.device("cpu"))
+    validation, test = (_targets(data[split], times(normalized), table, windowing) for split in ("validation", "test"))
     baseline = REGISTRY[BASELINE](windowing.shape, Axes())
     errors_N = test.forecasts(baseline) - test.observed_N
     reference = mae(errors_N)
@@ -90,9 +91,13 @@ def evaluate(
             continue
         selected.add(row.architecture)
         group = by_configuration[row.configuration]
-        forecasts_SN = np.stack([test.forecasts(load_network(trial, windowing)) for trial in group])
+        networks = [load_network(trial, windowing) for trial in group]
+        forecasts_SN = np.stack([test.forecasts(network) for network in networks])
         chosen[row.configuration] = forecasts_SN
-        rows[i] = _tested(row, forecasts_SN - test.observed_N, test.scale, reference)
+        errors_SN = forecasts_SN - test.observed_N
+        known_SN = np.stack([validation.forecasts(network) for network in networks]) - validation.observed_N
+        intervals = _intervals(known_SN, errors_SN, settings.intervals)
+        rows[i] = replace(_tested(row, errors_SN, test.scale, reference), intervals=intervals)
         if group[0].trainable:
             curves[row.configuration] = {str(trial.seed): history.read(trial_folder(trial)) for trial in group}
 
@@ -158,6 +163,7 @@ def _validated(group: Sequence[Trial], ended: dict[str, Any]) -> Row:
         test_mae_normalized=None,
         test_rmse_normalized=None,
         skill=None,
+        intervals=[],
     )
 
 
@@ -181,16 +187,32 @@ def _tested(row: Row, errors_SN: Errors, scale: float, reference: float) -> Row:
     )
 
 
-def _test_rows(normalized: Path, windowed: Path, table: Table, windowing: Windowing) -> TestRows:
-    data = batches.read(normalized, windowed, torch.device("cpu"))["test"]
+def _intervals(known_SN: Errors, errors_SN: Errors, levels: Sequence[float]) -> list[Interval]:
+    """Intervals around the forecasts of each seed, as wide as its validation errors ask, and what they hold in test.
+
+    Args:
+        known_SN, errors_SN: of validation and of test, by seed and window.
+    """
+    found = []
+    for level in sorted(levels):
+        reaches = [conformal_reach(known_N, level) for known_N in known_SN]
+        known = [reach for reach in reaches if reach is not None]
+        # All seeds have the same windows: they are enough for each, or for none.
+        if known:
+            held = [coverage(errors_N, reach) for errors_N, reach in zip(errors_SN, known, strict=True)]
+            found.append(Interval(level, Spread.of([2 * reach for reach in known]), Spread.of(held)))
+    return found
+
+
+def _targets(data: Batches, moments: NDArray[np.datetime64], table: Table, windowing: Windowing) -> Targets:
     rows_N = data.rows(torch.arange(len(data))) + windowing.delay
     observed_N = data.targets_N.index_select(0, rows_N)
     scale, center = table.scale[table.target], table.center[table.target]
-    return TestRows(
+    return Targets(
         batches=data,
         rows_N=rows_N.numpy(),
         observed_N=observed_N.double().numpy() * scale + center,
-        times_N=times(normalized)[rows_N.numpy()],
+        times_N=moments[rows_N.numpy()],
         scale=scale,
         center=center,
     )
@@ -220,7 +242,7 @@ def _by(group_N: NDArray[np.int64], error_N: Errors, groups: int) -> list[float 
 
 
 def _stretch(
-    test: TestRows, chosen: dict[str, NDArray[np.float64]], series: Sequence[Series], length: int
+    test: Targets, chosen: dict[str, NDArray[np.float64]], series: Sequence[Series], length: int
 ) -> tuple[str, dict[str, list[Any]]]:
     """The first `length` test windows of one series, forecasts averaged over seeds; and the name of that series."""
     first = next(each for each in series if test.rows_N[0] < each.first + each.rows)

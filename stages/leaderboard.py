@@ -30,6 +30,21 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """The intervals around a configuration's forecasts that are made to hold a share of the targets.
+
+    Attributes:
+        level: that share.
+        width: from the lower end to the upper, over seeds, in the target's unit: the narrower, the sharper.
+        coverage: the share of the test targets that they hold, over seeds.
+    """
+
+    level: float
+    width: Spread
+    coverage: Spread
+
+
+@dataclass(frozen=True)
 class Row:
     """A configuration in the leaderboard; errors are in the target's unit unless named normalised.
 
@@ -40,6 +55,7 @@ class Row:
         selected: it is the best of its architecture by validation among those that are complete, so it was tried on
             the test rows.
         skill: of the mean test MAE against persistence on the same windows.
+        intervals: of a selected configuration, by level; none of a level for which the validation windows are too few.
     """
 
     configuration: str
@@ -58,6 +74,7 @@ class Row:
     test_mae_normalized: Spread | None
     test_rmse_normalized: Spread | None
     skill: float | None
+    intervals: list[Interval]
 
     @property
     def complete(self) -> bool:

@@ -1,5 +1,6 @@
 """Measures of a forecast, and whether one forecast is better than another beyond noise."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,28 @@ def rmse(errors_N: Errors) -> float:
 def skill(error: float, reference: float) -> float | None:
     """Skill against a reference forecast: 1 is perfect, 0 no better (Murphy 1988); None for a perfect reference."""
     return 1 - error / reference if reference > 0 else None
+
+
+def conformal_reach(errors_N: Errors, level: float) -> float | None:
+    """How far to each side of a forecast an interval reaches that holds the target with a probability of `level`.
+
+    Split conformal prediction (Papadopoulos et al. 2002; Lei et al. 2018, "Distribution-Free Predictive Inference for
+    Regression", theorem 2.2): the k-th smallest absolute error of N windows that the network was not fitted to, k being
+    (N + 1) level rounded up. It holds for windows that could as well have come in another order; weather is not so, and
+    the coverage on other windows tells how far off it is.
+
+    Returns:
+        In the errors' unit; None where the windows are too few for the level.
+    """
+    k = math.ceil((len(errors_N) + 1) * level)
+    if k > len(errors_N):
+        return None
+    return float(np.partition(np.abs(errors_N), k - 1)[k - 1])
+
+
+def coverage(errors_N: Errors, reach: float) -> float:
+    """The share of windows whose target lies within so much of the forecast."""
+    return float((np.abs(errors_N) <= reach).mean())
 
 
 @dataclass(frozen=True)

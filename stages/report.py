@@ -23,12 +23,14 @@ from stages.history import Epoch
 from stages.leaderboard import BASELINE, Evaluation, Spread
 from stages.metrics import mae
 from stages.views import Inside
-from stages.words import decimals, fixed, quantity, signed, verdict
+from stages.words import decimals, fixed, percent, quantity, signed, verdict
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 DRAWN_POINTS = 3000
 """Points of a forecast that are drawn at most; of more, every second, third and so on."""
 LISTED_GAPS = 100
+FAN_SHADE = 0.12
+"""How much of a configuration's colour each interval of a fan has; the inner ones lie on the outer."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def render(evaluation: Evaluation, inside: Inside | None = None) -> str:
             fixed=fixed,
             spread=_spread,
             signed=signed,
+            percent=percent,
             figures=_figures,
         )
 
@@ -237,8 +240,9 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
     lone = ends[lone] + lone
     broken_times = np.insert(times, holes, np.datetime64("NaT"))
     values = {name: np.insert(np.array(column, dtype=np.float64), holes, np.nan) for name, column in series.items()}
-    low = min(float(np.nanmin(column)) for column in values.values())
-    high = max(float(np.nanmax(column)) for column in values.values())
+    reaches = [interval.width.mean / 2 for row in evaluation.rows for interval in row.intervals]
+    low = min(float(np.nanmin(column)) for column in values.values()) - max(reaches, default=0.0)
+    high = max(float(np.nanmax(column)) for column in values.values()) + max(reaches, default=0.0)
     margin = 0.05 * (high - low) or 1.0
     charts = []
     for label in labels:
@@ -247,6 +251,13 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
         axes.margins(x=0.005)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         dots: dict[str, Any] = {"marker": "o", "markevery": lone.tolist()}
+        row = evaluation.row(label)
+        for interval in row.intervals if row else []:
+            reach = interval.width.mean / 2
+            color = lines[label].color
+            axes.fill_between(
+                broken_times, values[label] - reach, values[label] + reach, color=color, alpha=FAN_SHADE, linewidth=0
+            )
         axes.plot(broken_times, values["observed"], color=OBSERVED, linewidth=3, **dots)
         axes.plot(broken_times, values[label], color=lines[label].color, linestyle=lines[label].style, **dots)
         _dates(axes)

@@ -99,6 +99,9 @@ class Bootstrap(Section):
 
 class Evaluate(Section):
     bootstrap: Bootstrap
+    intervals: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], AfterValidator(_distinct)] = Field(
+        (0.5, 0.8, 0.95), description="shares of the targets that intervals around the forecasts are made to hold"
+    )
     forecasts: Duration = Field(description="how much of the test split the report draws, forecast against observed")
 
 

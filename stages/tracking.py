@@ -470,7 +470,12 @@ def log_evaluation(context: Context, evaluation: Evaluation, trials: Sequence[Tr
             continue
         for seed, error in zip(row.finished_seeds, row.test_mae.values, strict=True):
             (trial,) = (t for t in trials if t.configuration.label == row.configuration and t.seed == seed)
-            client().log_metric(read_run(trial_folder(trial))["mlflow_run_id"], "test_mae", error)
+            run = read_run(trial_folder(trial))["mlflow_run_id"]
+            client().log_metric(run, "test_mae", error)
+            place = row.finished_seeds.index(seed)
+            for interval in row.intervals:
+                client().log_metric(run, f"coverage_of_{interval.level:g}", interval.coverage.values[place])
+                client().log_metric(run, f"width_of_{interval.level:g}", interval.width.values[place])
         if row.configuration == evaluation.best:
             client().set_tag(parent, "recast.best", row.configuration)
             client().log_metric(parent, "best_validation_mae", row.validation_mae.mean)

@@ -1,6 +1,7 @@
 """evaluate on trials of real stages: errors against a loop over rows, and who may be selected."""
 
 import json
+import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -91,15 +92,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def persistent_errors(series: list[np.ndarray], times: list[list[datetime]]) -> list[tuple[datetime, float]]:
-    """When each test target was observed and how far off the last temperature was, by a loop: the reference."""
+def persistent_errors(
+    series: list[np.ndarray], times: list[list[datetime]], split: str = "test"
+) -> list[tuple[datetime, float]]:
+    """When each target was observed and how far off the last temperature was, by a loop: the reference."""
     found = []
     for values, moments in zip(series, times, strict=True):
         n = len(values)
-        for target in range(n // 2 + n // 4, n):
+        begin, end = {"validation": (n // 2, n // 2 + n // 4), "test": (n // 2 + n // 4, n)}[split]
+        for target in range(begin, end):
             last = target - DELAY
             first = last - LOOKBACK + 1
-            if first < n // 2 + n // 4 or moments[target] - moments[first] != (target - first) * HOUR:
+            if first < begin or moments[target] - moments[first] != (target - first) * HOUR:
                 continue
             if np.isnan(values[target, 1]):
                 continue
@@ -125,6 +129,14 @@ def test_errors_are_those_of_a_loop_over_rows(make_problem: Make, write_ingested
     assert found.persistence_test_mae == pytest.approx(mae, rel=1e-5)
     assert row.test_mae.mean == found.persistence_test_mae and row.skill == 0
     assert row.test_rmse.mean == pytest.approx(rmse, rel=1e-5)
+    known = np.sort(np.abs([error for _, error in persistent_errors([one, two], [one_times, two_times], "validation")]))
+    assert [interval.level for interval in row.intervals] == [0.5, 0.8, 0.95]
+    for interval in row.intervals:
+        reach = known[math.ceil((len(known) + 1) * interval.level) - 1]
+        assert interval.width.mean == pytest.approx(2 * reach, rel=1e-5)
+        assert interval.coverage.mean == pytest.approx(
+            (np.abs(errors) <= reach * (1 + 1e-6)).mean(), abs=2 / len(errors)
+        )
     assert row.test_mae_normalized.mean == pytest.approx(mae / scale, rel=1e-5)
     assert row.test_rmse_normalized.mean == pytest.approx(rmse / scale, rel=1e-5)
     by = [(found.hours, lambda moment: moment.hour), (found.months, lambda moment: moment.month - 1)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.metrics import Comparison, mae, paired_block_bootstrap, rmse, skill
+from stages.metrics import Comparison, conformal_reach, coverage, mae, paired_block_bootstrap, rmse, skill
 
 
 def one_series(first: np.ndarray, second: np.ndarray, *rest: Any, **keys: Any) -> Comparison:
@@ -32,6 +32,32 @@ def test_skill_is_the_share_of_the_reference_error_that_is_gone(error: float, re
     found = skill(error, reference)
     assert found is not None
     assert (1 - found) * reference == pytest.approx(error, abs=1e-9)
+
+
+@given(
+    errors=st.lists(st.floats(-100, 100), min_size=1, max_size=60),
+    level=st.sampled_from([0.1, 0.5, 0.8, 0.9, 0.95]),
+)
+def test_an_interval_reaches_to_the_error_whose_rank_its_level_asks(errors: list[float], level: float) -> None:
+    rank = math.ceil((len(errors) + 1) * level)
+    reach = conformal_reach(np.array(errors), level)
+    if rank > len(errors):
+        assert reach is None
+    else:
+        assert reach == sorted(map(abs, errors))[rank - 1]
+        assert coverage(np.array(errors), reach) >= level
+
+
+def test_intervals_hold_as_many_new_targets_as_they_should() -> None:
+    """Lei et al. 2018: between the level and one window's share more, over draws of both sets of windows."""
+    random = np.random.default_rng(0)
+    held = []
+    for _ in range(4000):
+        known, new = random.standard_t(3, 49), random.standard_t(3, 20)
+        reach = conformal_reach(known, 0.8)
+        assert reach is not None
+        held.append(coverage(new, reach))
+    assert 0.8 - 0.005 < np.mean(held) < 0.8 + 1 / 50 + 0.005
 
 
 def test_skill_of_known_forecasts() -> None:

@@ -18,7 +18,7 @@ from stages import leaderboard
 from stages.atomic import write_json
 from stages.drawing import drawing
 from stages.history import Epoch
-from stages.leaderboard import Evaluation, Row, Spread
+from stages.leaderboard import Evaluation, Interval, Row, Spread
 from stages.metrics import Comparison
 from stages.report import render
 
@@ -47,6 +47,12 @@ def row(configuration: str, validation: list[float], test: list[float] | None = 
         test_mae_normalized=Spread.of([error / 8 for error in test]) if test else None,
         test_rmse_normalized=Spread.of([1.3 * error / 8 for error in test]) if test else None,
         skill=1 - sum(test) / len(test) / 3.0 if test else None,
+        intervals=[
+            Interval(level, Spread.of([2 * reach + error for error in test]), Spread.of([level - 0.01] * len(test)))
+            for level, reach in ((0.5, 1.5), (0.95, 5.0))
+        ]
+        if test
+        else [],
     )
     return replace(row, **changes)
 
@@ -369,6 +375,17 @@ def test_no_other_architecture_finished_with_every_seed():
     assert "No other architecture finished with every seed, so there is none to compare it with." in text
 
 
+def test_intervals_their_coverage_and_width(usual: str):
+    text = read(usual)
+    assert "94.0 %" in text.replace("\N{NO-BREAK SPACE}", " "), "of the level 0.95, on test"
+    assert "12.450 ± 0.009" in text, "twice 5 and the test MAE, mean and deviation over seeds"
+
+
+def test_without_intervals_there_is_no_word_of_them():
+    bare = [replace(each, intervals=[]) for each in evaluation().rows]
+    assert "Interval" not in read(render(evaluation(rows=bare)))
+
+
 def test_a_perfect_persistence_has_no_skill():
     perfect = [row(GRU, [0.1], [0.1], skill=None)]
     assert "persistence makes no error there" in read(render(evaluation(rows=perfect, persistence_test_mae=0.0)))
@@ -390,6 +407,7 @@ def test_a_hole_in_the_forecasts_is_not_bridged():
 
 def test_a_forecast_between_two_holes_is_seen():
     made = evaluation()
+    made = replace(made, rows=[replace(each, intervals=[]) for each in made.rows])  # whose shapes are no dots
     kept = [*range(100), 130, *range(160, 336)]
     holed = {name: [values[i] for i in kept] for name, values in made.forecasts.items()}
 

@@ -79,6 +79,7 @@ def test_parameters_are_flat_and_metrics_come_by_epoch_in_both_units(finished: C
     assert run.data.metrics["best_mae"] == pytest.approx(min(m.value for m in real))
     assert any(name.startswith("system/") for name in run.data.metrics)
     assert run.data.metrics["test_mae"] > 0
+    assert 0.5 < run.data.metrics["coverage_of_0.8"] <= 1 and run.data.metrics["width_of_0.8"] > 0
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"trial.json", "history.json", "weights.safetensors", "learning_curve.png", "params.yaml"} <= artifacts
 
