@@ -34,7 +34,7 @@ DATES = """%Y-%m-%d|%Y/%m/%d|%d.%m.%Y|%d/%m/%Y|%m/%d/%Y|%d-%m-%Y|%m-%d-%Y|%Y%m%d
 CLOCKS = ["", "%H%M", "%H%M%S", "T%H:%M:%S", "T%H:%M"]
 CLOCKS += [" %H:%M:%S", " %H:%M", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p"]
 FORMATS: tuple[str | None, ...] = (None, *(date + clock for clock in CLOCKS for date in DATES))
-"""How times may be written, those that say most first."""
+"""How times may be written; None: ISO 8601."""
 EPOCH_SECONDS = (5e8, 4e9)
 """Numbers that may be seconds since 1970: from 1985 to 2096."""
 YEARS = (1600, 2200)
@@ -81,6 +81,32 @@ class Inspection:
         return [column.name for column in self.columns if column.role == "number"]
 
 
+@dataclass(frozen=True)
+class Format:
+    """A way to read a column's times.
+
+    Attributes:
+        written_as: None: ISO 8601, or times already.
+        moments: what it reads.
+        regular: the share of the most frequent step among the steps between them.
+    """
+
+    written_as: str | None
+    moments: pl.Series
+    regular: float
+
+    @classmethod
+    def of(cls, written_as: str | None, moments: pl.Series) -> Self:
+        steps = moments.drop_nulls().unique().sort().diff().drop_nulls()
+        most = Counter(steps.to_list()).most_common(1)
+        return cls(written_as, moments, most[0][1] / len(steps) if most else 0.0)
+
+    @property
+    def is_of_dates(self) -> bool:
+        """Whether every time is a midnight."""
+        return bool((self.moments.dt.truncate("1d") == self.moments).all())
+
+
 def inspect(path: str, time: Sequence[str] = (), series: str | None = None) -> Inspection:
     """Look at a file, a folder of them or a pattern.
 
@@ -113,10 +139,8 @@ def inspect(path: str, time: Sequence[str] = (), series: str | None = None) -> I
             written["null_values"] = [*source.null_values, *null_values]
         when = _time(found[0], sample, numbers, time, questions)
         of_time = [when["time"]] if isinstance(when["time"], str) else when["time"]
-        counted = frame.head(COUNTED_ROWS)
-        unique = (
-            counted.select(pl.len().alias(PLACE), pl.all().n_unique()).collect(engine="streaming").row(0, named=True)
-        )
+        counts = counted.select(pl.len().alias(PLACE), pl.all().n_unique()).collect(engine="streaming")
+        unique = counts.row(0, named=True)
         named = series or _series(counted, of_time, unique, questions)
     columns = [Column(name, _role(name, sample, numbers, unique, of_time, named)) for name in sample.columns]
     values = {column.name: numbers[column.name] for column in columns if column.role == "number"}
@@ -306,32 +330,6 @@ def _time(
         f"{file}: no column holds times that can be read in all of its first {sample.height:,} rows; the columns are "
         f"{', '.join(sample.columns)}. If one does, write the section by hand and say in source.time_format how"
     )
-
-
-@dataclass(frozen=True)
-class Format:
-    """A way to read a column's times.
-
-    Attributes:
-        written_as: None: ISO 8601, or times already.
-        moments: what it reads.
-        regular: the share of the most frequent step among the steps between them.
-    """
-
-    written_as: str | None
-    moments: pl.Series
-    regular: float
-
-    @classmethod
-    def of(cls, written_as: str | None, moments: pl.Series) -> Self:
-        steps = moments.drop_nulls().unique().sort().diff().drop_nulls()
-        most = Counter(steps.to_list()).most_common(1)
-        return cls(written_as, moments, most[0][1] / len(steps) if most else 0.0)
-
-    @property
-    def is_of_dates(self) -> bool:
-        """Whether every time is a midnight."""
-        return bool((self.moments.dt.truncate("1d") == self.moments).all())
 
 
 def _formats(cells: pl.DataFrame) -> list[Format]:
