@@ -35,7 +35,7 @@ class TrainedAxes(Axes):
     lookback: int | None = Field(
         None, ge=1, description="steps at the end of a window that the network sees; null: all of them"
     )
-    inputs: Inputs = Field("all", description="measured: without those that are derived from the time")
+    inputs: Inputs = Field("all", description="measured: without those that Recast adds")
     residual: Residual = Field("none", description="the baseline that the network's output is added to")
     members: int = Field(1, ge=1, le=64, description="networks with weights of their own, whose forecasts are averaged")
 
@@ -52,7 +52,7 @@ class WindowShape:
         day: steps in 24 hours; a fraction where a day is no whole number of steps.
         climatology: indices of the features that are the target's climatology at a step's time and a horizon after
             it; None: the problem has none.
-        derived: how many features, the last ones, are derived from the time: the calendar's and the climatology's.
+        derived: how many features, the last ones, Recast adds: what is known in advance, calendar and climatology.
     """
 
     steps: int

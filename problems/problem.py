@@ -70,6 +70,11 @@ class Table(BaseModel):
     sentinels: dict[str, tuple[float, ...]] = Field({}, description="values that stand for a missing one, by column")
     fill: Duration | None = Field(None, description="carry the last value forward over nulls, at most so long")
     scale: Scale | None = Field(None, description="how the columns are scaled; null: as normalize.scale says")
+    known: tuple[str, ...] = Field(
+        (),
+        description="features that are known in advance, such as holidays or a timetable: what they "
+        "are at the target's time is a further input",
+    )
     calendar: Harmonics | None = Field(None, description="so many harmonics of the time as further inputs")
     climatology: Harmonics | None = Field(
         None,
@@ -86,14 +91,25 @@ class Table(BaseModel):
         if reserved := set(RESERVED) & set(self.features):
             raise ValueError(f"features cannot have {reserved.pop()!r}: the table has a column of that name of its own")
         if taken := set(derived_names(self)) & set(self.features):
-            raise ValueError(f"features cannot have {taken.pop()!r}: it is derived from the time")
+            raise ValueError(f"features cannot have {taken.pop()!r}: it is a column that Recast adds")
         if unknown := set(self.sentinels) - set(self.features):
             raise ValueError(f"sentinels for {sorted(unknown)}, which are no features")
+        if self.target in self.known:
+            raise ValueError(f"known cannot have {self.target!r}: the target is what is not known in advance")
+        if unknown := set(self.known) - set(self.features):
+            raise ValueError(f"known lists {sorted(unknown)}, which are no features: {', '.join(self.features)}")
+        if len(set(self.known)) < len(self.known):
+            raise ValueError(f"known lists a feature twice: {', '.join(self.known)}")
         return self
 
 
+def ahead(known: str) -> str:
+    """The column of a feature that is known in advance, at the target's time."""
+    return f"{known} at the target"
+
+
 def derived_names(table: Table) -> tuple[str, ...]:
-    """The columns that `normalize` derives from the time: those of the calendar, then those of the climatology."""
+    """The columns that `normalize` adds: what is known in advance, the calendar's, then those of the climatology."""
     calendar = (
         [
             f"{period} {function} {k}"
@@ -104,7 +120,7 @@ def derived_names(table: Table) -> tuple[str, ...]:
         if table.calendar
         else []
     )
-    return (*calendar, *(CLIMATOLOGY if table.climatology else ()))
+    return (*map(ahead, table.known), *calendar, *(CLIMATOLOGY if table.climatology else ()))
 
 
 class Problem(BaseModel):

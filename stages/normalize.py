@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from problems.errors import RecastError
-from problems.problem import CLIMATOLOGY, Harmonics, Problem, Scale, derived_names
+from problems.problem import CLIMATOLOGY, Harmonics, Problem, Scale, ahead, derived_names
 from stages import places
 from stages.atomic import replaced_folder, write_json
 from stages.climatology import Climatology, waves
@@ -107,11 +107,13 @@ def normalize(problem: Problem, scale: Scale, ingested: Path, out: Path) -> Tabl
     center, deviation = _fitted(problem, scale, frame, series, out.name)
     target = problem.table.features.index(problem.table.target)
     derived = _derived(problem, frame, series, out.name)
-    # The calendar's columns stay as they are, the climatology's are scaled as the target is.
+    features = problem.table.features + derived_names(problem.table)
+    # What is known in advance is scaled as the feature that it is of, the climatology as the target; the calendar's
+    # columns stay as they are.
+    of = [problem.table.features.index(name) for name in problem.table.known]
     as_target = [name in CLIMATOLOGY for name in derived.names]
-    center = np.concatenate([center, np.where(as_target, center[target], 0.0)])
-    deviation = np.concatenate([deviation, np.where(as_target, deviation[target], 1.0)])
-    features = problem.table.features + derived.names
+    center = np.concatenate([center, center[of], np.where(as_target, center[target], 0.0)])
+    deviation = np.concatenate([deviation, deviation[of], np.where(as_target, deviation[target], 1.0)])
 
     rows = sum(each.rows for each in series)
     digest = hashlib.sha256()
@@ -123,7 +125,8 @@ def normalize(problem: Problem, scale: Scale, ingested: Path, out: Path) -> Tabl
         for first, chunk, observed_N in _chunks(problem, frame, series, cadence):
             span = slice(first, first + len(chunk))
             time[span] = chunk["time"].to_numpy()
-            raw = np.hstack([chunk.select(problem.table.features).to_numpy(), derived.at(time[span], first)])
+            measured = chunk.select(*problem.table.features, *map(ahead, problem.table.known)).to_numpy()
+            raw = np.hstack([measured, derived.at(time[span], first)])
             table[span] = (raw - center) / deviation
             known[span] = observed_N
             digest.update(table[span].tobytes())
@@ -150,7 +153,7 @@ def normalize(problem: Problem, scale: Scale, ingested: Path, out: Path) -> Tabl
 
 @dataclass(frozen=True)
 class _Derived:
-    """The columns that are computed from the time of a row.
+    """The columns that are computed from the time of a row alone.
 
     Attributes:
         climatologies: one a series, with the row at which the series begins; empty where the problem has none.
@@ -199,7 +202,8 @@ def _derived(problem: Problem, frame: pl.LazyFrame, series: list[Series], proble
                 f"problems.{problem_name}.table.climatology"
             )
         climatologies.append((each.first, fitted))
-    return _Derived(derived_names(table), table.calendar, climatologies, problem.horizon)
+    names = derived_names(table)[len(table.known) :]
+    return _Derived(names, table.calendar, climatologies, problem.horizon)
 
 
 def _cut(problem: Problem, frame: pl.LazyFrame, cadence: timedelta, problem_name: str) -> Iterator[Series]:
@@ -274,20 +278,24 @@ def _chunks(
 ) -> Iterator[tuple[int, pl.DataFrame, NDArray[np.bool_]]]:
     """The table in pieces of at most CHUNK rows of one series: the row each begins at, and it, nulls filled.
 
-    The third is whether each row's target was there before that.
+    The third is whether each row's target was there before that. What is known in advance stands also in the row a
+    horizon before, where no row is missing between the two: a window that spans a gap is none.
     """
     limit = problem.table.fill // cadence if problem.table.fill else 0
+    horizon = problem.horizon // cadence if problem.table.known else 0
     stretch = (pl.col("time").diff() != cadence).fill_null(True).cum_sum()
     for each in series:
         for begin in range(0, each.rows, CHUNK):
             before = min(limit, begin)
             length = min(CHUNK, each.rows - begin)
-            chunk = frame.slice(each.first + begin - before, before + length).collect(engine="streaming")
-            observed_N = chunk[problem.table.target][before:].is_not_null().to_numpy()
+            after = min(horizon, each.rows - begin - length)
+            chunk = frame.slice(each.first + begin - before, before + length + after).collect(engine="streaming")
+            observed_N = chunk[problem.table.target][before : before + length].is_not_null().to_numpy()
             if limit:
                 filled = pl.col(problem.table.features).forward_fill(limit).over(stretch)
                 chunk = chunk.with_columns(filled)
-            yield each.first + begin, chunk.slice(before), observed_N
+            shifted = [pl.col(name).shift(-horizon).alias(ahead(name)) for name in problem.table.known]
+            yield each.first + begin, chunk.with_columns(shifted).slice(before, length), observed_N
 
 
 def main(problem: str) -> None:

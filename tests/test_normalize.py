@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from problems.errors import RecastError
 from problems.problem import Problem
+from stages import batches
 from stages import normalize as stage
 from stages.normalize import Table, normalize, observed, times, values
+from stages.window import window
 
 START = datetime(2020, 1, 1)
 HOUR = timedelta(hours=1)
@@ -237,3 +240,57 @@ def test_the_table_is_mapped_and_a_write_stays_private(
     table[0, 0] += 1
     assert values(tmp_path / "out")[0, 0] == before
     assert Table.read(tmp_path / "out") == about
+
+
+@pytest.mark.parametrize("chunk", [7, 1000])
+def test_what_is_known_in_advance_stands_a_horizon_before(
+    normalized: Any, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """In its own units, in each series by itself; windows of the fixture forecast four hours ahead."""
+    monkeypatch.setattr(stage, "CHUNK", chunk)
+    one, two = RANDOM.normal(5, 3, (40, 3)), RANDOM.normal(-2, 7, (60, 3))
+    about, table = normalized(one, two, known=["c", "a"], calendar={"year": 0, "day": 1})
+    assert about.features == ("a", "b", "c", "c at the target", "a at the target", "day sin 1", "day cos 1")
+    assert about.center[3:5] == (about.center[2], about.center[0])
+    for first, rows in ((0, 40), (40, 60)):
+        part = table[first : first + rows]
+        np.testing.assert_array_equal(part[:-4, 3:5], part[4:, [2, 0]])
+        assert np.isnan(part[-4:, 3:5]).all(), "beyond the last row nothing is known"
+
+
+def test_what_is_known_in_advance_is_filled_like_an_input(normalized: Any) -> None:
+    raw = RANDOM.normal(5, 3, (40, 2))
+    raw[20, 0] = np.nan
+    _, table = normalized(raw, known=["a"], fill="1h")
+    assert table[16, 2] == table[20, 0] == table[19, 0]
+
+
+def test_a_window_is_given_what_is_known_of_its_target(
+    tmp_path: Path, make_problem: Make, write_ingested: Write
+) -> None:
+    """And loses no forecast by it: the rows at the end that know of nothing after them are inputs of none."""
+    raw = RANDOM.normal(5, 3, (80, 2))
+    write_ingested(tmp_path / "ingest", [raw])
+    counts = []
+    for known in ([], ["a"]):
+        problem = make_problem(2, known=known)
+        about = normalize(problem, "standard", tmp_path / "ingest", tmp_path / "out")
+        found = window(problem, 1, tmp_path / "out", tmp_path / "windows")
+        counts.append(found.windows)
+        if known:
+            test = batches.read(tmp_path / "out", tmp_path / "windows", torch.device("cpu"))["test"]
+            positions = torch.arange(len(test))
+            targets = (test.rows(positions) + found.delay).numpy()
+            expected = (raw[targets, 0] - about.center[0]) / about.scale[0]
+            x_BTF, _ = test.at(positions)
+            np.testing.assert_allclose(x_BTF[:, -1, 2], expected, rtol=1e-6)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [(["b"], "the target is what is not known in advance"), (["x"], "no features"), (["a", "a"], "twice")],
+)
+def test_what_cannot_be_known_in_advance_is_refused(make_problem: Make, known: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_problem(known=known)
