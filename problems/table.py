@@ -4,6 +4,7 @@ import codecs
 import glob
 import gzip
 import shutil
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
@@ -87,23 +88,29 @@ class TableSource(Source):
         return Rows(frame, time, self.time_format, self.series, self.time_zone, self.repeated_hour, self.decimal)
 
     def scan(self, file: Path, scratch: Path) -> pl.LazyFrame:
-        """The columns of one file, see `scan`; of other text than UTF-8 from a copy in the folder `scratch`.
+        """The columns of one file, see `scan`; of a packed one, or of other text than UTF-8, from a copy in `scratch`.
 
         Raises:
             RecastError: the file is empty, is no such table, or its bytes are not in the encoding.
         """
-        if self.encoding == "utf-8" or is_parquet(file):
-            copy = file
-        else:
-            copy = scratch / f"{file.name.removesuffix('.gz')}.utf-8.csv"
-            with opened(file) as there, copy.open("w", encoding="utf-8", newline="") as here:
-                try:
-                    text = codecs.getreader(self.encoding)(there)
-                    shutil.copyfileobj(text, here, 1 << 20)
-                except UnicodeError as error:
-                    raise RecastError(
-                        f"{file}: not all of its bytes are {self.encoding}: {error}; correct encoding"
-                    ) from None
+        is_utf_8, is_packed = self.encoding == "utf-8", file.suffix == ".gz"
+        copy = file
+        if not is_parquet(file) and (is_packed or not is_utf_8):
+            copy = scratch / f"{file.name}.csv"
+            try:
+                with opened(file) as there:
+                    if is_utf_8:
+                        with copy.open("wb") as here:
+                            shutil.copyfileobj(there, here, 1 << 20)
+                    else:
+                        with copy.open("w", encoding="utf-8", newline="") as written:
+                            shutil.copyfileobj(codecs.getreader(self.encoding)(there), written, 1 << 20)
+            except UnicodeError as error:
+                raise RecastError(
+                    f"{file}: not all of its bytes are {self.encoding}: {error}; correct encoding"
+                ) from None
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise RecastError(f"{file}: not a whole gzip file: {error}") from None
         return scan(
             copy, name=str(file), separator=self.separator, null_values=self.null_values, skip_lines=self.skip_lines
         )

@@ -294,6 +294,14 @@ def test_a_cell_is_named_by_its_line_also_after_a_preamble_in_another_encoding(t
     assert "rows.csv, line 4: column 'x' holds 'é'" in message
 
 
+@pytest.mark.parametrize("content", [b"t,x\n2020-01-01,1\n", gzip.compress(b"t,x\n2020-01-01,1\n" * 99)[:-30]])
+def test_a_packed_file_must_be_whole(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "rows.csv.gz"
+    file.write_bytes(content)
+    with pytest.raises(RecastError, match=r"rows\.csv\.gz: not a whole gzip file"):
+        run(problem({"kind": "table", "path": str(file), "time": "t"}, ["x"]), tmp_path)
+
+
 def test_bytes_that_are_not_in_the_encoding_are_named(tmp_path: Path) -> None:
     message = refused(tmp_path, b"t,x\n2020-01-01,\x81\n", source={"encoding": "cp1252"})
     assert "not all of its bytes are cp1252" in message and "correct encoding" in message
