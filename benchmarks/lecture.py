@@ -29,7 +29,12 @@ EXPERIMENTS: dict[str, tuple[str, float | None, str]] = {
     "dense": ("D5 dense 32", None, "not better than D4"),
     "gru": ("D6 GRU 32", 0.2644, ""),
     f"gru units=[32, 64] activation=[tanh, relu] {DROPOUT} epochs=40": ("D7 stacked GRU, dropout", 0.2619, ""),
-    "gru reversed=True initial=keras": ("D8 GRU 32, reversed, Keras's initial weights", None, "worse than D4"),
+    "gru_reset_before reversed=True initial=keras": (
+        "D8 GRU 32 of row C6, reversed, Keras's weights",
+        None,
+        "worse than D4",
+    ),
+    "gru reversed=True initial=keras": ("D8 GRU 32, reversed, Keras's weights", None, "worse than D4"),
     "gru reversed=True initial=pytorch": ("D8 GRU 32, reversed", None, "worse than D4"),
     "gru bidirectional=True epochs=40": ("D9 bidirectional GRU 32", 0.2615, ""),
     f"conv_gru {DROPOUT}": ("D10 Conv1D + GRU 32, step 6", None, ""),
