@@ -1,8 +1,11 @@
 """Recast's own network for 24 hours ahead, what an ensemble adds, and what each setting is worth.
 
-MAE in °C, mean and deviation over five seeds, split `half`. Rows after the first differ from it in the one setting that
-they name. The best single network and the best ensemble, by validation, are tried on the test rows, and so are the
-baselines; nothing else reads them.
+MAE in °C, mean and deviation over five seeds, split `half`. Rows after the first network differ from it in the one
+setting that they name. The best single network and the best ensemble, by validation, are tried on the test rows, and so
+are the baselines; nothing else reads them. What counts for Jena is the step size that falls to 0 (0.04 °C) and the
+calendar and the climatology among the inputs (0.04 °C, `inputs measured` is without); 32 units are as good as 128, a
+residual adds nothing, an ensemble of five 0.02 °C. Of New York there is half a year to learn from: by validation, in
+summer, persistence is better than any of these networks, in the autumn of the test rows the network is.
 """
 
 from typing import Any
