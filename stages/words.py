@@ -74,8 +74,14 @@ def verdict(evaluation: Evaluation) -> Verdict:
             else "There is no other architecture to compare it with."
         )
         return Verdict(headline, result, alone, None)
+    if max(-comparison.low, comparison.high) <= ROUNDING * evaluation.persistence_test_mae:
+        return Verdict(headline, result, f"The runner-up, {runner_up}, makes the same errors.", False)
     settled = comparison.high < 0 or comparison.low > 0
     return Verdict(headline, result, _compared(comparison, runner_up, evaluation.unit), settled)
+
+
+ROUNDING = 1e-6
+"""Errors that differ by a smaller share are the same: networks compute with seven digits."""
 
 
 def _compared(comparison: Comparison, runner_up: str, unit: str) -> str:
@@ -87,8 +93,6 @@ def _compared(comparison: Comparison, runner_up: str, unit: str) -> str:
     def by(value: float) -> str:
         return f"{quantity(abs(value), digits, unit)} {'smaller' if value < 0 else 'larger'}"
 
-    if low == high == 0:
-        return f"The runner-up, {runner_up}, makes exactly the same errors."
     if high < 0:
         return (
             f"It is better than the runner-up, {runner_up}, beyond noise at the {level} level: its error is "

@@ -234,7 +234,8 @@ def test_the_best_its_error_and_its_skill(usual: str):
             "95 % level: the error of the chosen one is 0.0401 °C larger (95 % interval: 0.0103 to 0.0702 °C larger).",
             "beyond noise",
         ),
-        (comparison(0.0, 0.0, 0.0), "The runner-up, lstm units=32, makes exactly the same errors.", "within noise"),
+        (comparison(0.0, 0.0, 0.0), "The runner-up, lstm units=32, makes the same errors.", "within noise"),
+        (comparison(-5e-7, -9e-7, -1e-7), "The runner-up, lstm units=32, makes the same errors.", "within noise"),
     ],
 )
 def test_the_difference_in_plain_words(found: Comparison, words: str, tile: str):
