@@ -138,7 +138,7 @@ def test_a_series_without_a_target_is_named(
 
 
 def test_no_feature_has_the_name_of_a_derived_column(make_problem: Callable[..., Problem]) -> None:
-    with pytest.raises(ValidationError, match="'day sin 1': it is derived from the time"):
+    with pytest.raises(ValidationError, match="'day sin 1': it is a column that Recast adds"):
         Problem.model_validate(
             make_problem().model_dump(mode="json")
             | {"table": {"features": ["b", "day sin 1"], "target": "b", "unit": "", "calendar": {"year": 0, "day": 1}}}
