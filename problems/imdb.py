@@ -6,15 +6,14 @@ one that tensorflow-datasets has.
 """
 
 import re
-import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import polars as pl
 from pydantic import Field
 
+from problems.archive import BROKEN, tar_gz_files
 from problems.chunks import scanned
 from problems.errors import RecastError
 from problems.public import GZIP, PublicFile, fetch_public, local_file
@@ -26,7 +25,7 @@ MIRRORS = ("https://ai.stanford.edu/~amaas/data/sentiment/",)
 ARCHIVE = PublicFile("aclImdb_v1.tar.gz", "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe", GZIP)
 CHUNK_REVIEWS = 1 << 13
 _LABEL, _TEXT = "label", "text"
-_REVIEW = re.compile(r"(?:\./)?aclImdb/((train|test)/(pos|neg)/[^/]+\.txt)")
+_REVIEW = re.compile(r"aclImdb/((train|test)/(pos|neg)/[^/]+\.txt)")
 _LABELS = {"neg": 0.0, "pos": 1.0}
 _SPLITS = ("train", "validation", "test")
 
@@ -111,32 +110,26 @@ def _archive(file: Path) -> Iterator[pl.DataFrame]:
     """The reviews of the archive, in chunks."""
     rows: list[tuple[str, str, list[float], str]] = []
     seen: set[str] = set()
-    try:
-        # As a stream: no member is looked for, and none is written anywhere.
-        with tarfile.open(file, mode="r|gz") as archive:
-            for member in archive:
-                named = _REVIEW.fullmatch(member.name)
-                content = archive.extractfile(member) if named and member.isfile() else None
-                if named is None or content is None:
-                    continue
-                review, split, kind = named.groups()
-                place = f"{file}, {review}"
-                rows.append((split, _text(content.read(), place), [_LABELS[kind]], place))
-                seen.add(split)
-                if len(rows) == CHUNK_REVIEWS:
-                    yield _frame(rows)
-                    rows = []
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise RecastError(f"{file}: cut short or no tar.gz archive ({error}); delete it and fetch it anew") from error
+    for name, content in tar_gz_files(file):
+        if named := _REVIEW.fullmatch(name):
+            review, split, kind = named.groups()
+            place = f"{file}, {review}"
+            rows.append((split, _text(content, place), [_LABELS[kind]], place))
+            seen.add(split)
+        if len(rows) == CHUNK_REVIEWS:
+            yield _frame(rows)
+            rows = []
     if missing := {"train", "test"} - seen:
         raise RecastError(f"{file}: no review was found under aclImdb/{min(missing)}; fetch the archive anew")
     if rows:
         yield _frame(rows)
 
 
-def _text(content: bytes, place: str) -> str:
+def _text(content: IO[bytes], place: str) -> str:
     try:
-        text = content.decode()
+        text = content.read().decode()
+    except BROKEN as error:
+        raise RecastError(f"{place}: cut short or broken ({error}); fetch the archive anew") from error
     except UnicodeDecodeError as error:
         raise RecastError(f"{place}: not UTF-8 at byte {error.start}; fetch the archive anew") from error
     if not text.strip():

@@ -12,17 +12,15 @@ Public corpora, with the checksums that public code pins (all but text8: dataset
 
 import codecs
 import io
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from problems.archive import BROKEN, tar_files, tar_gz_files, zip_member
 from problems.chunks import scanned
 from problems.errors import RecastError
 from problems.public import GZIP, ZIP, PublicFile, fetch_public, link_folder, local_file
@@ -200,18 +198,16 @@ def _read(content: IO[bytes], name: str, most: int | None = None) -> Iterator[by
         while piece := content.read(BLOCK if most is None else min(BLOCK, most - come)):
             come += len(piece)
             yield piece
-    except _BROKEN as error:
+    except BROKEN as error:
         raise RecastError(f"{name}: cut short or broken ({error}); delete the file and fetch it anew") from error
     if most is not None and come < most:
         raise RecastError(f"{name}: {come:,} of {most:,} characters; delete the file and fetch it anew")
 
 
-_BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
-"""What reading a file, or an archive of any kind, may raise."""
-
-
-def _text(split: str | None, name: str, content: IO[bytes], most: int | None = None) -> _Text:
-    return _Text(split, name, _read(content, name, most))
+def _text(
+    split: str | None, name: str, content: IO[bytes], most: int | None = None, may_be_empty: bool = False
+) -> _Text:
+    return _Text(split, name, _read(content, name, most), may_be_empty)
 
 
 def _file(file: Path, split: str | None) -> Iterator[_Text]:
@@ -226,28 +222,17 @@ def _file(file: Path, split: str | None) -> Iterator[_Text]:
 def _wikitext(file: Path) -> Iterator[_Text]:
     members = dict(zip(SPLITS, ("train", "valid", "test"), strict=True))
     for split, name in members.items():
-        with _member(file, f"wikitext-103/wiki.{name}.tokens") as content:
+        with zip_member(file, f"wikitext-103/wiki.{name}.tokens") as content:
             yield _text(split, f"{file}, {content.name}", content)
 
 
 def _text8(file: Path) -> Iterator[_Text]:
-    with _member(file, "text8") as content:
+    with zip_member(file, "text8") as content:
         for split, size in zip(SPLITS, TEXT8_CUTS, strict=True):
             # Of ASCII letters and spaces: a byte is a character.
             yield _text(split, f"{file}, text8, {split}", content, size)
         if content.read(1):
             raise RecastError(f"{file}: text8 is longer than {sum(TEXT8_CUTS):,} characters; fetch it anew")
-
-
-def _member(file: Path, name: str) -> IO[bytes]:
-    """A member of a zip archive, to be read as a stream."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return archive.open(name)  # its file stays open until the member is closed
-    except KeyError:
-        raise RecastError(f"{file}: the archive has no {name}; delete it and fetch it anew") from None
-    except (*_BROKEN, NotImplementedError, RuntimeError) as error:
-        raise RecastError(f"{file}: cut short or no zip archive ({error}); delete it and fetch it anew") from error
 
 
 def _lambada(file: Path) -> Iterator[_Text]:
@@ -257,26 +242,19 @@ def _lambada(file: Path) -> Iterator[_Text]:
         "lambada_test_plain_text.txt": "test",
     }
     missing = {"train-novels.tar", *passages}
-    try:
-        with tarfile.open(file, mode="r|gz") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                content = archive.extractfile(member) if name in missing and member.isfile() else None
-                if content is None:
-                    continue
-                missing.remove(name)
-                if name in passages:
-                    yield _text(passages[name], f"{file}, {name}", content)
-                    continue
-                with tarfile.open(fileobj=content, mode="r|") as novels:
-                    for novel in novels:
-                        path = Path(novel.name)
-                        text = novels.extractfile(novel) if novel.isfile() and path.suffix == ".txt" else None
-                        # What a Mac adds to an archive, ._name, is no text.
-                        if text is not None and not path.name.startswith("."):
-                            yield replace(_text("train", f"{file}, {novel.name}", text), may_be_empty=True)
-    except _BROKEN as error:
-        raise RecastError(f"{file}: cut short or no tar.gz archive ({error}); delete it and fetch it anew") from error
+    for name, content in tar_gz_files(file):
+        missing.discard(name)
+        if name in passages:
+            yield _text(passages[name], f"{file}, {name}", content)
+        if name != "train-novels.tar":
+            continue
+        try:
+            for novel, text in tar_files(content):
+                # What a Mac adds to an archive, ._name, is no text.
+                if novel.endswith(".txt") and not Path(novel).name.startswith("."):
+                    yield _text("train", f"{file}, {novel}", text, may_be_empty=True)
+        except BROKEN as error:
+            raise RecastError(f"{file}, {name}: cut short or broken ({error}); fetch the archive anew") from error
     if missing:
         raise RecastError(f"{file}: the archive has no {min(missing)}; delete it and fetch it anew")
 

@@ -90,7 +90,8 @@ def _chunks(file: Path) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(
             {
                 SPLIT: pl.repeat(split, len(pieces), dtype=pl.String, eager=True),
-                INPUTS: pl.Series(pieces, dtype=pl.List(pl.Float32)),
+                # Of arrays of one length, Polars makes another type.
+                INPUTS: pl.Series([pl.Series(piece) for piece in pieces], dtype=pl.List(pl.Float32)),
                 PLACE: [f"{file}, {key}, piece {n + 1}" for n in range(len(pieces))],
             }
         )
