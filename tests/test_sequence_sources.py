@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 from tenacity import wait_none
 
 from problems import download as downloading
@@ -30,6 +30,7 @@ from problems.download import record
 from problems.errors import RecastError, Unreachable
 from problems.imdb import ImdbSource
 from problems.language import SPLITS, LanguageSource, blocks
+from problems.matlab import cells as matlab_cells
 from problems.mnist import MnistSource
 from problems.music import MusicSource
 from problems.public import PublicFile
@@ -552,9 +553,9 @@ def collection() -> dict[str, Any]:
     return {"traindata": cells(piece(5), piece(7, 1)), "validdata": cells(piece(4, 2)), "testdata": cells(piece(2, 3))}
 
 
-def matlab(content: dict[str, Any]) -> bytes:
+def matlab(content: dict[str, Any], packed: bool = True) -> bytes:
     buffer = io.BytesIO()
-    savemat(buffer, content, do_compression=True)
+    savemat(buffer, content, do_compression=packed)
     return buffer.getvalue()
 
 
@@ -586,7 +587,7 @@ def test_a_collection_is_downloaded(mirror: Mirror, store: Path, monkeypatch: py
         ({"testdata": None}, "there is no testdata"),
         ({"validdata": piece(5)}, "validdata: not one row of cells"),
         ({"validdata": cells(piece(4), piece(4)[:, :87])}, r"validdata, piece 2: its shape is \(4, 87\), not"),
-        ({"validdata": cells("tune")}, "validdata, piece 1: its shape"),
+        ({"validdata": cells(piece(4), "tune")}, "validdata, piece 2: not an array of numbers"),
         ({"traindata": cells(piece(5), piece(1))}, "traindata, piece 2: shorter than two steps"),
         (
             {"traindata": cells(piece(5), piece(5) * 0 + np.eye(5, 88, k=3) * 2)},
@@ -603,22 +604,36 @@ def test_a_wrong_piece_is_named(wrong: dict[str, Any], said: str, store: Path, t
         ingested(MusicSource(kind="music", path=str(tmp_path / "mine.mat")), store)
 
 
-WHOLE = matlab(collection())
+WHOLE, PLAIN = (matlab(collection(), packed) for packed in (True, False))
 
 
-@given(st.integers(0, len(WHOLE) - 1), st.binary(min_size=1, max_size=4))
-@settings(max_examples=60)
+@given(st.sampled_from([WHOLE, PLAIN]), st.data())
+@settings(max_examples=100)
 def test_a_broken_matlab_file_is_refused_or_read_but_never_crashes(
-    folders: Callable[[], Path], place: int, noise: bytes
+    folders: Callable[[], Path], whole: bytes, data: st.DataObject
 ) -> None:
-    folder = folders()
-    (folder / "mine.mat").write_bytes(WHOLE[:place] + noise + WHOLE[place + len(noise) :])
+    folder, broken = folders(), bytearray(whole)
+    for place in data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=4)):
+        broken[place] = data.draw(st.integers(0, 255))
+    (folder / "mine.mat").write_bytes(broken[: data.draw(st.integers(len(whole) // 2, len(whole)))])
     try:
         frame = read(MusicSource(kind="music", path="mine.mat"), folder, folder / "scratch")
     except RecastError as error:
         assert str(error).startswith(str(folder / "mine.mat"))
     else:
         assert frame.height == 4
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "f8", "i8"])
+def test_cells_are_read_as_scipy_reads_them(packed: bool, dtype: str, tmp_path: Path) -> None:
+    arrays = [piece(3).astype(dtype) * 7, piece(1).astype(dtype), np.zeros((0, 88), dtype)]
+    (tmp_path / "mine.mat").write_bytes(matlab({"other": "text", "column": cells(*arrays).T, "b": 3.0}, packed))
+    found = matlab_cells(tmp_path / "mine.mat", ["column", "none"])
+    known = loadmat(tmp_path / "mine.mat")["column"][:, 0]
+    assert list(found) == ["column"]
+    for array, expected in zip(found["column"], known, strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 def test_a_cut_matlab_file_and_a_pickle_are_refused(store: Path, tmp_path: Path) -> None:
@@ -629,6 +644,19 @@ def test_a_cut_matlab_file_and_a_pickle_are_refused(store: Path, tmp_path: Path)
     (tmp_path / "mine.mat").write_bytes(b"\x80\x04\x95" + bytes(200))
     with pytest.raises(RecastError, match=r"mine\.mat: not a MATLAB 5 file"):
         ingested(source, store)
+
+
+@pytest.mark.parametrize("kind", ["music", "imdb", "mnist", "digits", "language"])
+def test_an_empty_store_is_no_traceback(kind: str, store: Path, tmp_path: Path) -> None:
+    made = {
+        "music": MusicSource(kind="music", name="nottingham"),
+        "imdb": ImdbSource(kind="imdb"),
+        "mnist": MnistSource(kind="mnist"),
+        "digits": DigitsSource(kind="digits"),
+        "language": LanguageSource(kind="language", corpus="ptb"),
+    }
+    with pytest.raises(RecastError, match=str(store)):
+        read(made[kind], store, tmp_path / "scratch")
 
 
 def test_music_needs_a_name_or_a_path(store: Path, tmp_path: Path) -> None:
