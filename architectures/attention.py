@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from architectures.cells import GRU, Stack
-from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.network import Network, Output, ShapeError, TrainedAxes, WindowShape, register
 from architectures.view import STEPS, Scale, View, input_steps, window_names
 
 
@@ -65,8 +65,8 @@ class Attention(Network):
         h_BTH, a_BT = self.attend(x_BTF, mask_BT)
         c_BH = weighted_sum(a_BT, h_BTH)
         attended_BH = self.combine(torch.cat([c_BH, h_BTH[:, -1]], dim=1)).tanh()
-        y_B: Tensor = self.output(self.dropout(attended_BH))
-        return y_B
+        y_BSO: Tensor = self.output(self.dropout(attended_BH))
+        return y_BSO
 
     def weights(self, x_BTF: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         """How much of each state (B, T) reaches the forecast; the sum over T is one."""
@@ -124,12 +124,21 @@ class HierarchicalAttention(Network):
 
     class Hyperparameters(TrainedAxes):
         segment: float = Field(1.0, gt=0, le=366, description="days in a segment, which is then rounded to whole steps")
+        segment_steps: int | None = Field(None, ge=1, description="steps in a segment; null: so many days")
         units: int = Field(10, ge=1, description="size of the state of each GRU and direction")
         dropout: float = Field(0.0, ge=0, lt=1, description="share of inputs and of the vectors of segments dropped")
 
     def __init__(self, shape: WindowShape, hyperparameters: "HierarchicalAttention.Hyperparameters") -> None:
+        """
+        Raises:
+            ShapeError: the inputs have no clock, so a segment cannot be so many days.
+        """
         super().__init__()
-        self.segment = min(max(1, round(hyperparameters.segment * shape.day)), shape.steps)
+        if not shape.day and hyperparameters.segment_steps is None:
+            raise ShapeError("hierarchical_attention.segment_steps: must be given where the inputs have no clock")
+        self.segment = min(
+            hyperparameters.segment_steps or max(1, round(hyperparameters.segment * shape.day)), shape.steps
+        )
         self.short = shape.steps % self.segment
         padding = self.segment - self.short if self.short else 0
         real_T = torch.arange(padding + shape.steps) >= padding
@@ -157,8 +166,8 @@ class HierarchicalAttention(Network):
         return v_BH, a_BSL, a_BS
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B: Tensor = self.output(self.attend(x_BTF)[0])
-        return y_B
+        y_BSO: Tensor = self.output(self.attend(x_BTF)[0])
+        return y_BSO
 
     def weights(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
         """How much of each step reaches its segment's vector (B, S, L), and of each segment the window's (B, S).

@@ -684,3 +684,20 @@ class Stack(nn.Module):
                 last_BH = torch.cat((last_BH, other_BH), 1)
             x_BTF = h_BTH
         return x_BTF, last_BH
+
+    def resumed(self, x_BTF: Tensor, states: Sequence[State] | None) -> tuple[Tensor, list[State]]:
+        """Sequences that go on, in one direction.
+
+        Args:
+            states: of each layer, before the first step; of more sequences (B) than there are now, the first ones
+                go on. None: zeros.
+
+        Returns:
+            What the top layer gives at each step (B, T, H), and the state of each layer after the last.
+        """
+        after: list[State] = []
+        for i, layer in enumerate(self.onwards):
+            state = tuple(each[: len(x_BTF)] for each in states[i]) if states else None
+            x_BTF, last = layer(x_BTF, state)
+            after.append(last)
+        return x_BTF, after

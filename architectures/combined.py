@@ -19,9 +19,16 @@ def build(architecture: str, hyperparameters: Axes, shape: WindowShape) -> Netwo
     axes = hyperparameters
     if not isinstance(axes, TrainedAxes):
         return REGISTRY[architecture](shape, axes)
+    if shape.each and not REGISTRY[architecture].at_each_step:
+        able = ", ".join(sorted(name for name, each in REGISTRY.items() if each.at_each_step))
+        raise ShapeError(f"{architecture} has one answer a window, and here one is asked for at each step: take {able}")
+    if shape.carried and not REGISTRY[architecture].carries:
+        raise ShapeError(
+            f"{architecture} has no state to carry over: set window.carry to false, or take a recurrent architecture"
+        )
     seen = _seen(architecture, axes, shape)
     network: Network
-    network, *others = (REGISTRY[architecture](seen, axes) for _ in range(axes.members))
+    network, *others = (_member(architecture, axes, seen) for _ in range(axes.members))
     if others:
         network = Ensemble([network, *others])
     if seen != shape:
@@ -31,6 +38,14 @@ def build(architecture: str, hyperparameters: Axes, shape: WindowShape) -> Netwo
     return network
 
 
+def _member(architecture: str, axes: TrainedAxes, shape: WindowShape) -> Network:
+    """One network, behind an embedding where the inputs are codes."""
+    if shape.codes is None:
+        return REGISTRY[architecture](shape, axes)
+    inner = replace(shape, features=axes.embedding or 1, codes=None)
+    return Embedded(shape.codes, axes.embedding, REGISTRY[architecture](inner, axes))
+
+
 def _seen(architecture: str, axes: TrainedAxes, shape: WindowShape) -> WindowShape:
     """What the network sees of a window.
 
@@ -38,6 +53,8 @@ def _seen(architecture: str, axes: TrainedAxes, shape: WindowShape) -> WindowSha
         ShapeError: more than the window has, or not what is to be forecast.
     """
     if axes.lookback is not None:
+        if shape.each:
+            raise ShapeError(f"{architecture}.lookback: must be null where an answer is asked for at each step")
         if axes.lookback > shape.steps:
             raise ShapeError(
                 f"{architecture}.lookback: {axes.lookback} is more than the {shape.steps} steps of a window: lengthen "
@@ -61,14 +78,50 @@ class Ensemble(Network):
         self.members = nn.ModuleList(members)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        """The mean forecast (B,); in training the forecasts of the members, M, one by one: (M, B)."""
-        y_MB = torch.stack([member(x_BTF) for member in self.members])
-        return y_MB if self.training else y_MB.mean(dim=0)
+        """The mean answer (B, S, O); in training the answers of the members, M, one by one: (M, B, S, O).
+
+        Of classes and labels the scores are averaged, not the probabilities.
+        """
+        y_MBSO = torch.stack([member(x_BTF) for member in self.members])
+        return y_MBSO if self.training else y_MBSO.mean(dim=0)
 
     def penalty(self) -> Tensor | None:
         """The mean of the members' penalties."""
         found = [each for member in self.members if (each := member.penalty()) is not None]  # type: ignore[operator]
         return torch.stack(found).mean() if found else None
+
+
+class Embedded(Network):
+    """A network behind an embedding: a vector that is learned stands for each code (lecture rows P2 to P5).
+
+    The vectors begin as Keras's do, uniform within 0.05 of zero.
+    """
+
+    def __init__(self, codes: int, width: int, network: Network) -> None:
+        """
+        Args:
+            width: of a vector; 0: the network sees the code as a number, as the public code of Bai et al. has it.
+        """
+        super().__init__()
+        self.embedding = nn.Embedding(codes, width) if width else None
+        if self.embedding:
+            nn.init.uniform_(self.embedding.weight, -0.05, 0.05)
+        self.network = network
+
+    def embed(self, x_BT1: Tensor) -> Tensor:
+        """Vectors (B, T, F) of codes (B, T, 1)."""
+        if self.embedding is None:
+            return x_BT1.float()
+        x_BTF: Tensor = self.embedding(x_BT1.squeeze(2).long())
+        return x_BTF
+
+    def forward(self, x_BT1: Tensor) -> Tensor:
+        y_BSO: Tensor = self.network(self.embed(x_BT1))
+        return y_BSO
+
+    def penalty(self) -> Tensor | None:
+        """The network's."""
+        return self.network.penalty()
 
 
 class Part(Network):
@@ -84,8 +137,8 @@ class Part(Network):
         return x_BTF[:, -self.seen.steps :, : self.seen.features]
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B: Tensor = self.network(self.part(x_BTF))
-        return y_B
+        y_BSO: Tensor = self.network(self.part(x_BTF))
+        return y_BSO
 
     def penalty(self) -> Tensor | None:
         """The network's."""
@@ -101,8 +154,8 @@ class Residual(Network):
         self.network = network
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B: Tensor = self.baseline(x_BTF) + self.network(x_BTF)
-        return y_B
+        y_BSO: Tensor = self.baseline(x_BTF) + self.network(x_BTF)
+        return y_BSO
 
     def penalty(self) -> Tensor | None:
         """The network's."""

@@ -49,8 +49,8 @@ class ConvNet(Network):
         self.output = Output(axes.channels, shape)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B: Tensor = self.output(self.convolutions(x_BTF).amax(dim=1))
-        return y_B
+        y_BSO: Tensor = self.output(self.convolutions(x_BTF).amax(dim=1))
+        return y_BSO
 
 
 @register("conv_gru")
@@ -84,5 +84,5 @@ class ConvGRU(Network):
 
     def forward(self, x_BTF: Tensor) -> Tensor:
         _, (h_BH,) = self.gru(self.convolutions(x_BTF))
-        y_B: Tensor = self.output(h_BH)
-        return y_B
+        y_BSO: Tensor = self.output(h_BH)
+        return y_BSO

@@ -23,8 +23,8 @@ class Dense(Network):
         self.network = regressor(shape.steps * shape.features, [axes.units] * axes.layers, shape, axes.dropout)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B: Tensor = self.network(x_BTF.flatten(1))
-        return y_B
+        y_BSO: Tensor = self.network(x_BTF.flatten(1))
+        return y_BSO
 
 
 @register("linear")
@@ -38,5 +38,5 @@ class Linear(Network):
         self.output = Output(shape.steps * shape.features, shape)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B: Tensor = self.output(x_BTF.flatten(1))
-        return y_B
+        y_BSO: Tensor = self.output(x_BTF.flatten(1))
+        return y_BSO

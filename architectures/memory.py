@@ -73,6 +73,7 @@ class NTM(Network):
     """
 
     source = "A2, Graves et al. 2014"
+    at_each_step = True
 
     class Hyperparameters(TrainedAxes):
         controller: Literal["lstm", "feedforward"] = Field("lstm", description="what reads the inputs")
@@ -102,12 +103,12 @@ class NTM(Network):
         return sharpen(a_BDN, 1 + softplus(power_BD))
 
     def run(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
-        """The last state (B, H + W), and the weights of `addressing`."""
+        """The states (B, T, H + W), and the weights of `addressing`."""
         M_BNW = self.memory_NW.expand(len(x_BTF), -1, -1)
         a_BDN = one_hot(torch.zeros(len(x_BTF), 2, dtype=torch.long, device=x_BTF.device), self.axes.slots).to(M_BNW)
         r_BW = M_BNW.new_zeros(len(x_BTF), self.axes.width)
         h_BH = c_BH = M_BNW.new_zeros(len(x_BTF), self.axes.units)
-        weights = []
+        states, weights = [], []
         for x_BF in x_BTF.unbind(dim=1):
             read_BI = torch.cat([x_BF, r_BW], dim=1)
             if isinstance(self.controller, nn.LSTMCell):
@@ -119,12 +120,13 @@ class NTM(Network):
             a_BDN = self.address(M_BNW, a_BDN, h_BDK)
             r_BW = read(M_BNW, a_BDN[:, 0])
             M_BNW = write(M_BNW, a_BDN[:, 1], w_BW)
+            states.append(torch.cat([h_BH, r_BW], dim=1))
             weights.append(a_BDN)
-        return torch.cat([h_BH, r_BW], dim=1), torch.stack(weights, dim=1)
+        return torch.stack(states, dim=1), torch.stack(weights, dim=1)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B: Tensor = self.output(self.run(x_BTF)[0])
-        return y_B
+        y_BSO: Tensor = self.output(self.run(x_BTF)[0])
+        return y_BSO
 
     def addressing(self, x_BTF: Tensor) -> Tensor:
         """Where the heads are at each step: (B, T, 2, N), the reading one first; the sum over the slots N is one."""
@@ -161,6 +163,7 @@ class ACT(Network):
     """
 
     source = "A3, Graves 2016"
+    at_each_step = True
     threshold = 0.99
 
     class Hyperparameters(TrainedAxes):
@@ -201,20 +204,21 @@ class ACT(Network):
         return mean_BH, steps_B, remainder_B
 
     def run(self, x_BTF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The last state (B, H), and the steps N and remainders R at each input (B, T)."""
+        """The states (B, T, H), and the steps N and remainders R at each input (B, T)."""
         s_BH = self.output.weight.new_zeros(len(x_BTF), self.axes.units)
-        steps, remainders = [], []
+        states, steps, remainders = [], [], []
         for x_BF in x_BTF.unbind(dim=1):
             s_BH, steps_B, remainder_B = self.think(x_BF, s_BH)
+            states.append(s_BH)
             steps.append(steps_B)
             remainders.append(remainder_B)
-        return s_BH, torch.stack(steps, dim=1), torch.stack(remainders, dim=1)
+        return torch.stack(states, dim=1), torch.stack(steps, dim=1), torch.stack(remainders, dim=1)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        s_BH, steps_BT, remainder_BT = self.run(x_BTF)
+        s_BTH, steps_BT, remainder_BT = self.run(x_BTF)
         self.cost = (steps_BT + remainder_BT).sum(dim=1).mean() if self.training else None
-        y_B: Tensor = self.output(s_BH)
-        return y_B
+        y_BSO: Tensor = self.output(s_BTH)
+        return y_BSO
 
     def penalty(self) -> Tensor | None:
         """The ponder cost of the last forward in training, a mean over its windows, times its weight in the loss."""

@@ -36,6 +36,9 @@ class TrainedAxes(Axes):
         None, ge=1, description="steps at the end of a window that the network sees; null: all of them"
     )
     inputs: Inputs = Field("all", description="measured: without those that Recast adds")
+    embedding: int = Field(
+        32, ge=0, description="width of the vector that stands for a code, such as a word's; 0: the code as a number"
+    )
     residual: Residual = Field("none", description="the baseline that the network's output is added to")
     members: int = Field(1, ge=1, le=64, description="networks with weights of their own, whose forecasts are averaged")
 
@@ -47,43 +50,68 @@ class WindowShape:
     Attributes:
         steps: T, input steps in a window.
         features: F, values at each step.
-        target: index of the feature that is forecast.
-        horizon: steps from the last input to the target; a fraction where the target falls between two steps.
-        day: steps in 24 hours; a fraction where a day is no whole number of steps.
+        target: index of the feature that is forecast; None: what is asked for is none of the features.
+        horizon: steps from the last input to the last lead; a fraction where that falls between two steps.
+        day: steps in 24 hours; a fraction where a day is no whole number of steps; 0 where the steps have no clock.
         climatology: indices of the features that are the target's climatology at a step's time and a horizon after
             it; None: the problem has none.
         derived: how many features, the last ones, Recast adds: what is known in advance, calendar and climatology.
+        codes: the inputs are codes below this number, one a step, in the place of features; None: they are numbers.
+        each: an answer is asked for at each step, of which T then is the largest number, and it must not depend on
+            later steps; otherwise after the last.
+        leads: S, answers that are asked for after the last step, a step apart, the last a horizon on.
+        outputs: O, numbers in an answer: one for a value; one for each quantile, class or label.
+        carried: a batch goes on where the one before ended, unless `Network.forget` is called between them.
     """
 
     steps: int
     features: int
-    target: int
+    target: int | None
     horizon: float
     day: float
     climatology: tuple[int, int] | None = None
     derived: int = 0
+    codes: int | None = None
+    each: bool = False
+    leads: int = 1
+    outputs: int = 1
+    carried: bool = False
 
 
 class Network(nn.Module):
-    """A network that maps windows to forecasts.
+    """A network that maps windows to answers: forecasts, or the scores of classes and labels.
 
     A subclass declares its axes in a nested `Hyperparameters`, takes `(shape, hyperparameters)` and implements
-    `forward`. Inputs and forecasts are normalised: each feature has mean 0 and deviation 1 on the training rows.
+    `forward`. Inputs and forecasts of a table are normalised: each feature has mean 0 and deviation 1 on the training
+    rows.
 
     Attributes:
         name: the name in the grid and in every table, set by `register`.
         trainable: whether there is anything to train; a baseline has one trial whatever the seeds.
+        at_each_step: whether it can give an answer at each step that no later step reaches.
+        carries: whether its state at the end of a batch can be that at the beginning of the next.
         source: lecture row id and paper, shown in the report.
     """
 
     name: ClassVar[str]
     trainable: ClassVar[bool] = True
+    at_each_step: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
     source: ClassVar[str]
     Hyperparameters: ClassVar[type[Axes]] = TrainedAxes
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        """Forecasts of shape (B,) from windows of shape (B, T, F), both normalised."""
+        """Answers (B, S, O) from windows (B, T, F): at S leads, or where `shape.each` is set at each step, S = T.
+
+        A forecast is normalised as its target is; classes and labels have scores of any size (logits).
+        """
         raise NotImplementedError
+
+    def forget(self) -> None:
+        """Carry nothing over to the next forward pass: it begins new sequences."""
+        for part in self.modules():
+            if part is not self and isinstance(part, Network):
+                part.forget()
 
     def penalty(self) -> Tensor | None:
         """What the last forward pass adds to the loss in training, a number, weighted; None: nothing."""
@@ -98,26 +126,30 @@ class Network(nn.Module):
 
 
 class Output(nn.Linear):
-    """The last layer of every trained network: from its final state (B, H) to what the problem asks for, a number.
-
-    It is the one place to change when a problem asks for something else.
-    """
+    """The last layer of every trained network: from its states to what the problem asks for (lecture row P1)."""
 
     def __init__(self, width: int, shape: WindowShape) -> None:
         """
         Args:
             width: H, values in the state.
         """
-        super().__init__(width, 1)
+        super().__init__(width, shape.outputs if shape.each else shape.leads * shape.outputs)
+        self.shape = shape
 
-    def forward(self, h_BH: Tensor) -> Tensor:
-        """Forecasts (B,), normalised."""
-        y_B1: Tensor = super().forward(h_BH)
-        return y_B1.squeeze(1)
+    def forward(self, h_BTH: Tensor) -> Tensor:
+        """Answers (B, S, O).
+
+        Args:
+            h_BTH: the state after each step; of a network that can answer after the last alone, that state (B, H).
+        """
+        if self.shape.each:
+            return super().forward(h_BTH)
+        y_BK: Tensor = super().forward(h_BTH if h_BTH.dim() == 2 else h_BTH[:, -1])
+        return y_BK.view(len(y_BK), self.shape.leads, self.shape.outputs)
 
 
 def regressor(width: int, hidden: Sequence[int], shape: WindowShape, dropout: float = 0.0) -> nn.Sequential:
-    """Dense layers with relu and the output: from (B, H) to forecasts (B,).
+    """Dense layers with relu and the output: from states to answers (B, S, O).
 
     Args:
         width: H, values in what it reads.

@@ -47,9 +47,11 @@ class NeuralProgrammer(Network):
     def __init__(self, shape: WindowShape, hyperparameters: "NeuralProgrammer.Hyperparameters") -> None:
         """
         Raises:
-            ShapeError: the window has no features left for words.
+            ShapeError: the window has no features left for words, or more than a number is asked for.
         """
         super().__init__()
+        if hyperparameters.columns and shape.leads * shape.outputs > 1:
+            raise ShapeError("neural_programmer.columns: a question has one number for an answer; leave columns out")
         self.axes = axes = hyperparameters
         d, columns = axes.units, axes.columns or shape.features
         # What is to be answered is among the features; in the inputs it is 0 in every step.
@@ -132,9 +134,9 @@ class NeuralProgrammer(Network):
     def forward(self, x_BTF: Tensor) -> Tensor:
         y_B, _, _ = self.run(x_BTF)
         if self.axes.columns:
-            return y_B
-        scaled_B: Tensor = self.output(y_B.unsqueeze(1))
-        return scaled_B
+            return y_B[:, None, None]
+        scaled_BSO: Tensor = self.output(y_B.unsqueeze(1))
+        return scaled_BSO
 
     def program(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
         """The probabilities of operations (B, S, O) and of columns (B, S, C) at each step."""

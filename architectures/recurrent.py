@@ -12,8 +12,8 @@ from pydantic_core import PydanticKnownError
 from torch import Tensor
 
 from architectures import cells
-from architectures.cells import Activation, Layer, Stack
-from architectures.network import Network, TrainedAxes, WindowShape, register, regressor
+from architectures.cells import Activation, Layer, Stack, State
+from architectures.network import Network, ShapeError, TrainedAxes, WindowShape, register, regressor
 
 
 def _one_or_each(rule: Any) -> Callable[[Any], Any]:
@@ -42,6 +42,8 @@ class Recurrent(Network):
     """A stack of recurrent layers and a linear output on the last state (lecture rows C7, C8, D6 to D9)."""
 
     layer: ClassVar[type[Layer]]
+    at_each_step = True
+    carries = True
 
     class Hyperparameters(TrainedAxes):
         units: Annotated[Width | tuple[Width, ...], BeforeValidator(_one_or_each(Width))] = Field(
@@ -80,7 +82,16 @@ class Recurrent(Network):
             return self.units if isinstance(self.units, tuple) else (self.units,) * self.layers
 
     def __init__(self, shape: WindowShape, hyperparameters: "Recurrent.Hyperparameters") -> None:
+        """
+        Raises:
+            ShapeError: an answer at each step is asked for, and steps are read from the end.
+        """
         super().__init__()
+        for name in ("reversed", "bidirectional"):
+            if shape.each and getattr(hyperparameters, name):
+                raise ShapeError(f"{self.name}.{name}: must be false where an answer is asked for at each step")
+        self.shape = shape
+        self.carried: list[State] | None = None
         self.reversed = hyperparameters.reversed
         self.recurrent = Stack(
             self.layer,
@@ -98,9 +109,17 @@ class Recurrent(Network):
             cells.as_keras(self)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        _, h_BH = self.recurrent(x_BTF.flip(1) if self.reversed else x_BTF)
-        y_B: Tensor = self.output(h_BH)
-        return y_B
+        if self.shape.carried:
+            h_BTH, after = self.recurrent.resumed(x_BTF, self.carried)
+            # Truncated back-propagation (Williams and Peng 1990): the loss does not reach what went before.
+            self.carried = [tuple(each.detach() for each in state) for state in after]
+        else:
+            h_BTH, h_BH = self.recurrent(x_BTF.flip(1) if self.reversed else x_BTF)
+        y_BSO: Tensor = self.output(h_BTH if self.shape.each else h_BH)
+        return y_BSO
+
+    def forget(self) -> None:
+        self.carried = None
 
 
 @register("simple_rnn")

@@ -60,6 +60,7 @@ class TCN(Network):
     """
 
     source = "A7, Bai, Kolter & Koltun 2018"
+    at_each_step = True
 
     class Hyperparameters(TrainedAxes):
         kernel: int = Field(3, ge=2, description="steps that a convolution sees, as far apart as its dilation")
@@ -86,8 +87,8 @@ class TCN(Network):
         return h_BCT.transpose(1, 2)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B: Tensor = self.output(self.states(x_BTF)[:, -1])
-        return y_B
+        y_BSO: Tensor = self.output(self.states(x_BTF))
+        return y_BSO
 
     def views(self, x_BTF: Tensor) -> list[View]:
         """The gradient of the forecast by each input step, a line a window, beside the receptive field."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from architectures.network import Network, Output, TrainedAxes, WindowShape, register
+from architectures.network import Network, Output, ShapeError, TrainedAxes, WindowShape, register
 from architectures.view import View, input_steps, window_names
 
 
@@ -78,6 +78,7 @@ class Transformer(Network):
     """
 
     source = "A6, Vaswani et al. 2017"
+    at_each_step = True
     positions_TD: Tensor
 
     class Hyperparameters(TrainedAxes):
@@ -89,8 +90,14 @@ class Transformer(Network):
         causal: bool = Field(False, description="a step looks at no later one")
 
     def __init__(self, shape: WindowShape, hyperparameters: "Transformer.Hyperparameters") -> None:
+        """
+        Raises:
+            ShapeError: an answer at each step is asked for, and a step looks at later ones.
+        """
         super().__init__()
         axes = hyperparameters
+        if shape.each and not axes.causal:
+            raise ShapeError("transformer.causal: must be true where an answer is asked for at each step")
         width = axes.heads * axes.head_width
         self.embedding = nn.Linear(shape.features, width)
         self.register_buffer("positions_TD", positions(shape.steps, width).float(), persistent=False)
@@ -102,15 +109,15 @@ class Transformer(Network):
 
     def states(self, x_BTF: Tensor) -> list[Tensor]:
         """What each layer reads, and last what the last one says: (B, T, D) each."""
-        h_BTD = self.dropout(self.embedding(x_BTF) + self.positions_TD)
+        h_BTD = self.dropout(self.embedding(x_BTF) + self.positions_TD[: x_BTF.shape[1]])
         states = [h_BTD]
         for layer in self.layers:
             states.append(layer(states[-1]))
         return states
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_B: Tensor = self.output(self.states(x_BTF)[-1][:, -1])
-        return y_B
+        y_BSO: Tensor = self.output(self.states(x_BTF)[-1])
+        return y_BSO
 
     def maps(self, x_BTF: Tensor) -> Tensor:
         """The attention maps (B, L, N, T, S) of each layer L and head N: how step T weighs step S."""

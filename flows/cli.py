@@ -213,7 +213,7 @@ def _trials(settings: Settings, problem: str, running: bool) -> str:
 
 @app.command()
 def leaderboard(problems: Problems = None) -> None:
-    """Show the leaderboards: configurations by validation MAE, and what the selected do on the test rows."""
+    """Show the leaderboards: configurations by their validation error, and what the selected do on the test rows."""
     for name in _chosen(parse(), problems):
         _show(name)
     _links(_chosen(parse(), problems))
@@ -317,8 +317,10 @@ def _table(found: Evaluation) -> Table:
     )
     for heading in ("", "configuration"):
         table.add_column(heading)
-    for heading in ("parameters", "seeds", f"validation MAE {found.unit}", f"test MAE {found.unit}", "skill"):
-        table.add_column(escape(heading), justify="right")
+    shown = found.measures[:1] if found.measure.scaled else found.measures
+    measures = [f"{split} {each.title} {each.unit}" for split in ("validation", "test") for each in shown]
+    for heading in ("parameters", "seeds", *measures, *(["skill"] if found.persistence_test is not None else [])):
+        table.add_column(escape(heading.rstrip()), justify="right")
     for place, row in enumerate(found.rows, 1):
         failed = f" ({len(row.failed)} failed)" if row.failed else ""
         table.add_row(
@@ -326,9 +328,8 @@ def _table(found: Evaluation) -> Table:
             escape(row.configuration),
             "" if row.parameters is None else f"{row.parameters:,}",
             f"{len(row.finished_seeds)}{failed}",
-            _spread(row.validation_mae),
-            _spread(row.test_mae),
-            "" if row.skill is None else f"{row.skill:+.3f}",
+            *(_spread(of.get(each.name)) for of in (row.validation, row.test) for each in shown),
+            *([] if found.persistence_test is None else ["" if row.skill is None else f"{row.skill:+.3f}"]),
             style="bold" if row.configuration == found.best else "red" if row.failed else None,
         )
     return table

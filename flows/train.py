@@ -32,7 +32,7 @@ from stages.fit import epochs_of
 from stages.settings import load
 from stages.train import Outcome, is_done, outcome, record_lost, train_bundle, write_list
 from stages.trials import Trial, bundles, check_shapes, expand, read_run, trial_folder
-from stages.window import Windowing
+from stages.window import read_windows
 
 POLL_SECONDS = 0.3
 
@@ -65,7 +65,7 @@ def bundle_task(name: str, bundle: list[Trial], choice: list[Slot], context: tra
         raise RecastError(f"{name}: the device has failed: {error}; run again") from error
     logger = get_run_logger()
     for each in outcomes:
-        logger.info("%s: %s", each.label, each.reason or f"validation MAE {each.mae:.4f}")
+        logger.info("%s: %s", each.label, each.reason or f"validation {each.measure} {each.error:.4f}")
     return outcomes
 
 
@@ -90,7 +90,7 @@ def train(problem: str) -> list[Outcome]:
     settings = load()
     windowed = places.stage("window", problem)
     trials = expand(settings, problem, windowed)
-    check_shapes(trials, Windowing.read(windowed).shape)
+    check_shapes(trials, read_windows(windowed))
     missing = [trial for trial in trials if not is_done(trial)]
     context = tracking.open_pipeline(problem, settings, trials, flow_run.id)
 
@@ -252,10 +252,11 @@ def _artifact(problem: str, context: tracking.Context, ended: Sequence[Outcome],
     page = url(MLFLOW)
     where = f"/#/experiments/{context.experiment}/runs/{context.parent}"
     link = f"[the run in MLflow]({page}{where})" if page else f"`recast up`, then MLflow's page {where}"
-    rows = "\n".join(f"| {o.label} | {o.status} | {'' if o.mae is None else f'{o.mae:.4f}'} |" for o in ended)
+    rows = "\n".join(f"| {o.label} | {o.status} | {'' if o.error is None else f'{o.error:.4f}'} |" for o in ended)
+    measure = next((o.measure for o in ended if o.measure), "error")
     create_markdown_artifact(
         f"**{problem}**: {len(ended)} trials, {trained} trained now. Compare them: {link}\n\n"
-        f"| trial | status | validation MAE |\n|---|---|---|\n{rows}\n",
+        f"| trial | status | validation {measure} |\n|---|---|---|\n{rows}\n",
         key=f"trials-{problem.replace('_', '-')}",
         description="The trials of the grid, and where MLflow shows them",
     )

@@ -127,9 +127,25 @@ class DateSplit(Split):
         return cuts
 
 
+class GivenSplit(BaseModel):
+    """The source's own split into training, validation and test sequences."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["given"] = "given"
+    validation: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the training sequences that validate, drawn at random, where the source has none for it",
+    )
+
+
 def _by_name(value: Any) -> Any:
-    """Let `lecture` and `half` stand for themselves, and tell fractions from dates by their keys."""
+    """Let names stand for themselves, and tell fractions from dates by their keys."""
     match value:
+        case "given":
+            return {"kind": "given"}
         case "lecture":
             return {"kind": "lecture"}
         case "half":
@@ -140,7 +156,7 @@ def _by_name(value: Any) -> Any:
             return {"kind": "dates", **value}
         case dict():
             return {"kind": "fractions", **value}
-        case Split():
+        case Split() | GivenSplit():
             return value
     raise ValueError("allowed: lecture, half, {train, validation} or {validation_from, test_from}")
 
@@ -149,4 +165,10 @@ AnySplit = Annotated[
     LectureSplit | FractionSplit | DateSplit,
     Field(discriminator="kind"),
     BeforeValidator(_by_name, json_schema_input_type=Literal["lecture", "half"] | FractionSplit | DateSplit),
+]
+
+SequenceSplit = Annotated[
+    GivenSplit | FractionSplit,
+    Field(discriminator="kind"),
+    BeforeValidator(_by_name, json_schema_input_type=Literal["given", "half"] | GivenSplit | FractionSplit),
 ]

@@ -2,149 +2,247 @@
 
 import json
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from architectures import REGISTRY, Axes
-from problems.problem import Problem
+from architectures import REGISTRY, Axes, Network, ShapeError
+from problems.problem import AnyProblem, Problem
+from problems.source import written
 from stages import batches, history, places, tracking
 from stages.atomic import replaced_folder, write_json
-from stages.batches import Batches
+from stages.batches import Batches, Data
 from stages.command import command
-from stages.fit import forecast
+from stages.fit import EVALUATION_BATCH, answers
+from stages.forecasts import Forecasts, Targets, absolute, along, bands, by_hour, by_month, moments, stretch
 from stages.history import Epoch
-from stages.leaderboard import BASELINE, Evaluation, Interval, Row, Spread
-from stages.metrics import Errors, conformal_reach, coverage, mae, paired_block_bootstrap, rmse, skill
-from stages.normalize import Series, Table, times
+from stages.leaderboard import BASELINE, Evaluation, Measured, Row, Spread
+from stages.metrics import Errors, paired_block_bootstrap, skill
+from stages.normalize import Table, times
+from stages.objectives import Objective, objective, ordered, shape_for
 from stages.packaging import package
 from stages.report import render
 from stages.settings import Evaluate, load
 from stages.train import load_network
 from stages.trials import Trial, expand, read_trial, trial_folder
 from stages.views import Inside, look
-from stages.window import Windowing
+from stages.window import AnyWindows, Windowing, read_windows
+
+CLASSES = 20
+"""Of more than these no table is made that shows which is taken for which."""
 
 
 @dataclass(frozen=True)
-class Targets:
-    """The windows of a split: targets (N,) in the target's unit, and when each target is observed (N,).
+class Answers:
+    """A network's answers to the windows of a split.
 
     Attributes:
-        rows_N: the target's row in the table.
-        scale, center: of the target; value = normalised * scale + center.
+        means: of each score.
+        window_N: of each window, the mean of the score that selects.
+        values_NLO: the answers themselves, normalised, where they are numbers.
+        confusion_CC: of each class how often each was answered, where there are few.
     """
 
-    batches: Batches
-    rows_N: NDArray[np.int64]
-    observed_N: NDArray[np.float64]
-    times_N: NDArray[np.datetime64]
-    scale: float
-    center: float
+    means: dict[str, float]
+    window_N: Errors
+    values_NLO: NDArray[np.float64] | None
+    confusion_CC: NDArray[np.float64] | None
 
-    def forecasts(self, network: torch.nn.Module) -> NDArray[np.float64]:
-        """Forecasts (N,) in the target's unit."""
-        return forecast(network, self.batches).double().numpy() * self.scale + self.center
+
+def answered(network: Network, data: Data, aim: Objective, kind: str) -> Answers:
+    """What a network answers, and how good that is.
+
+    Args:
+        kind: what an answer is.
+    """
+    sums: dict[str, float] = {}
+    total = 0.0
+    window: list[NDArray[np.float64]] = []
+    values: list[NDArray[np.float64]] = []
+    counts: NDArray[np.float64] | None = None
+    for y_BSO, batch in answers(network, data):
+        scores = aim.scores(y_BSO, batch.y_BSK)
+        selects_BS = scores[aim.measure.score]
+        weight_BS = torch.ones_like(selects_BS) if batch.weight_BS is None else batch.weight_BS.double()
+        total += float(weight_BS.sum())
+        for name, score_BS in scores.items():
+            sums[name] = sums.get(name, 0.0) + float((score_BS * weight_BS).sum())
+        window.append(((selects_BS * weight_BS).sum(dim=1) / weight_BS.sum(dim=1)).numpy())
+        if kind == "value":
+            values.append((ordered(y_BSO) if aim.quantiles else y_BSO).double().numpy())
+        elif kind != "labels" and batch.weight_BS is None and max(aim.outputs, 2) <= CLASSES:
+            answer_B = y_BSO[:, 0].argmax(dim=1) if kind == "classes" else (y_BSO[:, 0, 0] > 0).long()
+            found = _counted(batch.y_BSK[:, 0, 0].long(), answer_B, max(aim.outputs, 2))
+            counts = found if counts is None else counts + found
+    return Answers(
+        {name: each / total for name, each in sums.items()},
+        np.concatenate(window),
+        np.concatenate(values) if values else None,
+        counts,
+    )
+
+
+def _counted(class_B: torch.Tensor, answer_B: torch.Tensor, classes: int) -> NDArray[np.float64]:
+    """How often each class (a row) got each answer (a column)."""
+    flat = np.bincount((class_B * classes + answer_B).numpy(), minlength=classes * classes)
+    return flat.reshape(classes, classes).astype(np.float64)
 
 
 def evaluate(
     name: str,
-    problem: Problem,
+    problem: AnyProblem,
     settings: Evaluate,
     trials: Sequence[Trial],
     ingested: Path,
     normalized: Path,
     windowed: Path,
 ) -> Evaluation:
-    """Rank the grid's configurations by validation MAE and try the best of each architecture on the test rows, once.
+    """Rank the grid's configurations by the measure that selects and try the best of each architecture on test, once.
 
     A configuration is ranked and may be selected only when all its trials have finished.
     """
     # The last bits of a forecast depend on the number of threads, and the leaderboard should not.
     torch.set_num_threads(1)
-    table, windowing = Table.read(normalized), Windowing.read(windowed)
+    windows = read_windows(windowed)
+    aim = objective(windows, trials[0].train)
     ended = {trial.key: read_trial(trial) for trial in trials}
     by_configuration: dict[str, list[Trial]] = {}
     for trial in trials:
         by_configuration.setdefault(trial.configuration.label, []).append(trial)
     rows = [_validated(group, ended) for group in by_configuration.values()]
-    rows.sort(key=lambda row: (not row.complete, row.validation_mae.mean if row.validation_mae else math.inf))
+    rows.sort(key=lambda row: (not row.complete, _selecting(row, aim)))
 
     data = batches.read(normalized, windowed, torch.device("cpu"))
-    validation, test = (_targets(data[split], times(normalized), table, windowing) for split in ("validation", "test"))
-    baseline = REGISTRY[BASELINE](windowing.shape, Axes())
-    errors_N = test.forecasts(baseline) - test.observed_N
-    reference = mae(errors_N)
+    table = Table.read(normalized) if isinstance(windows, Windowing) else None
+    scale, center = (table.scale[table.target], table.center[table.target]) if table else (1.0, 0.0)
+    reference = _reference(data["test"], windows, trials[0], aim, scale)
 
-    chosen: dict[str, NDArray[np.float64]] = {}
+    tested: dict[str, list[Answers]] = {}
     curves: dict[str, dict[str, list[Epoch]]] = {}
+    forecasts: dict[str, Forecasts] = {}
     selected: set[str] = set()
     for i, row in enumerate(rows):
         if not row.complete or row.architecture in selected:
             continue
         selected.add(row.architecture)
         group = by_configuration[row.configuration]
-        networks = [load_network(trial, windowing) for trial in group]
-        forecasts_SN = np.stack([test.forecasts(network) for network in networks])
-        chosen[row.configuration] = forecasts_SN
-        errors_SN = forecasts_SN - test.observed_N
-        known_SN = np.stack([validation.forecasts(network) for network in networks]) - validation.observed_N
-        intervals = _intervals(known_SN, errors_SN, settings.intervals)
-        rows[i] = replace(_tested(row, errors_SN, test.scale, reference), intervals=intervals)
+        networks = [load_network(trial, windows) for trial in group]
+        found = [answered(network, data["test"], aim, windows.objective) for network in networks]
+        tested[row.configuration] = found
+        if windows.objective == "value":
+            known = [answered(network, data["validation"], aim, windows.objective) for network in networks]
+            known_SNLO, found_SNLO = (
+                np.stack([each.values_NLO for each in of if each.values_NLO is not None]) for of in (known, found)
+            )
+            quantiles = aim.quantiles if group[0].trainable else ()
+            if aim.quantiles and not quantiles:
+                # A baseline knows of no quantiles: all of its outputs are its forecast.
+                known_SNLO, found_SNLO = known_SNLO[..., :1], found_SNLO[..., :1]
+            forecasts[row.configuration] = Forecasts(
+                known_SNLO * scale + center, found_SNLO * scale + center, quantiles
+            )
+        measured = [aim.measured(each.means, scale) for each in found]
+        test = {each: Spread.of([of_seed[each] for of_seed in measured]) for each in measured[0]}
+        gained = None if reference is None else skill(test[aim.measure.name].mean, reference)
+        rows[i] = replace(row, selected=True, test=test, skill=gained)
         if group[0].trainable:
             curves[row.configuration] = {str(trial.seed): history.read(trial_folder(trial)) for trial in group}
 
-    absolute = {label: np.abs(forecasts_SN - test.observed_N).mean(axis=0) for label, forecasts_SN in chosen.items()}
-    ranked = list(chosen)
-    best, runner_up = (ranked[0] if ranked else None), (ranked[1] if len(ranked) > 1 else None)
+    truth = {split: _targets(data[split], table, normalized) for split in ("validation", "test")} if forecasts else {}
+    intervals = {
+        label: bands(each, truth["validation"], truth["test"], settings.intervals) for label, each in forecasts.items()
+    }
+    best, runner_up = (*tested, None, None)[:2]
+    window = {label: np.mean([each.window_N for each in found], axis=0) for label, found in tested.items()}
+    in_rows = timedelta(seconds=table.cadence) if table else timedelta(seconds=1)
     comparison = None
     if best and runner_up:
+        factor = scale if aim.measure.scaled else 1.0
         comparison = paired_block_bootstrap(
-            absolute[best],
-            absolute[runner_up],
-            _moments(test.times_N, table.cadence),
-            block=round(settings.bootstrap.block.total_seconds() / table.cadence),
+            factor * window[best],
+            factor * window[runner_up],
+            moments(truth["test"], table.cadence) if table else np.arange(len(data["test"])),
+            # Sequences are no neighbours: each is a block of its own.
+            block=round(settings.bootstrap.block / in_rows) if table else 1,
             resamples=settings.bootstrap.resamples,
             level=settings.bootstrap.level,
         )
-    shown, forecasts = _stretch(test, chosen, table.series, round(settings.forecasts.total_seconds() / table.cadence))
+    errors = {label: absolute(each, truth["test"]) for label, each in forecasts.items()} if table else {}
+    shown, part = "", slice(0)
+    if table and errors:
+        shown, part = stretch(truth["test"], table.series, round(settings.forecasts / in_rows))
+    leads = _lead_names(problem)
     return Evaluation(
         problem=name,
         title=problem.title,
-        target=problem.table.target,
-        unit=problem.table.unit,
-        synthetic=table.synthetic,
+        target=problem.target,
+        unit=problem.unit,
+        synthetic=problem.source.synthetic,
         split=problem.split.model_dump(mode="json"),
         window=problem.window.model_dump(mode="json"),
-        rows=rows,
+        measures=[
+            Measured(
+                each.name, each.title, problem.unit if each.scaled else each.unit, each.scaled, each.more_is_better
+            )
+            for each in aim.measures
+        ],
+        rows=[replace(row, intervals=[band.interval for band in intervals.get(row.configuration, [])]) for row in rows],
         best=best,
         runner_up=runner_up,
         comparison=comparison,
-        persistence_test_mae=reference,
+        comparison_unit=problem.unit if aim.measure.scaled else "nats",
+        persistence_test=reference,
         curves=curves,
-        hours={label: _by(_hour(test.times_N), error_N, 24) for label, error_N in absolute.items()},
-        months={label: _by(_month(test.times_N), error_N, 12) for label, error_N in absolute.items()},
-        forecasts=forecasts,
+        leads={label: error_NL.mean(axis=0).tolist() for label, error_NL in errors.items() if len(leads) > 1},
+        lead_names=leads,
+        hours={label: by_hour(truth["test"], error_NL) for label, error_NL in errors.items()},
+        months={label: by_month(truth["test"], error_NL) for label, error_NL in errors.items()},
+        forecasts=along(truth["test"], forecasts, part) if errors else {},
         forecasts_of=shown,
+        fans={label: [band.fan(part) for band in reversed(intervals[label])] for label in errors},
+        confusion={
+            label: np.mean(counts, axis=0).tolist()
+            for label, found in tested.items()
+            if (counts := [each.confusion_CC for each in found if each.confusion_CC is not None])
+        },
         quality=json.loads((ingested / "quality.json").read_text(encoding="utf-8")),
-        windows=asdict(windowing),
+        windows=asdict(windows),
     )
+
+
+def _lead_names(problem: AnyProblem) -> list[str]:
+    """How far ahead each forecast is, the shortest first; nothing where there is no clock."""
+    if not isinstance(problem, Problem):
+        return []
+    window = problem.window
+    return [written(window.delay - later * window.step) for later in reversed(range(window.leads))]
+
+
+def _selecting(row: Row, aim: Objective) -> float:
+    """What the row is ranked by."""
+    return row.validation[aim.measure.name].mean if row.validation else math.inf
+
+
+def _reference(test: Data, windows: AnyWindows, trial: Trial, aim: Objective, scale: float) -> float | None:
+    """The test error of persistence; None where it is no answer."""
+    try:
+        baseline = REGISTRY[BASELINE](shape_for(windows, trial.train), Axes())
+    except ShapeError:
+        return None
+    return aim.measured(answered(baseline, test, aim, windows.objective).means, scale)[aim.measure.name]
 
 
 def _validated(group: Sequence[Trial], ended: dict[str, Any]) -> Row:
     """A configuration by its trials' validation errors."""
     finished = [trial for trial in group if ended[trial.key]["status"] == "finished"]
-
-    def spread(name: str) -> Spread | None:
-        return Spread.of([ended[trial.key]["validation"][name] for trial in finished]) if finished else None
-
+    results = [ended[trial.key]["validation"] for trial in finished]
     configuration = group[0].configuration
     return Row(
         configuration=configuration.label,
@@ -154,134 +252,48 @@ def _validated(group: Sequence[Trial], ended: dict[str, Any]) -> Row:
         finished_seeds=[trial.seed for trial in finished],
         failed=[f"seed {t.seed}: {ended[t.key]['reason']}" for t in group if ended[t.key]["status"] == "failed"],
         selected=False,
-        validation_mae=spread("mae"),
-        validation_rmse=spread("rmse"),
-        validation_mae_normalized=spread("mae_normalized"),
-        validation_rmse_normalized=spread("rmse_normalized"),
-        test_mae=None,
-        test_rmse=None,
-        test_mae_normalized=None,
-        test_rmse_normalized=None,
+        validation={name: Spread.of([result[name] for result in results]) for name in results[0]} if results else {},
+        test={},
         skill=None,
         intervals=[],
     )
 
 
-def _tested(row: Row, errors_SN: Errors, scale: float, reference: float) -> Row:
-    """The row with its errors on the test rows.
-
-    Args:
-        errors_SN: by seed and window, in the target's unit.
-        scale: of the target.
-        reference: MAE of the baseline.
-    """
-    maes, rmses = [mae(errors_N) for errors_N in errors_SN], [rmse(errors_N) for errors_N in errors_SN]
-    return replace(
-        row,
-        selected=True,
-        test_mae=Spread.of(maes),
-        test_rmse=Spread.of(rmses),
-        test_mae_normalized=Spread.of([error / scale for error in maes]),
-        test_rmse_normalized=Spread.of([error / scale for error in rmses]),
-        skill=skill(statistics.fmean(maes), reference),
-    )
-
-
-def _intervals(known_SN: Errors, errors_SN: Errors, levels: Sequence[float]) -> list[Interval]:
-    """Intervals around the forecasts of each seed, as wide as its validation errors ask, and what they hold in test.
-
-    Args:
-        known_SN, errors_SN: of validation and of test, by seed and window.
-    """
-    found = []
-    for level in sorted(levels):
-        reaches = [conformal_reach(known_N, level) for known_N in known_SN]
-        known = [reach for reach in reaches if reach is not None]
-        # All seeds have the same windows: they are enough for each, or for none.
-        if known:
-            held = [coverage(errors_N, reach) for errors_N, reach in zip(errors_SN, known, strict=True)]
-            found.append(Interval(level, Spread.of([2 * reach for reach in known]), Spread.of(held)))
-    return found
-
-
-def _targets(data: Batches, moments: NDArray[np.datetime64], table: Table, windowing: Windowing) -> Targets:
-    rows_N = data.rows(torch.arange(len(data))) + windowing.delay
-    observed_N = data.targets_N.index_select(0, rows_N)
-    scale, center = table.scale[table.target], table.center[table.target]
-    return Targets(
-        batches=data,
-        rows_N=rows_N.numpy(),
-        observed_N=observed_N.double().numpy() * scale + center,
-        times_N=moments[rows_N.numpy()],
-        scale=scale,
-        center=center,
-    )
-
-
-def _moments(times_N: NDArray[np.datetime64], cadence: float) -> NDArray[np.int64]:
-    """Times counted in rows: rows of two series are of one moment also where they stand on different beats."""
-    moments_N: NDArray[np.int64] = times_N.astype("datetime64[ms]").astype(np.int64) // round(1000 * cadence)
-    return moments_N
-
-
-def _hour(times_N: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    hours_N: NDArray[np.int64] = times_N.astype("datetime64[h]").astype(np.int64) % 24
-    return hours_N
-
-
-def _month(times_N: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    months_N: NDArray[np.int64] = times_N.astype("datetime64[M]").astype(np.int64) % 12
-    return months_N
-
-
-def _by(group_N: NDArray[np.int64], error_N: Errors, groups: int) -> list[float | None]:
-    """Mean error by group; None for a group without windows."""
-    sums = np.bincount(group_N, weights=error_N, minlength=groups)
-    counts = np.bincount(group_N, minlength=groups)
-    return [float(total / n) if n else None for total, n in zip(sums, counts, strict=True)]
-
-
-def _stretch(
-    test: Targets, chosen: dict[str, NDArray[np.float64]], series: Sequence[Series], length: int
-) -> tuple[str, dict[str, list[Any]]]:
-    """The first `length` test windows of one series, forecasts averaged over seeds; and the name of that series."""
-    first = next(each for each in series if test.rows_N[0] < each.first + each.rows)
-    part = slice(0, min(length, int(np.searchsorted(test.rows_N, first.first + first.rows))))
-    times_N = test.times_N[part]
-    units: tuple[Literal["m", "s", "ms"], ...] = ("m", "s", "ms")
-    unit = next(unit for unit in units if (times_N == times_N.astype(f"datetime64[{unit}]")).all())
-    return first.name, {
-        "time": np.datetime_as_string(times_N, unit=unit).tolist(),
-        "observed": test.observed_N[part].tolist(),
-        **{label: forecasts_SN[:, part].mean(axis=0).tolist() for label, forecasts_SN in chosen.items()},
-    }
+def _targets(data: Data, table: Table | None, normalized: Path) -> Targets:
+    """The targets of a split, in order, in the target's unit."""
+    if table is None or not isinstance(data, Batches):
+        y_NLK = torch.cat([batch.y_BSK for batch in data.in_order(EVALUATION_BATCH)])
+        no_times = np.empty((0, 1), dtype="datetime64[ms]")
+        return Targets(y_NLK[:, :, 0].double().numpy(), np.arange(len(data))[:, None], no_times)
+    rows_NL = data.targets(data.rows(torch.arange(len(data))))
+    observed_NL = data.targets_N[rows_NL].double().numpy() * table.scale[table.target] + table.center[table.target]
+    return Targets(observed_NL, rows_NL.numpy(), times(normalized)[rows_NL.numpy()])
 
 
 def metrics(evaluation: Evaluation) -> dict[str, Any]:
     """What `dvc metrics show` shows: the best by validation, and what it does on the test rows."""
-    found: dict[str, Any] = {"persistence": {"test_mae": round(evaluation.persistence_test_mae, 4)}}
-    for row in evaluation.rows:
-        if row.configuration == evaluation.best:
-            errors = {
-                "validation_mae": row.validation_mae,
-                "validation_mae_normalized": row.validation_mae_normalized,
-                "test_mae": row.test_mae,
-                "test_mae_normalized": row.test_mae_normalized,
-                "test_rmse": row.test_rmse,
-                "test_rmse_normalized": row.test_rmse_normalized,
-            }
-            found["best"] = {
-                "configuration": row.configuration,
-                **{name: round(error.mean, 4) for name, error in errors.items() if error},
-                "skill": row.skill and round(row.skill, 4),
-            }
+    found: dict[str, Any] = {}
+    if evaluation.persistence_test is not None:
+        found["persistence"] = {f"test_{evaluation.measure.name}": round(evaluation.persistence_test, 4)}
+    row = evaluation.row(evaluation.best)
+    if row:
+        found["best"] = {
+            "configuration": row.configuration,
+            **{f"validation_{name}": round(error.mean, 4) for name, error in row.validation.items()},
+            **{f"test_{name}": round(error.mean, 4) for name, error in row.test.items()},
+            "skill": row.skill and round(row.skill, 4),
+        }
     return found
 
 
 def plots(evaluation: Evaluation) -> dict[str, pl.DataFrame]:
-    """What `dvc plots show` draws, by file name: long tables with a column `configuration`."""
+    """What `dvc plots show` draws, by file name: long tables with a column `configuration`.
+
+    Without a clock, those of hours, months and forecasts are empty.
+    """
+    measure = evaluation.measure.name
     curves = [
-        {"configuration": f"{label} seed={seed}", "epoch": epoch.epoch, "validation_mae": epoch.validation_mae}
+        {"configuration": f"{label} seed={seed}", "epoch": epoch.epoch, "validation": epoch.validation[measure]}
         for label, seeds in evaluation.curves.items()
         for seed, history in seeds.items()
         for epoch in history
@@ -289,11 +301,12 @@ def plots(evaluation: Evaluation) -> dict[str, pl.DataFrame]:
     forecasts = [
         {"configuration": label, "time": time, "value": value}
         for label in ("observed", *(row.configuration for row in evaluation.rows if row.selected))
+        if label in evaluation.forecasts
         for time, value in zip(evaluation.forecasts["time"], evaluation.forecasts[label], strict=True)
     ]
     return {
         "curves.csv": pl.DataFrame(
-            curves, schema={"configuration": pl.String, "epoch": pl.Int64, "validation_mae": pl.Float64}
+            curves, schema={"configuration": pl.String, "epoch": pl.Int64, "validation": pl.Float64}
         ),
         "hours.csv": _long("hour", evaluation.hours, 0),
         "months.csv": _long("month", evaluation.months, 1),

@@ -7,7 +7,7 @@ resumed: every epoch draws from generators seeded by (seed, epoch), and each epo
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,18 +16,16 @@ from torch import Tensor, nn
 
 from architectures import Axes, Network, TrainedAxes, WindowShape, combined
 from stages.atomic import replaced_file
-from stages.batches import Batches
+from stages.batches import Batch, Data
 from stages.history import Epoch
+from stages.objectives import Objective, Scores
 from stages.settings import Train
 
 EVALUATION_BATCH = 1024
-"""Windows forecast at once outside training; part of no result but its last bits."""
+"""Windows forecast at once outside training, at most; part of no result but its last bits."""
+EVALUATION_NUMBERS = 1 << 24
+"""Numbers in what a network makes of them on the way, roughly: of long windows, there are fewer at once."""
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mae": nn.functional.l1_loss,
-    "mse": nn.functional.mse_loss,
-    "huber": nn.functional.huber_loss,
-}
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     # Keras's RMSprop averages with 0.9 where PyTorch's default is 0.99; the lecture's is Keras's.
     "rmsprop": lambda parameters, lr: torch.optim.RMSprop(parameters, lr=lr, alpha=0.9, eps=1e-7),
@@ -73,7 +71,7 @@ class Progress:
 
     Attributes:
         seconds: spent in training so far, over all the times that it was resumed.
-        best_epoch: the epoch, counted from 1, with the lowest validation MAE; 0 for a baseline.
+        best_epoch: the epoch, counted from 1, that the measure which selects calls best; 0 for a baseline.
     """
 
     network: Network
@@ -97,17 +95,19 @@ def fit(
     seed: int,
     settings: Train,
     shape: WindowShape,
-    data: dict[str, Batches],
+    aim: Objective,
+    data: dict[str, Data],
     device: torch.device,
     checkpoint: Path,
     after_epoch: Callable[[Progress], None],
     before_step: Callable[[], None] = lambda: None,
 ) -> Progress:
-    """Train to the end, from `checkpoint` if it is there, and return the best weights by validation MAE.
+    """Train to the end, from `checkpoint` if it is there, and return the weights that are best on validation.
 
     The seed of PyTorch's generator and the number of its threads are the process's: one trial at a time in a process.
 
     Args:
+        shape: of the windows, with the outputs that `aim` wants.
         checkpoint: written after every epoch; the caller removes it with the trial done.
         after_epoch: told after every epoch's checkpoint.
         before_step: called before every step; what it raises ends the training.
@@ -128,7 +128,7 @@ def fit(
     _resume(progress, checkpoint, device)
     while not _done(progress, settings, epochs_of(hyperparameters, settings)):
         begun = time.perf_counter()
-        _train_epoch(progress, hyperparameters, settings, data, seed, device, before_step)
+        _train_epoch(progress, hyperparameters, settings, aim, data, seed, device, before_step)
         progress.seconds += time.perf_counter() - begun
         _save(progress, checkpoint)
         after_epoch(progress)
@@ -136,11 +136,46 @@ def fit(
     return progress
 
 
-def forecast(network: nn.Module, data: Batches) -> Tensor:
-    """Forecasts (N,) of every window in order, normalised, on the CPU."""
+def answers(network: Network, data: Data) -> Iterator[tuple[Tensor, Batch]]:
+    """The answers (B, S, O) to every window, in order, and the batches that they are to; in eval mode."""
     network.eval()
     with torch.inference_mode():
-        return torch.cat([network(x_BTF).float().cpu() for x_BTF, _ in data.in_order(EVALUATION_BATCH)])
+        for batch in data.in_order(_at_once(network, data)):
+            if batch.begins:
+                network.forget()
+            yield network(batch.x_BTF).float(), batch
+    network.forget()
+
+
+def _at_once(network: Network, data: Data) -> int:
+    """How many windows are forecast at once: none has to be found out, as each is as long as the first."""
+    _, steps, features = data.at(torch.arange(1)).x_BTF.shape
+    widest = max([features, 32, *(layer.out_features for layer in network.modules() if isinstance(layer, nn.Linear))])
+    return max(1, min(EVALUATION_BATCH, EVALUATION_NUMBERS // (steps * widest)))
+
+
+def forecast(network: Network, data: Data) -> Tensor:
+    """Answers (N, S, O) to every window in order, normalised, on the CPU."""
+    return torch.cat([y_BSO.cpu() for y_BSO, _ in answers(network, data)])
+
+
+def scored(network: Network, data: Data, aim: Objective) -> Iterator[tuple[Scores, Tensor]]:
+    """The scores (B, S) of the answers to every window, in order, and how much each counts (B, S)."""
+    for y_BSO, batch in answers(network, data):
+        scores = aim.scores(y_BSO, batch.y_BSK)
+        weight_BS = batch.weight_BS
+        yield scores, torch.ones_like(next(iter(scores.values()))) if weight_BS is None else weight_BS.double()
+
+
+def means(network: Network, data: Data, aim: Objective) -> dict[str, float]:
+    """The mean of each score over every answer."""
+    sums: dict[str, Tensor] = {}
+    weights = torch.zeros((), dtype=torch.float64, device=data.device)
+    for scores, weight_BS in scored(network, data, aim):
+        weights += weight_BS.sum()
+        for name, score_BS in scores.items():
+            sums[name] = sums.get(name, torch.zeros_like(weights)) + (score_BS * weight_BS).sum()
+    return {name: float(each / weights) for name, each in sums.items()}
 
 
 def _start(network: Network, axes: Axes, settings: Train, device: torch.device) -> Progress:
@@ -166,7 +201,8 @@ def _train_epoch(
     progress: Progress,
     axes: TrainedAxes,
     settings: Train,
-    data: dict[str, Batches],
+    aim: Objective,
+    data: dict[str, Data],
     seed: int,
     device: torch.device,
     before_step: Callable[[], None],
@@ -182,24 +218,26 @@ def _train_epoch(
     drawn = (seed << 20) + epoch
     torch.manual_seed(drawn)
     network.train()
-    loss_of = LOSSES[settings.loss]
     mixed = torch.autocast(device.type, PRECISIONS[settings.precision], enabled=settings.precision != "float32")
     # Added up on the device: reading a loss at each step would make the device wait for Python.
     total, steps = torch.zeros((), device=device), 0
-    in_epoch = settings.steps_per_epoch or math.ceil(len(data["train"]) / settings.batch_size)
+    in_epoch = settings.steps_per_epoch or data["train"].steps(settings.batch_size)
     in_training = in_epoch * epochs_of(axes, settings)
     batches = data["train"].shuffled(
         settings.batch_size, settings.steps_per_epoch, torch.Generator().manual_seed(drawn)
     )
-    for x_BTF, y_B in batches:
+    for batch in batches:
         before_step()
+        if batch.begins:
+            network.forget()
         done = (in_epoch * (epoch - 1) + steps) / in_training
         for group in optimizer.param_groups:
             group["lr"] = axes.learning_rate * SCHEDULES[axes.schedule](done)
         with mixed:
-            predicted = network(x_BTF)
-        # An ensemble has a forecast of each member.
-        loss = loss_of(predicted.float(), y_B.expand_as(predicted))
+            predicted = network(batch.x_BTF).float()
+        # An ensemble has an answer of each member.
+        members = predicted if predicted.dim() == 4 else predicted.unsqueeze(0)
+        loss = torch.stack([aim.loss(y_BSO, batch.y_BSK, batch.weight_BS) for y_BSO in members]).mean()
         total += loss.detach()
         penalty = network.penalty()
         if penalty is not None:
@@ -215,26 +253,14 @@ def _train_epoch(
     train_loss = float(total) / steps
     if not math.isfinite(train_loss):
         raise TrialFailed(f"diverged in epoch {epoch}: the training loss is {train_loss}")
-    mae, rmse = errors(network, data["validation"])
-    if not math.isfinite(mae):
-        raise TrialFailed(f"diverged in epoch {epoch}: the validation MAE is {mae}")
-    progress.history.append(Epoch(epoch, train_loss, mae, rmse))
-    if mae < min((each.validation_mae for each in progress.history[:-1]), default=math.inf):
+    validation = aim.measured(means(network, data["validation"], aim))
+    selects = validation[aim.measure.name]
+    if not math.isfinite(selects):
+        raise TrialFailed(f"diverged in epoch {epoch}: the validation {aim.measure.title} is {selects}")
+    progress.history.append(Epoch(epoch, train_loss, {each.name: validation[each.name] for each in aim.measures}))
+    if selects < min((each.validation[aim.measure.name] for each in progress.history[:-1]), default=math.inf):
         progress.best_epoch = epoch
         progress.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
-def errors(network: nn.Module, data: Batches) -> tuple[float, float]:
-    """MAE and RMSE over every window, normalised."""
-    network.eval()
-    absolute = torch.zeros((), dtype=torch.float64, device=data.device)
-    squared = torch.zeros_like(absolute)
-    with torch.inference_mode():
-        for x_BTF, y_B in data.in_order(EVALUATION_BATCH):
-            error_B = (network(x_BTF).float() - y_B).double()
-            absolute += error_B.abs().sum()
-            squared += error_B.square().sum()
-    return float(absolute) / len(data), math.sqrt(float(squared) / len(data))
 
 
 def _save(progress: Progress, checkpoint: Path) -> None:

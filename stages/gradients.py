@@ -1,6 +1,6 @@
 """Vanishing gradients: how the loss depends on a recurrent state, the further back that is (lecture row C9)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from architectures.cells import Layer, State
 from architectures.recurrent import Recurrent
 from architectures.view import STEPS, Scale, View
+from stages.objectives import Loss
 
 
-def state_gradients(network: Recurrent, x_BTF: Tensor, y_B: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def state_gradients(network: Recurrent, x_BTF: Tensor, y_BSK: Tensor, loss: Loss) -> Tensor:
     """The mean over windows of the norm of dL/dh_t (T,), L the loss of a window, h_t the top layer's state.
 
     It is the total derivative, by way of all later states, and not that of one step. What a state holds beside h_t, the
@@ -19,8 +20,8 @@ def state_gradients(network: Recurrent, x_BTF: Tensor, y_B: Tensor, loss: Callab
 
     Args:
         network: in eval mode.
-        x_BTF, y_B: windows and targets, normalised, in the precision of the network.
-        loss: a mean over windows.
+        x_BTF, y_BSK: windows and targets, normalised, in the precision of the network.
+        loss: a mean over windows, see `Objective.loss`.
     """
     states: list[Tensor] = []
 
@@ -38,7 +39,7 @@ def state_gradients(network: Recurrent, x_BTF: Tensor, y_B: Tensor, loss: Callab
     hook = top.register_forward_hook(one_by_one)
     try:
         with torch.enable_grad():
-            total = loss(network(x_BTF), y_B) * len(y_B)
+            total = loss(network(x_BTF), y_BSK, None) * len(y_BSK)
             d_TBH = torch.stack(torch.autograd.grad(total, states))
     finally:
         hook.remove()

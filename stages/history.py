@@ -12,12 +12,11 @@ FILE = "history.json"
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch, counted from 1; the loss and the errors are normalised."""
+    """One epoch, counted from 1: the loss and the measures on validation, by name, errors normalised."""
 
     epoch: int
     train_loss: float
-    validation_mae: float
-    validation_rmse: float
+    validation: dict[str, float]
 
 
 def read(folder: Path) -> list[Epoch]:

@@ -19,12 +19,13 @@ from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, Transf
 from rich.progress import Progress as Bar
 
 from problems.errors import RecastError
-from problems.problem import Problem
+from problems.problem import Problem, SequenceProblem
 from problems.source import EPOCHS, PLACE, Progress, Rows, written
 from problems.table import stored
 from stages import places
 from stages.atomic import replaced_folder, write_json
 from stages.command import command
+from stages.sequences import ingest_sequences
 from stages.settings import Settings, load
 
 TABLE = "table.parquet"
@@ -163,7 +164,17 @@ def main(problem: str) -> None:
     """Fetch a problem's rows and write them as one typed, sorted table with a quality report."""
     settings = load()
     fetch(problem, settings)
-    quality = ingest(settings.problem(problem), places.raw(problem), places.stage("ingest", problem))
+    declared, store, out = settings.problem(problem), places.raw(problem), places.stage("ingest", problem)
+    if isinstance(declared, SequenceProblem):
+        with _readable_polars_errors(store, out):
+            read = ingest_sequences(declared, store, out, _hashes(store))
+        shortest, mean, longest = read.length
+        print(
+            f"{problem}: {sum(read.sequences.values()):,} {'simulated ' if read.synthetic else ''}sequences of "
+            f"{shortest:,} to {longest:,} {read.counted}, {mean:,.6g} on average"
+        )
+        return
+    quality = ingest(declared, store, out)
     gaps = sum(series.gaps for series in quality.series.values())
     rows = "simulated rows" if quality.synthetic else "rows"
     print(
@@ -419,7 +430,7 @@ def _quality(
         raise RecastError(f"{store}: no row has a value in column {sentinels}; take it out of the features")
     return Quality(
         synthetic=problem.source.synthetic,
-        files={file.name: _sha256(file) for file in stored(store)},
+        files=_hashes(store),
         rows_read=found["rows"],
         rows_kept=total["len"],
         cadence=written(cadence),
@@ -488,6 +499,11 @@ def _most_frequent(steps: pl.DataFrame) -> timedelta:
 def _missing(gap: timedelta, cadence: timedelta) -> int:
     """How many rows would fill a gap; one in a gap that is no whole number of steps, where the clock was shifted."""
     return -(-gap // cadence) - 1
+
+
+def _hashes(store: Path) -> dict[str, str]:
+    """sha256 of each raw file, by its name."""
+    return {file.name: _sha256(file) for file in stored(store)}
 
 
 def _sha256(file: Path) -> str:

@@ -42,9 +42,9 @@ def conformal_reach(errors_N: Errors, level: float) -> float | None:
     return float(np.partition(np.abs(errors_N), k - 1)[k - 1])
 
 
-def coverage(errors_N: Errors, reach: float) -> float:
+def coverage(errors_N: Errors, reach_N: Errors | float) -> float:
     """The share of windows whose target lies within so much of the forecast."""
-    return float((np.abs(errors_N) <= reach).mean())
+    return float((np.abs(errors_N) <= reach_N).mean())
 
 
 @dataclass(frozen=True)

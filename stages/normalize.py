@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from problems.errors import RecastError
-from problems.problem import CLIMATOLOGY, Harmonics, Problem, Scale, ahead, derived_names
+from problems.problem import CLIMATOLOGY, Harmonics, Problem, Scale, SequenceProblem, ahead, derived_names
 from stages import places
 from stages.atomic import replaced_folder, write_json
 from stages.climatology import Climatology, waves
 from stages.command import command
+from stages.sequences import encode
 from stages.settings import load
 
 CHUNK = 1_000_000
@@ -302,12 +303,11 @@ def main(problem: str) -> None:
     """Scale a problem's table by its training rows and write it for memory-mapping."""
     settings = load()
     declared = settings.problem(problem)
-    normalize(
-        declared,
-        declared.table.scale or settings.normalize.scale,
-        places.stage("ingest", problem),
-        places.stage("normalize", problem),
-    )
+    ingested, out = places.stage("ingest", problem), places.stage("normalize", problem)
+    if isinstance(declared, SequenceProblem):
+        encode(declared, ingested, out)
+    else:
+        normalize(declared, declared.table.scale or settings.normalize.scale, ingested, out)
 
 
 if __name__ == "__main__":

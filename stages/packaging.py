@@ -19,9 +19,11 @@ from stages import batches, places, tracking
 from stages.atomic import write_json
 from stages.leaderboard import Evaluation
 from stages.normalize import Table
+from stages.objectives import objective, shape_for
 from stages.selection import best_trials
+from stages.sequences import VOCABULARY
 from stages.trials import Trial, read_run, trial_folder
-from stages.window import Windowing
+from stages.window import Windowing, read_windows
 
 CODE = Path(__file__).parent / "forecaster.py"
 CODE_PATH = "architectures"
@@ -39,44 +41,52 @@ def package(evaluation: Evaluation, trials: Sequence[Trial]) -> list[str]:
     Raises:
         TrackingError: MLflow cannot be reached.
     """
-    problem = evaluation.problem
-    table = Table.read(places.stage("normalize", problem))
-    windowing = Windowing.read(places.stage("window", problem))
     stored = []
     for _, best in best_trials(evaluation.rows, trials):
         run = str(read_run(trial_folder(best))["mlflow_run_id"])
         if PACKAGED not in tracking.client().get_run(run).data.tags:
-            stored.append(_store(best, run, table, windowing))
+            stored.append(_store(best, run, evaluation))
     return stored
 
 
-def _store(trial: Trial, run: str, table: Table, windowing: Windowing) -> str:
+def _store(trial: Trial, run: str, evaluation: Evaluation) -> str:
     """Log the model of one trial to its own run."""
     normalized, windowed = places.stage("normalize", trial.problem), places.stage("window", trial.problem)
-    shape = windowing.shape
-    data = batches.read(normalized, windowed, torch.device("cpu"))["train"]
-    x_BTF, _ = data.at(torch.arange(1))
-    example = (x_BTF.double().numpy() * np.array(table.scale) + np.array(table.center)).astype(np.float32)
-    float32 = np.dtype(np.float32)
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, shape.steps, shape.features))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float64), (-1,))]),
-    )
+    windows = read_windows(windowed)
+    shape = shape_for(windows, trial.train)
+    x_BTF = batches.read(normalized, windowed, torch.device("cpu"))["train"].at(torch.arange(1)).x_BTF
     about = {
         "architecture": trial.configuration.architecture,
         "hyperparameters": trial.configuration.hyperparameters.model_dump(mode="json"),
         "shape": asdict(shape),
-        "features": table.features,
-        "unit": table.unit,
-        "center": table.center,
-        "scale": table.scale,
+        "objective": windows.objective,
+        "quantiles": objective(windows, trial.train).quantiles,
+        "unit": evaluation.unit,
     }
+    if isinstance(windows, Windowing):
+        table = Table.read(normalized)
+        about |= {"features": table.features, "center": table.center, "scale": table.scale}
+        example = (x_BTF.double().numpy() * np.array(table.scale) + np.array(table.center)).astype(np.float32)
+    else:
+        names = [f"number {i + 1}" for i in range(shape.features)] if shape.codes is None else ["code"]
+        about |= {"features": names, "center": [0.0] * shape.features, "scale": [1.0] * shape.features}
+        example = x_BTF.numpy()
+    answer = [-1] if shape.each else [shape.leads] if shape.leads > 1 else []
+    outputs = [shape.outputs] if shape.outputs > 1 else []
+    # Where each step is answered, a sequence may have any length.
+    steps = -1 if shape.each else shape.steps
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(example.dtype, (-1, steps, shape.features))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float64), (-1, *answer, *outputs))]),
+    )
     weights = trial_folder(trial) / "weights.safetensors"
     with tempfile.TemporaryDirectory() as folder:
         write_json(Path(folder) / "model.json", about)
         artifacts = {"model": str(Path(folder) / "model.json")}
         if weights.exists():
             artifacts["weights"] = str(weights)
+        if (normalized / VOCABULARY).exists():
+            artifacts["vocabulary"] = str(normalized / VOCABULARY)
         ended = tracking.client().get_run(run).info.end_time
         with tracking.storing(), _lock, _imports_kept(), mlflow.start_run(run_id=run):
             model = mlflow.pyfunc.log_model(
@@ -90,7 +100,7 @@ def _store(trial: Trial, run: str, table: Table, windowing: Windowing) -> str:
                     f"{name}=={version(name).partition('+')[0]}"
                     for name in ("mlflow", "numpy", "pydantic", "safetensors", "torch")
                 ],
-                metadata={"features": list(table.features), "unit": table.unit, "synthetic": table.synthetic},
+                metadata={"features": about["features"], "unit": about["unit"], "synthetic": evaluation.synthetic},
             )
         # When the trial ended, not when its model was stored.
         tracking.client().set_terminated(run, end_time=ended)

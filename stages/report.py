@@ -20,10 +20,10 @@ from matplotlib.ticker import MaxNLocator
 from stages.drawing import drawing
 from stages.figures import FAINT, GREY, INK, OBSERVED, STYLE, Line, lines_of, svg
 from stages.history import Epoch
-from stages.leaderboard import BASELINE, Evaluation, Spread
+from stages.leaderboard import BASELINE, Evaluation, Measured, Spread
 from stages.metrics import mae
 from stages.views import Inside
-from stages.words import decimals, fixed, percent, quantity, signed, verdict
+from stages.words import decimals, digits_of, fixed, percent, quantity, signed, verdict
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 DRAWN_POINTS = 3000
@@ -63,11 +63,14 @@ def render(evaluation: Evaluation, inside: Inside | None = None) -> str:
             best=evaluation.row(evaluation.best),
             split=_split(evaluation.split),
             lines=lines,
-            decimals=decimals(evaluation.persistence_test_mae, 4),
+            decimals=digits_of(evaluation),
+            leads=_leads(evaluation, lines),
+            confusions=_confusions(evaluation, lines),
             curves=_curves(evaluation, lines),
             seeds=_seeds(evaluation, lines),
             hours=_groups(evaluation, "hour of day", [str(hour) for hour in range(24)], evaluation.hours, lines),
             months=_groups(evaluation, "month", MONTHS, evaluation.months, lines),
+            decimals_of=decimals,
             forecasts=_forecasts(evaluation, lines),
             inside=inside or Inside(),
             gaps=_gaps(evaluation.quality),
@@ -91,6 +94,9 @@ def _split(split: dict[str, Any]) -> str:
         case {"kind": "fractions", "train": train, "validation": validation}:
             parts = (f"{100 * part:.4g}" for part in (train, validation, 1 - train - validation))
             return "{} % training, {} % validation, {} % test".format(*parts).replace(" %", "\N{NO-BREAK SPACE}%")
+        case {"kind": "given", "validation": share}:
+            drawn = "" if share is None else f", {percent(share)} of the training sequences validate where it has none"
+            return f"the source's own{drawn}"
         case {"kind": "dates", "validation_from": validation, "test_from": test}:
             return f"validation from {_moment(validation)}, test from {_moment(test)}"
     return ", ".join(f"{name} {value}" for name, value in split.items())
@@ -114,18 +120,23 @@ def _spread(spread: Spread, digits: int) -> Markup:
 
 def _gaps(quality: dict[str, Any]) -> list[dict[str, Any]]:
     """The gaps that `ingest` listed, each with its series."""
-    return [{"series": name, **gap} for name, series in quality["series"].items() for gap in series["listed"]]
+    series = quality.get("series", {})
+    return [{"series": name, **gap} for name, each in series.items() for gap in each["listed"]]
 
 
 # Charts
 
 
 def _curves(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
-    """Validation MAE by epoch: a chart a configuration, a line a seed, all to one scale."""
-    baseline = next((row for row in evaluation.rows if row.architecture == BASELINE), None)
-    reference = baseline.validation_mae_normalized.mean if baseline and baseline.validation_mae_normalized else None
+    """The measure that selects by epoch, on validation: a chart a configuration, a line a seed, all to one scale."""
+    measure = evaluation.measure
+    baseline = next((row for row in evaluation.rows if row.architecture == BASELINE and row.validation), None)
+    reference = baseline.validation[f"{measure.name}_normalized"].mean if baseline and measure.scaled else None
     everything = [
-        epoch.validation_mae for seeds in evaluation.curves.values() for history in seeds.values() for epoch in history
+        epoch.validation[measure.name]
+        for seeds in evaluation.curves.values()
+        for history in seeds.values()
+        for epoch in history
     ]
     if not everything:
         return []
@@ -144,34 +155,38 @@ def _curves(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
         for history in seeds.values():
             axes.plot(
                 [epoch.epoch for epoch in history],
-                [epoch.validation_mae for epoch in history],
+                [epoch.validation[measure.name] for epoch in history],
                 color=lines[label].color,
                 linestyle=lines[label].style,
                 alpha=0.75,
             )
-            best = _lowest(history)
-            axes.plot(best.epoch, best.validation_mae, "o", color=lines[label].color)
-        lowest = min((_lowest(history) for history in seeds.values()), key=lambda epoch: epoch.validation_mae)
-        about = f"Validation MAE of {label} by epoch, normalised, for seed {', '.join(seeds)}: lowest "
-        about += f"{fixed(lowest.validation_mae, 4)} in epoch {lowest.epoch}"
+            best = _lowest(history, measure)
+            axes.plot(best.epoch, best.validation[measure.name], "o", color=lines[label].color)
+        lowest = min(
+            (_lowest(each, measure) for each in seeds.values()), key=lambda epoch: epoch.validation[measure.name]
+        )
+        about = f"Validation {measure.title} of {label} by epoch{', normalised' if measure.scaled else ''}, for seed "
+        about += f"{', '.join(seeds)}: lowest {fixed(lowest.validation[measure.name], 4)} in epoch {lowest.epoch}"
         charts.append(Chart(label, svg(figure, about, evaluation.synthetic), lines[label]))
     return charts
 
 
-def _lowest(history: Sequence[Epoch]) -> Epoch:
-    return min(history, key=lambda epoch: epoch.validation_mae)
+def _lowest(history: Sequence[Epoch], measure: Measured) -> Epoch:
+    return min(history, key=lambda epoch: epoch.validation[measure.name])
 
 
 def _seeds(evaluation: Evaluation, lines: dict[str, Line]) -> Chart | None:
-    """Test MAE of the selected configurations, a dot a seed and a bar at the mean."""
-    tested = [(row.configuration, row.test_mae) for row in evaluation.rows if row.test_mae is not None]
+    """Test errors of the selected configurations, a dot a seed and a bar at the mean."""
+    measure = evaluation.measure
+    tested = [(row.configuration, row.test[measure.name]) for row in evaluation.rows if row.selected]
     if not tested:
         return None
     figure, axes = _figure(380, 42 * len(tested) + 44, left=8)
     axes.set_ylim(len(tested) - 0.5, -0.75)
     axes.set_yticks([])
     axes.margins(x=0.04)
-    axes.axvline(evaluation.persistence_test_mae, color=GREY, linestyle=(0, (4, 3)), linewidth=1.2)
+    if evaluation.persistence_test is not None:
+        axes.axvline(evaluation.persistence_test, color=GREY, linestyle=(0, (4, 3)), linewidth=1.2)
     for place, (label, errors) in enumerate(tested):
         color = lines[label].color
         axes.axhline(place, color=FAINT, linewidth=0.8)
@@ -180,12 +195,56 @@ def _seeds(evaluation: Evaluation, lines: dict[str, Line]) -> Chart | None:
         axes.annotate(
             label, (0, place), (0, 13), xycoords=("axes fraction", "data"), textcoords="offset points", color=INK
         )
-    axes.set_xlabel(f"test MAE, {evaluation.unit}")
-    digits = decimals(evaluation.persistence_test_mae, 4)
-    about = "; ".join(f"{label} {quantity(e.mean, digits, evaluation.unit, e.deviation)}" for label, e in tested)
-    return Chart(
-        "Test MAE, a dot a seed", svg(figure, f"Test MAE by configuration and seed: {about}", evaluation.synthetic)
-    )
+    axes.set_xlabel(f"test {measure.title}, {measure.unit}".rstrip(", "))
+    digits = digits_of(evaluation)
+    about = "; ".join(f"{label} {quantity(e.mean, digits, measure.unit, e.deviation)}" for label, e in tested)
+    about = f"Test {measure.title} by configuration and seed: {about}"
+    return Chart(f"Test {measure.title}, a dot a seed", svg(figure, about, evaluation.synthetic))
+
+
+def _leads(evaluation: Evaluation, lines: dict[str, Line]) -> Chart | None:
+    """Test MAE by lead, a line a configuration; nothing where there is one lead."""
+    if not evaluation.leads:
+        return None
+    names = evaluation.lead_names
+    figure, axes = _figure(380, 296)
+    for label, values in evaluation.leads.items():
+        axes.plot(values, color=lines[label].color, linestyle=lines[label].style, marker="o", markersize=3.5)
+    every = -(-len(names) // 8)
+    places = list(range(len(names) - 1, -1, -every))
+    axes.set_xticks(places, [names[place] for place in places])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("lead: how far ahead")
+    told = [
+        f"{label} {values[0]:.3g} at {names[0]}, {values[-1]:.3g} at {names[-1]}"
+        for label, values in evaluation.leads.items()
+    ]
+    about = f"Test MAE by lead, {evaluation.unit}: {'; '.join(told)}"
+    return Chart(f"Test MAE by lead, {evaluation.unit}", svg(figure, about, evaluation.synthetic))
+
+
+def _confusions(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
+    """Which class is taken for which: a chart a configuration."""
+    charts = []
+    for label, counts in evaluation.confusion.items():
+        counts_CC = np.array(counts)
+        share_CC = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
+        figure, axes = _figure(290, 270)
+        axes.imshow(share_CC, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.grid(False)
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+        axes.set_xlabel("answer (down: the true class)")
+        for i, j in np.ndindex(share_CC.shape):
+            if len(share_CC) <= 10 and share_CC[i, j] >= 0.005:
+                ink = "white" if share_CC[i, j] > 0.5 else INK
+                axes.annotate(f"{100 * share_CC[i, j]:.0f}", (j, i), ha="center", va="center", color=ink, size=8.5)
+        worst = np.argsort(1 - np.diag(share_CC))[-1]
+        about = (
+            f"Answers of {label} by class, in percent of each: class {worst} is right in {share_CC[worst, worst]:.0%}"
+        )
+        charts.append(Chart(label, svg(figure, about, evaluation.synthetic), lines[label]))
+    return charts
 
 
 def _groups(
@@ -226,6 +285,8 @@ def _worst(values: Sequence[float | None], names: Sequence[str]) -> str | None:
 
 def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
     """Forecast against observation: a strip a configuration, all to one scale."""
+    if not evaluation.forecasts:
+        return []
     every = -(-len(evaluation.forecasts["time"]) // DRAWN_POINTS) or 1
     series = {name: values[::every] for name, values in evaluation.forecasts.items()}
     labels = [label for label in series if label in lines]
@@ -240,9 +301,9 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
     lone = ends[lone] + lone
     broken_times = np.insert(times, holes, np.datetime64("NaT"))
     values = {name: np.insert(np.array(column, dtype=np.float64), holes, np.nan) for name, column in series.items()}
-    reaches = [interval.width.mean / 2 for row in evaluation.rows for interval in row.intervals]
-    low = min(float(np.nanmin(column)) for column in values.values()) - max(reaches, default=0.0)
-    high = max(float(np.nanmax(column)) for column in values.values()) + max(reaches, default=0.0)
+    shaded = [fan for fans in evaluation.fans.values() for fan in fans]
+    low = min([float(np.nanmin(column)) for column in values.values()] + [min(fan.low) for fan in shaded])
+    high = max([float(np.nanmax(column)) for column in values.values()] + [max(fan.high) for fan in shaded])
     margin = 0.05 * (high - low) or 1.0
     charts = []
     for label in labels:
@@ -251,18 +312,14 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
         axes.margins(x=0.005)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         dots: dict[str, Any] = {"marker": "o", "markevery": lone.tolist()}
-        row = evaluation.row(label)
-        for interval in row.intervals if row else []:
-            reach = interval.width.mean / 2
-            color = lines[label].color
-            axes.fill_between(
-                broken_times, values[label] - reach, values[label] + reach, color=color, alpha=FAN_SHADE, linewidth=0
-            )
+        for fan in evaluation.fans.get(label, ()):
+            low_N, high_N = (np.insert(np.array(end[::every]), holes, np.nan) for end in (fan.low, fan.high))
+            axes.fill_between(broken_times, low_N, high_N, color=lines[label].color, alpha=FAN_SHADE, linewidth=0)
         axes.plot(broken_times, values["observed"], color=OBSERVED, linewidth=3, **dots)
         axes.plot(broken_times, values[label], color=lines[label].color, linestyle=lines[label].style, **dots)
         _dates(axes)
         errors_N = np.subtract(evaluation.forecasts[label], evaluation.forecasts["observed"])
-        digits = decimals(evaluation.persistence_test_mae, 4)
+        digits = digits_of(evaluation)
         here = quantity(mae(errors_N), digits, evaluation.unit)
         about = f"Forecast of {label} against the observed {evaluation.target}: MAE {here} in this stretch"
         charts.append(

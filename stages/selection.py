@@ -8,11 +8,12 @@ from stages.trials import Trial
 
 
 def best_trials(rows: Sequence[Row], trials: Sequence[Trial]) -> Iterator[tuple[Row, Trial]]:
-    """Of each selected configuration, and so of each architecture, the trial with the lowest validation MAE."""
+    """Of each selected configuration, and so of each architecture, the trial that is best on validation."""
     for row in rows:
-        if not row.selected or row.validation_mae is None:
+        if not row.selected:
             continue
-        errors = dict(zip(row.finished_seeds, row.validation_mae.values, strict=True))
+        # The measure that selects is the first.
+        errors = dict(zip(row.finished_seeds, next(iter(row.validation.values())).values, strict=True))
         finished = [t for t in trials if t.configuration.label == row.configuration and t.seed in errors]
         yield row, min(finished, key=lambda trial: errors[trial.seed])
 

@@ -29,7 +29,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from problems.errors import RecastError
-from problems.problem import Problem, Scale
+from problems.problem import SEQUENCES, TABLE, AnyProblem, Scale
 from problems.source import Duration
 from stages.atomic import replaced_file
 
@@ -82,13 +82,26 @@ class Train(Section):
         500, ge=1, description="batches drawn at random for an epoch; null: every window once, shuffled"
     )
     batch_size: int = Field(128, ge=1)
-    loss: Literal["mae", "mse", "huber"] = "mae"
+    loss: Literal["mae", "mse", "huber", "pinball"] = Field(
+        "mae",
+        description="where the target is a number; of classes and labels it is the cross-entropy. pinball: the network "
+        "forecasts `quantiles`",
+    )
+    quantiles: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], AfterValidator(_distinct)] = Field(
+        (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975), description="that loss pinball makes the network forecast"
+    )
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better validation MAE")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the forward pass; bfloat16 and float16 are mixed precision"
     )
     threads: int = Field(1, ge=1, description="CPU threads of one trial; another number gives other last bits")
+
+    @model_validator(mode="after")
+    def _has_a_median(self) -> "Train":
+        if 0.5 not in self.quantiles or list(self.quantiles) != sorted(self.quantiles):
+            raise ValueError("quantiles must rise and have 0.5 among them, which is the forecast that errors are of")
+        return self
 
 
 class Bootstrap(Section):
@@ -144,7 +157,7 @@ class Settings(Section):
     run: Annotated[tuple[str, ...], AfterValidator(_distinct)] = Field(
         min_length=1, description="the problems that the pipeline runs; dvc.yaml's matrix"
     )
-    problems: dict[Name, Problem] = Field(min_length=1)
+    problems: dict[Name, AnyProblem] = Field(min_length=1)
     ingest: Ingest
     normalize: Normalize
     window: Window
@@ -163,7 +176,7 @@ class Settings(Section):
                 )
         return self
 
-    def problem(self, name: str) -> Problem:
+    def problem(self, name: str) -> AnyProblem:
         """
         Raises:
             RecastError: params.yaml declares no such problem.
@@ -362,6 +375,9 @@ def _model_at(
     for part in loc:
         # Not the value of a key is wrong, but the key itself; or a tag that is not written in the file.
         if part in ("[key]", "<block>", "<blocks>"):
+            continue
+        if part in (TABLE, SEQUENCES):
+            candidates = candidates[:1] if part == TABLE else candidates[1:]
             continue
         tagged = [
             c

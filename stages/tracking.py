@@ -182,11 +182,11 @@ def open_pipeline(
         "recast.problem": problem,
         "recast.data": trials[0].data,
         "recast.synthetic": str(about.source.synthetic).lower(),
-        "recast.unit": about.table.unit,
+        "recast.unit": about.unit,
         f"recast.grid.{grid}": "1",
     }
     params = {
-        "target": about.table.target,
+        "target": about.target,
         "split": about.split.model_dump_json(),
         **{name: str(value) for name, value in about.window.model_dump().items()},
         **{name: str(value) for name, value in settings.train.model_dump().items()},
@@ -287,7 +287,7 @@ class TrialRun:
                 what run.json notes is told.
         """
         self.folder = folder
-        self.scale = about["target_scale"]
+        self.scaled = about["scaled"]
         self.monitors = _monitors() if live else []
         noted = read_run(folder)
         if noted.get("logged"):
@@ -323,7 +323,7 @@ class TrialRun:
         _describe(run, params, {**tags, **known})
         if "recast.reason" in run.data.tags:
             client().delete_tag(self.id, "recast.reason")
-        steps = client().get_metric_history(self.id, "validation_mae")
+        steps = client().get_metric_history(self.id, "train_loss")
         self.logged = max((metric.step for metric in steps), default=0)
 
     def epochs(self, done: Sequence[Epoch]) -> None:
@@ -333,7 +333,7 @@ class TrialRun:
             Metric(name, value, now, epoch.epoch)
             for epoch in done
             if epoch.epoch > self.logged
-            for name, value in epoch_metrics(epoch, self.scale).items()
+            for name, value in epoch_metrics(epoch, self.scaled).items()
         ]
         if metrics:
             metrics += [Metric(name, value, now, done[-1].epoch) for name, value in _sampled(self.monitors).items()]
@@ -350,7 +350,8 @@ class TrialRun:
         failed = about["status"] == "failed"
         now = int(time.time() * 1000)
         results = {f"best_{name}": value for name, value in about["validation"].items()}
-        results |= {"parameters": about["parameters"], "best_epoch": about["best_epoch"], "seconds": seconds}
+        results |= {name: about[name] for name in ("parameters", "output_parameters")}
+        results |= {"best_epoch": about["best_epoch"], "seconds": seconds}
         if not done:
             results |= _sampled(self.monitors)
         client().log_batch(
@@ -377,26 +378,30 @@ class TrialRun:
         note_run(self.folder, logged=True, seconds=seconds)
 
 
-def epoch_metrics(epoch: Epoch, scale: float) -> dict[str, float]:
-    """The metrics of an epoch by name: errors in the target's unit, and normalised."""
-    return {
-        "train_loss": epoch.train_loss,
-        "validation_mae": epoch.validation_mae * scale,
-        "validation_rmse": epoch.validation_rmse * scale,
-        "validation_mae_normalized": epoch.validation_mae,
-        "validation_rmse_normalized": epoch.validation_rmse,
-    }
+def epoch_metrics(epoch: Epoch, scaled: dict[str, float]) -> dict[str, float]:
+    """The metrics of an epoch by name: errors in the target's unit, and normalised.
+
+    Args:
+        scaled: the measures that a normalised one is made of by a factor, and that factor.
+    """
+    found = {"train_loss": epoch.train_loss}
+    for name, value in epoch.validation.items():
+        found[f"validation_{name}"] = value * scaled.get(name, 1.0)
+        if name in scaled:
+            found[f"validation_{name}_normalized"] = value
+    return found
 
 
 def learning_curve(label: str, done: Sequence[Epoch]) -> Figure:
-    """Training loss and validation MAE by epoch, normalised. Save it within `drawing` too."""
+    """Training loss, and the measure that selects on validation, by epoch. Save it within `drawing` too."""
     with drawing({"text.parse_math": False}):  # a configuration may hold a $
         figure = Figure(figsize=(6, 3.6), layout="constrained")
         axes = figure.subplots()
         epochs = [each.epoch for each in done]
         axes.plot(epochs, [each.train_loss for each in done], label="training loss", color="#888888")
-        axes.plot(epochs, [each.validation_mae for each in done], label="validation MAE", color="#1f6feb")
-        axes.set(title=label, xlabel="epoch", ylabel="normalised")
+        measure = next(iter(done[0].validation))
+        axes.plot(epochs, [each.validation[measure] for each in done], label=f"validation {measure}", color="#1f6feb")
+        axes.set(title=label, xlabel="epoch", ylabel="errors normalised")
         axes.legend()
     return figure
 
@@ -464,22 +469,24 @@ def log_evaluation(context: Context, evaluation: Evaluation, trials: Sequence[Tr
     parent = context.parent
     with storing():
         client().log_artifacts(parent, str(folder), "evaluation")
-    client().log_metric(parent, "persistence_test_mae", evaluation.persistence_test_mae)
+    selects = evaluation.measure.name
+    if evaluation.persistence_test is not None:
+        client().log_metric(parent, f"persistence_test_{selects}", evaluation.persistence_test)
     for row in evaluation.rows:
-        if row.test_mae is None or row.validation_mae is None:
+        if not row.selected:
             continue
-        for seed, error in zip(row.finished_seeds, row.test_mae.values, strict=True):
+        for place, seed in enumerate(row.finished_seeds):
             (trial,) = (t for t in trials if t.configuration.label == row.configuration and t.seed == seed)
             run = read_run(trial_folder(trial))["mlflow_run_id"]
-            client().log_metric(run, "test_mae", error)
-            place = row.finished_seeds.index(seed)
+            for measure in evaluation.measures:
+                client().log_metric(run, f"test_{measure.name}", row.test[measure.name].values[place])
             for interval in row.intervals:
                 client().log_metric(run, f"coverage_of_{interval.level:g}", interval.coverage.values[place])
                 client().log_metric(run, f"width_of_{interval.level:g}", interval.width.values[place])
         if row.configuration == evaluation.best:
             client().set_tag(parent, "recast.best", row.configuration)
-            client().log_metric(parent, "best_validation_mae", row.validation_mae.mean)
-            client().log_metric(parent, "best_test_mae", row.test_mae.mean)
+            client().log_metric(parent, f"best_validation_{selects}", row.validation[selects].mean)
+            client().log_metric(parent, f"best_test_{selects}", row.test[selects].mean)
             if row.skill is not None:
                 client().log_metric(parent, "best_skill", row.skill)
     for _, trial in best_trials(evaluation.rows, trials):

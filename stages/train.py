@@ -17,15 +17,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from architectures import Network
+from architectures import Network, Output
 from problems.errors import RecastError
 from stages import batches, history, places, tracking
 from stages.atomic import replaced_file, write_json
-from stages.fit import Progress, TrialFailed, build, errors, failure, fit
+from stages.fit import Progress, TrialFailed, build, failure, fit, means
 from stages.history import Epoch
 from stages.normalize import Table
+from stages.objectives import objective, shape_for
 from stages.trials import Trial, check_code, note_run, read_trial, trial_folder
-from stages.window import Windowing
+from stages.window import AnyWindows, Windowing, read_windows
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,24 @@ class Outcome:
     reason: str | None
     transient: bool
     trained: bool
-    mae: float | None
+    measure: str | None
+    error: float | None
 
 
 def outcome(trial: Trial) -> Outcome | None:
     """How the trial ended when it last ran, or None when it has not ended."""
     if not (trial_folder(trial) / "trial.json").exists():
         return None
-    about = read_trial(trial)
-    mae = about["validation"].get("mae")
-    return Outcome(trial.key, trial.label, about["status"], about["reason"], about["transient"], False, mae)
+    return _outcome(trial, read_trial(trial), trained=False)
+
+
+def _outcome(trial: Trial, about: dict[str, Any], trained: bool) -> Outcome:
+    """What trial.json says, in short."""
+    # The measure that selects is the first.
+    measure, error = next(iter(about["validation"].items()), (None, None))
+    return Outcome(
+        trial.key, trial.label, about["status"], about["reason"], about["transient"], trained, measure, error
+    )
 
 
 def is_done(trial: Trial) -> bool:
@@ -89,7 +98,7 @@ def train_bundle(
 
 
 @lru_cache(maxsize=1)
-def _data(problem: str, data: str, device: torch.device) -> dict[str, batches.Batches]:
+def _data(problem: str, data: str, device: torch.device) -> dict[str, batches.Data]:
     """The batches of a problem on a device; `data` is their identity. Bundle after bundle uses the same."""
     normalized, windowed = places.stage("normalize", problem), places.stage("window", problem)
     return batches.read(normalized, windowed, device)
@@ -112,7 +121,9 @@ def train_trial(
     checkpoint = folder / "checkpoint.pt"
     scale = target_scale(trial.problem)
     begun = time.perf_counter()
-    about = description(trial) | {"target_scale": scale}
+    windows = read_windows(places.stage("window", trial.problem))
+    aim = objective(windows, trial.train)
+    about = description(trial) | {"scaled": {each.name: scale for each in aim.measures if each.scaled}}
     note_run(
         folder,
         begun=time.time(),
@@ -138,7 +149,8 @@ def train_trial(
             trial.configuration.hyperparameters,
             trial.seed,
             trial.train,
-            Windowing.read(places.stage("window", trial.problem)).shape,
+            shape_for(windows, trial.train),
+            aim,
             data,
             device,
             checkpoint,
@@ -147,7 +159,7 @@ def train_trial(
         )
         epochs[:] = progress.history
         note_run(folder, training_seconds=progress.seconds)
-        mae, rmse = errors(progress.network, data["validation"])
+        validation = aim.measured(means(progress.network, data["validation"], aim), scale)
         network = progress.network
     except (RecastError, OSError, torch.AcceleratorError):
         raise
@@ -159,7 +171,6 @@ def train_trial(
         if device.type == "cuda":
             torch.cuda.empty_cache()
     else:
-        validation = {"mae": mae * scale, "rmse": rmse * scale, "mae_normalized": mae, "rmse_normalized": rmse}
         about |= result(network, progress.best_epoch, validation, None, False)
         weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
         if weights:
@@ -174,8 +185,7 @@ def train_trial(
     note_run(folder, seconds=seconds)
     if run:
         run.tell(lambda told: told.end(about, epochs, seconds))
-    mean = about["validation"].get("mae")
-    return Outcome(trial.key, trial.label, about["status"], about["reason"], about["transient"], True, mean)
+    return _outcome(trial, about, trained=True)
 
 
 class _Tracked:
@@ -203,6 +213,8 @@ class _Tracked:
 
 def target_scale(problem: str) -> float:
     """What a normalised error is multiplied by to be in the target's unit."""
+    if not isinstance(read_windows(places.stage("window", problem)), Windowing):
+        return 1.0
     table = Table.read(places.stage("normalize", problem))
     return table.scale[table.target]
 
@@ -226,24 +238,32 @@ def result(
         "reason": reason,
         "transient": transient,
         "parameters": sum(weight.numel() for weight in network.parameters()) if network else None,
+        "output_parameters": _of_outputs(network) if network else None,
         "best_epoch": best_epoch,
         "validation": validation,
     }
+
+
+def _of_outputs(network: Network) -> int:
+    """The weights of the last layers: a table of networks may count them or not."""
+    outputs = [layer for layer in network.modules() if isinstance(layer, Output)]
+    return sum(weight.numel() for layer in outputs for weight in layer.parameters())
 
 
 def record_lost(trial: Trial, reason: str) -> Outcome:
     """Record a trial whose process died, so that the grid can end; it is tried again the next time."""
     folder = trial_folder(trial)
     folder.mkdir(parents=True, exist_ok=True)
-    about = description(trial) | {"target_scale": target_scale(trial.problem)} | result(None, 0, {}, reason, True)
+    about = description(trial) | {"scaled": {}} | result(None, 0, {}, reason, True)
     history.write(folder, [])
     write_json(folder / "trial.json", about)
-    return Outcome(trial.key, trial.label, "failed", reason, True, True, None)
+    return _outcome(trial, about, trained=True)
 
 
-def load_network(trial: Trial, windowing: Windowing) -> Network:
+def load_network(trial: Trial, windows: AnyWindows) -> Network:
     """A finished trial's network with its best weights, on the CPU."""
-    network = build(trial.configuration.architecture, trial.configuration.hyperparameters, windowing.shape, trial.seed)
+    configuration, shape = trial.configuration, shape_for(windows, trial.train)
+    network = build(configuration.architecture, configuration.hyperparameters, shape, trial.seed)
     file = trial_folder(trial) / "weights.safetensors"
     network.load_state_dict(load_file(file) if file.exists() else {})
     return network.eval()

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 import architectures
-from architectures import REGISTRY, ShapeError, WindowShape
+from architectures import REGISTRY, ShapeError
 from problems.errors import RecastError
-from stages import batches, fit, places
+from stages import batches, fit, objectives, places
 from stages.atomic import write_json
 from stages.grid import Configuration, configurations
 from stages.settings import FILE, Settings, Train
+from stages.window import AnyWindows
 
 PACKAGE = Path(architectures.__file__).parent
 
@@ -99,12 +100,13 @@ def note_run(folder: Path, **fields: Any) -> None:
     write_json(folder / "run.json", read_run(folder) | fields)
 
 
-def check_shapes(trials: Iterable[Trial], shape: WindowShape) -> None:
+def check_shapes(trials: Iterable[Trial], windows: AnyWindows) -> None:
     """
     Raises:
-        RecastError: an architecture of the grid cannot work on windows of this shape.
+        RecastError: an architecture of the grid cannot work on these windows.
     """
-    for configuration in {trial.configuration.label: trial.configuration for trial in trials}.values():
+    for trial in {trial.configuration.label: trial for trial in trials}.values():
+        configuration, shape = trial.configuration, objectives.shape_for(windows, trial.train)
         try:
             fit.build(configuration.architecture, configuration.hyperparameters, shape, seed=0)
         except ShapeError as error:
@@ -122,7 +124,7 @@ def code(architecture: str, package: Path = PACKAGE) -> str:
     """
     module = REGISTRY[architecture].__module__.rpartition(".")[2]
     files = [package / f"{name}.py" for name in sorted(_modules(package, module, _modules(package, "combined", set())))]
-    files += [Path(str(each.__file__)) for each in (batches, fit)]
+    files += [Path(str(each.__file__)) for each in (batches, fit, objectives)]
     digest = hashlib.sha256()
     for file in files:
         digest.update(significant(file.read_text(encoding="utf-8")).encode())

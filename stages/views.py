@@ -20,23 +20,23 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLo
 from numpy.typing import NDArray
 from torch import Tensor
 
-from architectures.combined import Ensemble, Part, Residual
+from architectures.combined import Embedded, Ensemble, Part, Residual
 from architectures.network import Network
 from architectures.recurrent import Recurrent
 from architectures.view import STEPS, Scale, View
 from stages import batches
 from stages.atomic import write_json
-from stages.batches import Batches
+from stages.batches import Batches, Data
 from stages.drawing import drawing
 from stages.figures import COLORS, GREY, INK, STYLE, Line, lines_of, svg
-from stages.fit import LOSSES
 from stages.gradients import state_gradients, vanishing
 from stages.leaderboard import Evaluation
 from stages.normalize import Table, times
+from stages.objectives import objective
 from stages.selection import INSIDE, best_trials, pictures_of
 from stages.train import load_network
 from stages.trials import Trial
-from stages.window import Windowing
+from stages.window import AnyWindows, read_windows
 
 WINDOWS = 3
 """Test windows that a network is looked at with."""
@@ -118,26 +118,29 @@ class Inside:
 
 def look(evaluation: Evaluation, trials: Sequence[Trial], normalized: Path, windowed: Path) -> Inside:
     """Look at the best trial of each architecture. What cannot be shown is told, and hides nothing else."""
-    windowing = Windowing.read(windowed)
+    windowing = read_windows(windowed)
     test = batches.read(normalized, windowed, torch.device("cpu"))["test"]
     few, many = _spread(test, WINDOWS), _spread(test, GRADIENT_WINDOWS)
-    shown_BTF, shown_y_B = test.at(few)
-    x_BTF, y_B = (each.double() for each in test.at(many))
+    shown, batch = test.at(few), test.at(many)
     pen = Pen(evaluation, windowing)
-    inside = Inside(_targets(normalized, test.rows(few).numpy() + windowing.delay))
+    inside = Inside(_names(test, few, normalized))
+    aim = objective(windowing, trials[0].train)
     norms: dict[str, Tensor] = {}
     for row, trial in best_trials(evaluation.rows, trials):
         network = load_network(trial, windowing)
         with _told(inside, trial.label), torch.no_grad():
-            own, seen_BTF, _ = proper(network, shown_BTF, shown_y_B)
+            network.forget()
+            own, seen_BTF, _ = proper(network, shown.x_BTF, shown.y_BSK)
             views = own.views(seen_BTF)
             if pictures := [pen.picture(view, of=trial.label) for view in views]:
                 inside.networks.append(Looked(trial, pictures))
         # In double precision, for what has all but vanished is too small for single.
-        own, seen_BTF, targets_B = proper(network.double(), x_BTF, y_B)
-        if isinstance(own, Recurrent):
+        network.forget()
+        own, seen_BTF, y_BSK = proper(network.double(), batch.x_BTF, batch.y_BSK)
+        # Where each step has an answer, each state has one at hand, and no gradient has far to go.
+        if isinstance(own, Recurrent) and not windowing.shape.each:
             with _told(inside, f"{trial.label}, gradients"):
-                norms[row.architecture] = state_gradients(own, seen_BTF, targets_B, LOSSES[trial.train.loss])
+                norms[row.architecture] = state_gradients(own, seen_BTF, y_BSK, aim.loss)
     if norms:
         with _told(inside, "vanishing gradients"):
             colors = {row.architecture: line for row in evaluation.rows if (line := pen.lines.get(row.configuration))}
@@ -147,24 +150,31 @@ def look(evaluation: Evaluation, trials: Sequence[Trial], normalized: Path, wind
     return inside
 
 
-def proper(network: Network, x_BTF: Tensor, y_B: Tensor) -> tuple[Network, Tensor, Tensor]:
+def proper(network: Network, x_BTF: Tensor, y_BSK: Tensor) -> tuple[Network, Tensor, Tensor]:
     """The network that the architecture is, without what `combined` puts around it: of an ensemble the first member.
 
     Args:
-        x_BTF, y_B: windows and targets.
+        x_BTF, y_BSK: windows and targets.
 
     Returns:
-        The network, the steps of the windows that it sees, and what it is to forecast, which its baseline leaves.
+        The network, the steps of the windows that it sees, and what it is to forecast, which its baseline leaves;
+        numbers in the network's precision.
     """
+    dtype = next((weight.dtype for weight in network.parameters()), torch.float32)
+    y_BSK = y_BSK.to(dtype)
+    if x_BTF.is_floating_point():
+        x_BTF = x_BTF.to(dtype)
     if isinstance(network, Residual):
         with torch.no_grad():
-            y_B = y_B - network.baseline(x_BTF)
+            y_BSK = y_BSK - network.baseline(x_BTF)[..., :1]
         network = network.network
     if isinstance(network, Part):
         x_BTF, network = network.part(x_BTF), network.network
     if isinstance(network, Ensemble):
         network = next(each for each in network.members if isinstance(each, Network))
-    return network, x_BTF, y_B
+    if isinstance(network, Embedded):
+        x_BTF, network = network.embed(x_BTF).to(dtype), network.network
+    return network, x_BTF, y_BSK
 
 
 @contextmanager
@@ -178,10 +188,17 @@ def _told(inside: Inside, what: str) -> Iterator[None]:
         inside.failed.append((what, reason))
 
 
-def _spread(data: Batches, n: int) -> Tensor:
+def _spread(data: Data, n: int) -> Tensor:
     """The positions of at most n windows, each in the middle of one of n equal parts."""
     n = min(n, len(data))
     return (torch.arange(n) * 2 + 1) * len(data) // (2 * n)
+
+
+def _names(test: Data, positions_B: Tensor, normalized: Path) -> list[str]:
+    """What each window that is looked at is."""
+    if isinstance(test, Batches):
+        return _targets(normalized, test.targets(test.rows(positions_B))[:, -1].numpy())
+    return [f"piece {position + 1:,}" for position in positions_B.tolist()]
 
 
 def _targets(normalized: Path, rows_B: NDArray[np.int64]) -> list[str]:
@@ -201,10 +218,10 @@ class Pen:
         lines: how each selected configuration is drawn.
     """
 
-    def __init__(self, evaluation: Evaluation, windowing: Windowing) -> None:
+    def __init__(self, evaluation: Evaluation, windowing: AnyWindows) -> None:
         self.lines = lines_of(evaluation.rows)
         self.synthetic = evaluation.synthetic
-        self.step = evaluation.window["step"]
+        self.step = evaluation.window.get("step")
         self.day = windowing.shape.day
 
     def picture(self, view: View, of: str, looks: Sequence[Line] | None = None) -> Picture:
@@ -305,7 +322,8 @@ class Pen:
             axis.set_major_locator(MultipleLocator(day * -(-n // (min(ticks, 8) * day))))
         else:
             axis.set_major_locator(MaxNLocator(min(ticks, 6), integer=True, min_n_ticks=1))
-        unit = f"in steps of {self.step}" if scale.unit == STEPS else scale.unit
+        of_time = f"in steps of {self.step}" if self.step else ""
+        unit = of_time if scale.unit == STEPS else scale.unit
         _name(axis, f"{scale.name}, {unit}" if unit else scale.name, outer)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +11,18 @@ from pydantic import TypeAdapter
 
 from architectures.network import WindowShape
 from problems.errors import RecastError
-from problems.problem import Problem
+from problems.problem import Problem, SequenceProblem
+from problems.sequences import Objective
 from problems.source import written
 from stages import places
 from stages.atomic import replaced_folder, write_json
 from stages.command import command
 from stages.normalize import CHUNK, Series, Table, observed, times, values
+from stages.sequences import SPLITS, WINDOWS, Piecing, cut
 from stages.settings import load
 
 Ranges = NDArray[np.int64]
 """Ranges of rows, (K, 2): from the first column up to, not including, the second; sorted, apart from each other."""
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Windowing:
     """What a window is, in rows of the table.
 
     A window is named by the row after its inputs, as in the lecture's generator: inputs are rows
-    `row - lookback, row - lookback + step, ...` before `row`, the target is row `row + delay`.
+    `row - lookback, row - lookback + step, ...` before `row`, the target is row `row + delay`; where there are several
+    leads, that is the last, and the others come a step apart before it.
 
     Attributes:
         windows: how many there are, by split.
@@ -50,10 +51,27 @@ class Windowing:
     table: str
     shape: WindowShape
 
+    objective: ClassVar[Objective] = "value"
+    token: ClassVar[None] = None
+
+    @property
+    def leads(self) -> list[int]:
+        """Rows from a window's own to each of its targets."""
+        return [self.delay - self.step * later for later in reversed(range(self.shape.leads))]
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """What `window` wrote into `folder`."""
-        return TypeAdapter(cls).validate_json((folder / "windows.json").read_bytes())
+        return TypeAdapter(cls).validate_json((folder / WINDOWS).read_bytes())
+
+
+AnyWindows = Windowing | Piecing
+
+
+def read_windows(folder: Path) -> AnyWindows:
+    """What `window` wrote into `folder`: of a table, or of sequences."""
+    found: AnyWindows = TypeAdapter(AnyWindows).validate_json((folder / WINDOWS).read_bytes())
+    return found
 
 
 def ranges(folder: Path, split: str) -> Ranges:
@@ -89,10 +107,11 @@ def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Window
         possible = possible[possible[:, 0] < possible[:, 1]]
         # A break before row b spoils each window whose rows, row - lookback to row + delay, lie on both sides of it.
         unbroken = subtract(possible, np.stack([breaks - delay, breaks + lookback], axis=1))
+        of_targets = [null_targets - (delay - step * later) for later in range(problem.window.leads)]
         spoilt = np.concatenate(
             [
                 np.stack([nulls + step, nulls + lookback + 1], axis=1),
-                np.stack([null_targets - delay, null_targets - delay + 1], axis=1),
+                *(np.stack([rows, rows + 1], axis=1) for rows in of_targets),
             ]
         )
         found[split] = subtract(unbroken, spoilt)
@@ -123,12 +142,13 @@ def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Window
             day=86400 / table.cadence / step,
             climatology=table.climatology,
             derived=len(table.features) - len(problem.table.features),
+            leads=problem.window.leads,
         ),
     )
     with replaced_folder(out) as folder:
         for split, rows in found.items():
             np.save(folder / f"{split}.npy", rows, allow_pickle=False)
-        write_json(folder / "windows.json", asdict(about))
+        write_json(folder / WINDOWS, asdict(about))
     return about
 
 
@@ -202,12 +222,12 @@ def _flaws(
 def main(problem: str) -> None:
     """Find the rows at which a forecast of the problem can be made, by split."""
     settings = load()
-    window(
-        settings.problem(problem),
-        settings.window.stride,
-        places.stage("normalize", problem),
-        places.stage("window", problem),
-    )
+    declared = settings.problem(problem)
+    normalized, out = places.stage("normalize", problem), places.stage("window", problem)
+    if isinstance(declared, SequenceProblem):
+        cut(declared, normalized, out)
+    else:
+        window(declared, settings.window.stride, normalized, out)
 
 
 if __name__ == "__main__":

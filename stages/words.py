@@ -28,7 +28,9 @@ class Verdict:
 def verdict(evaluation: Evaluation) -> Verdict:
     """The evaluation in a few sentences."""
     best = evaluation.row(evaluation.best)
-    if best is None or best.test_mae is None:
+    measure = evaluation.measure
+    tested = {row.configuration: row.test[measure.name] for row in evaluation.rows if row.selected}
+    if best is None or best.configuration not in tested:
         if any(row.finished_seeds for row in evaluation.rows):
             return Verdict(
                 "No configuration finished with every seed",
@@ -42,26 +44,35 @@ def verdict(evaluation: Evaluation) -> Verdict:
             "",
             None,
         )
-    digits = decimals(evaluation.persistence_test_mae, 4)
-    reference = quantity(evaluation.persistence_test_mae, digits, evaluation.unit)
-    error = quantity(best.test_mae.mean, digits, evaluation.unit, best.test_mae.deviation)
+    digits = digits_of(evaluation)
+    error = tested[best.configuration]
     seeds = len(best.finished_seeds)
     over = f"mean ± deviation over {seeds} seeds" if seeds > 1 else "one trial"
-    result = f"On the test rows its mean absolute error is {error} ({over})"
-    if best.architecture == BASELINE:
+    told = quantity(error.mean, digits, measure.unit, error.deviation)
+    result = f"On the test rows its {measure.title} is {told} ({over})"
+    besides = [
+        f"{other.title} {quantity(of.mean, decimals(of.mean, 4), other.unit, of.deviation)}"
+        for other in evaluation.measures[1:]
+        if (of := best.test[other.name]) and not measure.scaled
+    ]
+    if besides:
+        result += f", {', '.join(besides)}"
+    if evaluation.persistence_test is None:
+        result += "."
+    elif best.architecture == BASELINE:
         result += "; it is what skill is measured against."
     elif best.skill is None:
         result += "; persistence makes no error there."
     else:
         less = "less" if best.skill >= 0 else "more"
+        reference = quantity(evaluation.persistence_test, digits, measure.unit)
         result += f", {percent(abs(best.skill))} {less} than persistence ({reference}): skill {signed(best.skill, 3)}."
     if best.configuration not in evaluation.curves:
         result += " It is a baseline: no trained network was better on validation."
-    tested = [(row.configuration, row.test_mae.mean) for row in evaluation.rows if row.test_mae is not None]
-    first, lowest = min(tested, key=lambda each: each[1])
-    if lowest < best.test_mae.mean:
+    first, lowest = min(tested.items(), key=lambda each: each[1].mean)
+    if lowest.mean < error.mean:
         result += (
-            f" The lowest test error is that of {first} ({quantity(lowest, digits, evaluation.unit)}); selection is by "
+            f" The lowest on test is that of {first} ({quantity(lowest.mean, digits, measure.unit)}); selection is by "
             "validation alone."
         )
     headline = f"Best: {best.configuration}"
@@ -74,10 +85,10 @@ def verdict(evaluation: Evaluation) -> Verdict:
             else "There is no other architecture to compare it with."
         )
         return Verdict(headline, result, alone, None)
-    if max(-comparison.low, comparison.high) <= ROUNDING * evaluation.persistence_test_mae:
+    if max(-comparison.low, comparison.high) <= ROUNDING * (evaluation.persistence_test or error.mean):
         return Verdict(headline, result, f"The runner-up, {runner_up}, makes the same errors.", False)
     settled = comparison.high < 0 or comparison.low > 0
-    return Verdict(headline, result, _compared(comparison, runner_up, evaluation.unit), settled)
+    return Verdict(headline, result, _compared(comparison, runner_up, evaluation.comparison_unit), settled)
 
 
 ROUNDING = 1e-6
@@ -108,6 +119,12 @@ def _compared(comparison: Comparison, runner_up: str, unit: str) -> str:
         f"Whether it is better than the runner-up, {runner_up}, is not settled: its error is {by(difference)}, which "
         f"is within noise at the {level} level ({level} interval: from {by(low)} to {by(high)})."
     )
+
+
+def digits_of(evaluation: Evaluation) -> int:
+    """Digits after the point for errors of the measure that selects."""
+    tested = [row.test[evaluation.measure.name].mean for row in evaluation.rows if row.selected]
+    return decimals(evaluation.persistence_test or min(tested, default=1.0), 4)
 
 
 def decimals(value: float, significant: int) -> int:

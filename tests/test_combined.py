@@ -32,7 +32,7 @@ def test_the_baselines_are_what_they_say(x_BTF: Tensor) -> None:
     expected = {"persistence": last, "climatology": ahead, "anomaly_persistence": target - now + ahead}
     for name in BASELINES:
         network = REGISTRY[name](SHAPE, REGISTRY[name].Hyperparameters())
-        torch.testing.assert_close(network(x_BTF), expected[name])
+        torch.testing.assert_close(network(x_BTF)[:, 0, 0], expected[name])
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
@@ -59,9 +59,9 @@ def test_a_network_may_see_a_part_of_the_window(x_BTF: Tensor) -> None:
     assert not isinstance(network_of("dense", lookback=T), Part)
     measured = network_of("dense", inputs="measured", lookback=3, residual="climatology")
     small = network_of("dense", shape=WindowShape(steps=3, features=2, target=1, horizon=4, day=4))
-    torch.testing.assert_close(measured(x_BTF), small(x_BTF[:, -3:, :2]) + x_BTF[:, -1, 3])
+    torch.testing.assert_close(measured(x_BTF), small(x_BTF[:, -3:, :2]) + x_BTF[:, -1:, 3:])
     on_baseline = network_of("dense", lookback=3, residual="persistence")
-    torch.testing.assert_close(on_baseline(x_BTF), expected(x_BTF[:, -3:]) + x_BTF[:, -1, 1])
+    torch.testing.assert_close(on_baseline(x_BTF), expected(x_BTF[:, -3:]) + x_BTF[:, -1:, 1:2])
     with pytest.raises(ShapeError, match=r"^dense\.lookback: 9 is more than the 8 steps of a window"):
         network_of("dense", lookback=9)
 
@@ -78,14 +78,14 @@ def test_an_ensemble_is_the_mean_of_networks_that_differ(x_BTF: Tensor) -> None:
 
 def test_members_are_trained_each_on_its_own_loss(x_BTF: Tensor) -> None:
     """Their gradients are those that each would have alone, by its share of the mean; also on a baseline."""
-    y_B = torch.randn(B)
+    y_BSO = torch.randn(B, 1, 1)
     network = network_of(members=2, residual="climatology").train()
     assert isinstance(network, Residual)
-    predicted_MB = network(x_BTF)
-    assert predicted_MB.shape == (2, B)
-    l1_loss(predicted_MB, y_B.expand_as(predicted_MB)).backward()
+    predicted_MBSO = network(x_BTF)
+    assert predicted_MBSO.shape == (2, B, 1, 1)
+    l1_loss(predicted_MBSO, y_BSO.expand_as(predicted_MBSO)).backward()
     for member in network.network.members:
-        alone = torch.autograd.grad(l1_loss(member(x_BTF) + x_BTF[:, -1, 3], y_B), list(member.parameters()))
+        alone = torch.autograd.grad(l1_loss(member(x_BTF) + x_BTF[:, -1:, 3:], y_BSO), list(member.parameters()))
         for parameter, expected in zip(member.parameters(), alone, strict=True):
             assert parameter.grad is not None
             torch.testing.assert_close(parameter.grad, expected / 2)

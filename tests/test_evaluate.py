@@ -123,12 +123,11 @@ def test_errors_are_those_of_a_loop_over_rows(make_problem: Make, write_ingested
     errors = np.array([error for _, error in expected])
     scale = np.nanstd(np.concatenate([one[:400, 1], two[:450, 1]]))
     (row,) = found.rows
-    assert row.test_mae and row.test_rmse and row.test_mae_normalized and row.test_rmse_normalized
     mae, rmse = float(np.abs(errors).mean()), float(np.sqrt(np.square(errors).mean()))
     assert found.windows["windows"]["test"] == len(expected)
-    assert found.persistence_test_mae == pytest.approx(mae, rel=1e-5)
-    assert row.test_mae.mean == found.persistence_test_mae and row.skill == 0
-    assert row.test_rmse.mean == pytest.approx(rmse, rel=1e-5)
+    assert found.persistence_test == pytest.approx(mae, rel=1e-5)
+    assert row.test["mae"].mean == found.persistence_test and row.skill == 0
+    assert row.test["rmse"].mean == pytest.approx(rmse, rel=1e-5)
     known = np.sort(np.abs([error for _, error in persistent_errors([one, two], [one_times, two_times], "validation")]))
     assert [interval.level for interval in row.intervals] == [0.5, 0.8, 0.95]
     for interval in row.intervals:
@@ -137,8 +136,8 @@ def test_errors_are_those_of_a_loop_over_rows(make_problem: Make, write_ingested
         assert interval.coverage.mean == pytest.approx(
             (np.abs(errors) <= reach * (1 + 1e-6)).mean(), abs=2 / len(errors)
         )
-    assert row.test_mae_normalized.mean == pytest.approx(mae / scale, rel=1e-5)
-    assert row.test_rmse_normalized.mean == pytest.approx(rmse / scale, rel=1e-5)
+    assert row.test["mae_normalized"].mean == pytest.approx(mae / scale, rel=1e-5)
+    assert row.test["rmse_normalized"].mean == pytest.approx(rmse / scale, rel=1e-5)
     by = [(found.hours, lambda moment: moment.hour), (found.months, lambda moment: moment.month - 1)]
     for groups, of in by:
         for group, value in enumerate(groups["persistence"]):
@@ -147,10 +146,10 @@ def test_errors_are_those_of_a_loop_over_rows(make_problem: Make, write_ingested
     assert found.best == "persistence" and found.runner_up is None and found.comparison is None
     assert metrics(found)["best"] == {
         "configuration": "persistence",
-        "validation_mae": pytest.approx(row.validation_mae.mean if row.validation_mae else None, abs=1e-4),
-        "validation_mae_normalized": pytest.approx(
-            row.validation_mae_normalized.mean if row.validation_mae_normalized else None, abs=1e-4
-        ),
+        **{
+            f"validation_{name}": pytest.approx(row.validation[name].mean, abs=1e-4)
+            for name in ("mae", "mae_normalized", "rmse", "rmse_normalized")
+        },
         "test_mae": pytest.approx(mae, abs=1e-4),
         "test_mae_normalized": pytest.approx(mae / scale, abs=1e-4),
         "test_rmse": pytest.approx(rmse, abs=1e-4),
@@ -233,8 +232,8 @@ def test_a_configuration_with_a_failed_seed_is_neither_ranked_nor_selected(train
     assert found.rows[0].configuration == B
     last = found.rows[-1]
     assert last.configuration == A and last.failed == ["seed 1: diverged"]
-    assert last.validation_mae and last.validation_mae.mean == 0.001
-    assert not last.selected and not last.complete and last.test_mae is None
+    assert last.validation["mae"].mean == 0.001
+    assert not last.selected and not last.complete and not last.test
     assert A not in found.curves and A not in found.hours and A not in found.forecasts
     assert {row.architecture for row in found.rows if row.selected} == {"persistence", "dense", "gru"}
 
@@ -272,5 +271,6 @@ def test_nothing_is_best_where_nothing_is_complete(trained: Case) -> None:
     assert found.best is None and found.comparison is None
     assert not any(row.selected for row in found.rows)
     assert found.rows[-1].configuration == "persistence", "not one seed of it has finished"
-    assert metrics(found) == {"persistence": {"test_mae": round(found.persistence_test_mae, 4)}}
+    assert found.persistence_test
+    assert metrics(found) == {"persistence": {"test_mae": round(found.persistence_test, 4)}}
     assert set(plots(found)) == {"curves.csv", "hours.csv", "months.csv", "forecasts.csv"}

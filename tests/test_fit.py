@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from architectures import REGISTRY, WindowShape
+from architectures import REGISTRY, Network, WindowShape
 from problems.errors import RecastError
 from problems.problem import Problem
 from stages import batches, trials
-from stages.batches import Batches
-from stages.fit import Progress, TrialFailed, errors, failure, fit, forecast
+from stages.batches import Batch, Batches, Data
+from stages.fit import Progress, TrialFailed, failure, fit, forecast, means
 from stages.grid import configurations
 from stages.normalize import normalize
+from stages.objectives import Objective, objective, shape_for
 from stages.settings import Grid, Runner, Settings, Train
 from stages.trials import Trial, bundles, check_shapes, expand
-from stages.window import window
+from stages.window import Windowing, window
 
 CPU = torch.device("cpu")
 SMALL = Train(epochs=4, steps_per_epoch=5, batch_size=16)
@@ -37,8 +38,12 @@ class Prepared:
     """A problem up to its windows."""
 
     folder: Path
-    shape: WindowShape
+    windowing: Windowing
     splits: dict[str, Batches]
+
+    @property
+    def shape(self) -> WindowShape:
+        return self.windowing.shape
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +57,8 @@ def prepared(
     write_ingested(folder / "ingest", [5 * np.sin(2 * np.pi * (hours / 24 + [0, 0.2, 0.6])) + noise])
     problem = make_problem(window={"lookback": "12h", "step": "1h", "delay": "3h"})
     normalize(problem, "standard", folder / "ingest", folder / "normalize")
-    shape = window(problem, 1, folder / "normalize", folder / "window").shape
-    return Prepared(folder, shape, batches.read(folder / "normalize", folder / "window", CPU))
+    windowing = window(problem, 1, folder / "normalize", folder / "window")
+    return Prepared(folder, windowing, batches.read_rows(folder / "normalize", folder / "window", windowing, CPU))
 
 
 def trained(
@@ -63,12 +68,18 @@ def trained(
     settings: Train = SMALL,
     seed: int = 0,
     after_epoch: Callable[[Progress], None] = lambda progress: None,
-    splits: dict[str, Batches] | None = None,
+    splits: dict[str, Data] | None = None,
     **axes: Any,
 ) -> Progress:
     hyperparameters = REGISTRY[name].Hyperparameters(**({"units": 4} | axes))
     splits = splits or prepared.splits
-    return fit(name, hyperparameters, seed, settings, prepared.shape, splits, CPU, checkpoint, after_epoch)
+    shape, aim = shape_for(prepared.windowing, settings), objective(prepared.windowing, settings)
+    return fit(name, hyperparameters, seed, settings, shape, aim, splits, CPU, checkpoint, after_epoch)
+
+
+def errors(network: Network, prepared: Prepared, split: str) -> dict[str, float]:
+    aim = objective(prepared.windowing, SMALL)
+    return aim.measured(means(network, prepared.splits[split], aim))
 
 
 def weights(progress: Progress) -> list[bytes]:
@@ -158,16 +169,16 @@ def test_a_trial_killed_within_an_epoch_goes_on_from_the_last_one(
 ) -> None:
     case = CASES["dropout"]
     expected = trained(prepared, tmp_path / "whole", **case)
-    validated, epochs = errors, []
+    validated, epochs = means, []
 
-    def die(network: torch.nn.Module, data: Batches) -> tuple[float, float]:
+    def die(network: Network, data: Data, aim: Objective) -> dict[str, float]:
         epochs.append(None)
         if len(epochs) > at:
             raise Killed
-        return validated(network, data)
+        return validated(network, data, aim)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("stages.fit.errors", die)
+        patch.setattr("stages.fit.means", die)
         trained(prepared, tmp_path / "killed", **case)
     told: list[int] = []
     resumed = trained(
@@ -190,12 +201,12 @@ def test_the_best_weights_are_those_of_the_lowest_validation_mae(prepared: Prepa
     progress = trained(
         prepared, tmp_path / "c", settings=settings, learning_rate=0.1, after_epoch=lambda p: kept.append(weights(p))
     )
-    maes = [epoch.validation_mae for epoch in progress.history]
+    maes = [epoch.validation["mae"] for epoch in progress.history]
     assert [epoch.epoch for epoch in progress.history] == list(range(1, 13))
     assert progress.best_epoch == 1 + int(np.argmin(maes))
     assert 1 <= progress.best_epoch < 12, "else the test is none"
     assert weights(progress) == kept[progress.best_epoch - 1]
-    assert errors(progress.network, prepared.splits["validation"])[0] == min(maes)
+    assert errors(progress.network, prepared, "validation")["mae"] == min(maes)
 
 
 @pytest.mark.parametrize("patience", [1, 3])
@@ -211,19 +222,19 @@ def test_training_learns(prepared: Prepared, tmp_path: Path) -> None:
     progress = trained(prepared, tmp_path / "c", settings=settings, units=16, learning_rate=0.01)
     naive = REGISTRY["persistence"](prepared.shape, REGISTRY["persistence"].Hyperparameters())
     assert progress.history[-1].train_loss < progress.history[0].train_loss
-    persistence, _ = errors(naive, prepared.splits["validation"])
-    assert progress.history[progress.best_epoch - 1].validation_mae < 0.8 * persistence
+    persistence = errors(naive, prepared, "validation")["mae"]
+    assert progress.history[progress.best_epoch - 1].validation["mae"] < 0.8 * persistence
 
 
 def test_validation_errors_follow_their_definition(prepared: Prepared, tmp_path: Path) -> None:
     progress = trained(prepared, tmp_path / "c")
     data = prepared.splits["validation"]
     found = forecast(progress.network, data)
-    assert found.shape == (len(data),)
-    difference = (found - data.at(torch.arange(len(data)))[1]).double().numpy()
-    mae, rmse = errors(progress.network, data)
-    assert mae == pytest.approx(np.abs(difference).mean())
-    assert rmse == pytest.approx(math.sqrt(np.square(difference).mean()))
+    assert found.shape == (len(data), 1, 1)
+    difference = (found - data.at(torch.arange(len(data))).y_BSK).double().numpy()
+    measured = errors(progress.network, prepared, "validation")
+    assert measured["mae"] == pytest.approx(np.abs(difference).mean())
+    assert measured["rmse"] == pytest.approx(math.sqrt(np.square(difference).mean()))
 
 
 @pytest.mark.parametrize("loss", ["mae", "mse", "huber"])
@@ -235,7 +246,7 @@ def test_the_training_loss_is_the_mean_over_the_batches(prepared: Prepared, tmp_
         settings = settings.model_copy(update={"batch_size": len(prepared.splits["train"])})
     progress = trained(prepared, tmp_path / "c", settings=settings, optimizer="sgd", learning_rate=1e-12)
     data = prepared.splits["train"]
-    error = (forecast(progress.network, data) - data.at(torch.arange(len(data)))[1]).numpy()
+    error = (forecast(progress.network, data) - data.at(torch.arange(len(data))).y_BSK).numpy()
     small = np.abs(error) < 1
     expected = {
         "mae": np.abs(error),
@@ -300,9 +311,9 @@ def test_a_table_that_is_no_number_fails_the_trial(
         def __init__(self, whole: Batches) -> None:
             self.__dict__ |= whole.__dict__
 
-        def gather(self, rows_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            x_BTF, y_B = super().gather(rows_B)
-            return x_BTF * math.nan, y_B
+        def gather(self, rows_B: torch.Tensor) -> Batch:
+            batch = super().gather(rows_B)
+            return batch._replace(x_BTF=batch.x_BTF * math.nan)
 
     with pytest.raises(TrialFailed, match=message):
         trained(prepared, tmp_path / "c", splits=prepared.splits | {split: Broken(prepared.splits[split])})
@@ -329,7 +340,8 @@ def test_any_other_error_is_named() -> None:
 
 def test_a_baseline_is_not_trained(prepared: Prepared, tmp_path: Path) -> None:
     axes = REGISTRY["persistence"].Hyperparameters()
-    progress = fit("persistence", axes, 0, SMALL, prepared.shape, prepared.splits, CPU, tmp_path / "c", print)
+    aim = objective(prepared.windowing, SMALL)
+    progress = fit("persistence", axes, 0, SMALL, prepared.shape, aim, prepared.splits, CPU, tmp_path / "c", print)
     assert (progress.history, progress.best_epoch) == ([], 0)
     assert not (tmp_path / "c").exists()
 
@@ -387,6 +399,7 @@ OTHER_TRAIN: dict[str, Any] = {
     "clip": 1.0,
     "precision": "bfloat16",
     "threads": 2,
+    "quantiles": (0.25, 0.5, 0.75),
 }
 
 
@@ -418,6 +431,7 @@ def test_a_key_changes_with_every_part_of_the_specification(
         "members": [2],
         "lookback": [3],
         "inputs": ["measured"],
+        "embedding": [8],
     }
     assert set(axes) == set(REGISTRY["gru"].Hyperparameters.model_fields)
     others += [each for axis, values in axes.items() for each in of({"gru": {axis: values}}, seeds=(0,))]
@@ -578,9 +592,9 @@ def test_a_bundle_holds_trials_of_one_architecture_and_shape(of: Callable[..., l
 def test_an_architecture_that_cannot_work_on_the_windows_is_named(
     of: Callable[..., list[Trial]], prepared: Prepared
 ) -> None:
-    check_shapes(of({"gru": {}, "persistence": {}}), prepared.shape)
+    check_shapes(of({"gru": {}, "persistence": {}}), prepared.windowing)
     with pytest.raises(RecastError, match=r"grid\.architectures\.seasonal_naive looks .* lengthen window\.lookback"):
-        check_shapes(of({"seasonal_naive": {}}), prepared.shape)
+        check_shapes(of({"seasonal_naive": {}}), prepared.windowing)
 
 
 def test_a_trial_is_an_immutable_value(of: Callable[..., list[Trial]]) -> None:

@@ -13,6 +13,7 @@ from problems.problem import Problem
 from stages import batches
 from stages.fit import Progress, build, fit, forecast
 from stages.normalize import Table, normalize, values
+from stages.objectives import objective
 from stages.settings import Train
 from stages.window import ranges, window
 
@@ -36,7 +37,7 @@ class Data:
         self.table: Table = normalize(problem, "standard", folder / "ingest", folder / "normalize")
         self.windowing = window(problem, 1, folder / "normalize", folder / "window")
         self.shape = self.windowing.shape
-        self.splits = batches.read(folder / "normalize", folder / "window", CPU)
+        self.splits = batches.read_rows(folder / "normalize", folder / "window", self.windowing, CPU)
         self.values = np.array(values(folder / "normalize"))
         self.rows = ranges(folder / "window", "validation")
 
@@ -126,11 +127,12 @@ def test_validation_and_test_rows_change_no_weights(
     def weights(data: Data, epochs: int, checkpoint: str) -> list[bytes]:
         settings = Train(epochs=epochs, steps_per_epoch=4, batch_size=16)
         axes = REGISTRY[name].Hyperparameters()
+        aim = objective(data.windowing, settings)
 
         def told(progress: Progress) -> None:
             pass
 
-        progress = fit(name, axes, 0, settings, data.shape, data.splits, CPU, tmp_path / checkpoint, told)
+        progress = fit(name, axes, 0, settings, data.shape, aim, data.splits, CPU, tmp_path / checkpoint, told)
         return [value.numpy().tobytes() for value in progress.network.state_dict().values()]
 
     without_validation, without_test = raw.copy(), raw.copy()

@@ -282,7 +282,7 @@ def test_a_window_is_given_what_is_known_of_its_target(
             positions = torch.arange(len(test))
             targets = (test.rows(positions) + found.delay).numpy()
             expected = (raw[targets, 0] - about.center[0]) / about.scale[0]
-            x_BTF, _ = test.at(positions)
+            x_BTF = test.at(positions).x_BTF
             np.testing.assert_allclose(x_BTF[:, -1, 2], expected, rtol=1e-6)
     assert counts[0] == counts[1]
 

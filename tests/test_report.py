@@ -18,7 +18,7 @@ from stages import leaderboard
 from stages.atomic import write_json
 from stages.drawing import drawing
 from stages.history import Epoch
-from stages.leaderboard import Evaluation, Interval, Row, Spread
+from stages.leaderboard import Evaluation, Fan, Interval, Measured, Row, Spread
 from stages.metrics import Comparison
 from stages.report import render
 
@@ -26,6 +26,15 @@ GRU, LSTM, DENSE = "gru units=32", "lstm units=32", "dense units=64"
 LUCKY = "lstm units=64"
 SEASONAL = "seasonal_naive days=3"
 HOSTILE = "<script>alert('$x_1$')</script> & \"Jena\""
+
+
+MEASURES = [Measured("mae", "MAE", "°C", True, False), Measured("rmse", "RMSE", "°C", True, False)]
+
+
+def spreads(errors: list[float]) -> dict[str, Spread]:
+    """All measures of errors in °C, seed by seed."""
+    factors = {"mae": 1.0, "mae_normalized": 1 / 8, "rmse": 1.3, "rmse_normalized": 1.3 / 8}
+    return {name: Spread.of([factor * error for error in errors]) for name, factor in factors.items()}
 
 
 def row(configuration: str, validation: list[float], test: list[float] | None = None, **changes: Any) -> Row:
@@ -38,17 +47,13 @@ def row(configuration: str, validation: list[float], test: list[float] | None = 
         finished_seeds=list(range(len(validation))),
         failed=[],
         selected=test is not None,
-        validation_mae=Spread.of(validation),
-        validation_rmse=Spread.of([1.3 * error for error in validation]),
-        validation_mae_normalized=Spread.of([error / 8 for error in validation]),
-        validation_rmse_normalized=Spread.of([1.3 * error / 8 for error in validation]),
-        test_mae=Spread.of(test) if test else None,
-        test_rmse=Spread.of([1.3 * error for error in test]) if test else None,
-        test_mae_normalized=Spread.of([error / 8 for error in test]) if test else None,
-        test_rmse_normalized=Spread.of([1.3 * error / 8 for error in test]) if test else None,
+        validation=spreads(validation),
+        test=spreads(test) if test else {},
         skill=1 - sum(test) / len(test) / 3.0 if test else None,
         intervals=[
-            Interval(level, Spread.of([2 * reach + error for error in test]), Spread.of([level - 0.01] * len(test)))
+            Interval(
+                level, Spread.of([2 * reach + error for error in test]), Spread.of([level - 0.01] * len(test)), False
+            )
             for level, reach in ((0.5, 1.5), (0.95, 5.0))
         ]
         if test
@@ -58,21 +63,12 @@ def row(configuration: str, validation: list[float], test: list[float] | None = 
 
 
 def unfinished(configuration: str, *reasons: str) -> Row:
-    nothing = dict.fromkeys(
-        (
-            "validation_mae",
-            "validation_rmse",
-            "validation_mae_normalized",
-            "validation_rmse_normalized",
-            "parameters",
-        )
-    )
-    return row(configuration, [1.0], finished_seeds=[], failed=list(reasons), **nothing)
+    return replace(row(configuration, [1.0]), finished_seeds=[], failed=list(reasons), validation={}, parameters=None)
 
 
 def history(start: float, end: float, epochs: int = 10) -> list[Epoch]:
     errors = [end + (start - end) * math.exp(-epoch / 2) for epoch in range(epochs)]
-    return [Epoch(i + 1, error, error, 1.3 * error) for i, error in enumerate(errors)]
+    return [Epoch(i + 1, error, {"mae": error, "rmse": 1.3 * error}) for i, error in enumerate(errors)]
 
 
 def comparison(difference: float, low: float, high: float) -> Comparison:
@@ -105,7 +101,12 @@ def evaluation(**changes: Any) -> Evaluation:
         best=GRU,
         runner_up=LSTM,
         comparison=comparison(-0.0401, -0.0702, -0.0103),
-        persistence_test_mae=3.0,
+        comparison_unit="°C",
+        persistence_test=3.0,
+        measures=MEASURES,
+        leads={},
+        lead_names=["1d"],
+        confusion={},
         curves={
             row.configuration: {str(seed): history(0.37, 0.3 + seed / 400) for seed in row.finished_seeds}
             for row in selected
@@ -119,6 +120,17 @@ def evaluation(**changes: Any) -> Evaluation:
             **{row.configuration: (observed + 1 + i / 2).tolist() for i, row in enumerate(selected)},
         },
         forecasts_of="all",
+        fans={
+            row.configuration: [
+                Fan(
+                    interval.level,
+                    (observed + 1 + i / 2 - interval.width.mean / 2).tolist(),
+                    (observed + 1 + i / 2 + interval.width.mean / 2).tolist(),
+                )
+                for interval in reversed(row.intervals)
+            ]
+            for i, row in enumerate(selected)
+        },
         quality=quality(),
         windows={
             "lookback": 120,
@@ -208,7 +220,7 @@ def test_the_best_its_error_and_its_skill(usual: str):
     text = read(usual)
     assert "Best: gru units=32" in text
     assert (
-        "its mean absolute error is 2.450 ± 0.009 °C (mean ± deviation over 3 seeds), 18.3 % less than persistence "
+        "its MAE is 2.450 ± 0.009 °C (mean ± deviation over 3 seeds), 18.3 % less than persistence "
         "(3.000 °C): skill +0.183." in text
     )
 
@@ -247,7 +259,7 @@ def test_the_difference_in_plain_words(found: Comparison, words: str, tile: str)
 def test_a_lower_test_error_than_that_of_the_chosen_one_is_admitted():
     rows = evaluation().rows
     rows[2] = row(LSTM, [2.46, 2.50], [2.30, 2.32])
-    assert "The lowest test error is that of lstm units=32 (2.310 °C)" in read(render(evaluation(rows=rows)))
+    assert "The lowest on test is that of lstm units=32 (2.310 °C)" in read(render(evaluation(rows=rows)))
 
 
 def test_the_leaderboard_shows_every_configuration(usual: str):
@@ -346,7 +358,7 @@ def test_persistence_is_the_best():
 
 def test_one_seed_has_no_deviation():
     text = read(render(evaluation(rows=[row(GRU, [2.42], [2.45])])))
-    assert "its mean absolute error is 2.450 °C (one trial)" in text
+    assert "its MAE is 2.450 °C (one trial)" in text
 
 
 def test_nothing_to_compare_with():
@@ -389,7 +401,7 @@ def test_without_intervals_there_is_no_word_of_them():
 
 def test_a_perfect_persistence_has_no_skill():
     perfect = [row(GRU, [0.1], [0.1], skill=None)]
-    assert "persistence makes no error there" in read(render(evaluation(rows=perfect, persistence_test_mae=0.0)))
+    assert "persistence makes no error there" in read(render(evaluation(rows=perfect, persistence_test=0.0)))
 
 
 def broken(page: str) -> int:
@@ -403,7 +415,7 @@ def test_a_hole_in_the_forecasts_is_not_bridged():
     whole = render(made)
     holed = {name: values[:100] + values[160:] for name, values in made.forecasts.items()}
 
-    assert broken(render(replace(made, forecasts=holed))) == broken(whole) + 1
+    assert broken(render(replace(made, forecasts=holed, fans={}))) == broken(whole) + 1
 
 
 def test_a_forecast_between_two_holes_is_seen():
@@ -416,8 +428,8 @@ def test_a_forecast_between_two_holes_is_seen():
         strip = page[page.index('aria-label="Forecast of') :]
         return strip[: strip.index("</svg>")].count("<use ")
 
-    assert dots(render(replace(made, forecasts=holed))) == 2, "the observed one and the forecast"
-    assert dots(render(made)) == 0
+    assert dots(render(replace(made, forecasts=holed, fans={}))) == 2, "the observed one and the forecast"
+    assert dots(render(replace(made, fans={}))) == 0
 
 
 @pytest.mark.parametrize("cadence", ["100ms", "1s", "1m"])
@@ -431,6 +443,7 @@ def test_a_short_cadence_makes_no_holes(cadence: str):
         replace(
             made,
             forecasts=made.forecasts | {"time": times.astype(str).tolist()},
+            fans={},
             quality=made.quality | {"cadence_seconds": seconds},
         )
     )
@@ -506,4 +519,4 @@ def test_a_long_stretch_keeps_the_page_light():
     noise = np.random.default_rng(0).normal(size=n)
     time = (np.datetime64("2015-01-01T00:00") + np.arange(n) * np.timedelta64(1, "h")).astype(str).tolist()
     forecasts = {"time": time, "observed": noise.tolist()} | dict.fromkeys([GRU, LSTM, SEASONAL], (noise + 1).tolist())
-    assert len(render(evaluation(forecasts=forecasts))) < 1_500_000
+    assert len(render(evaluation(forecasts=forecasts, fans={}))) < 1_500_000

@@ -206,7 +206,7 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (
         ("train", "loss"),
         "hubert",
-        "train.loss: must be 'mae', 'mse' or 'huber'; it is \"hubert\" (did you mean huber?)",
+        "train.loss: must be 'mae', 'mse', 'huber' or 'pinball'; it is \"hubert\" (did you mean huber?)",
     ),
     (("normalize", "scale"), "minmax", "normalize.scale: must be 'standard', 'range' or 'none'; it is \"minmax\""),
     (("runner", "kind"), "ray", "runner.kind: must be 'local' or 'inline'; it is \"ray\""),
@@ -433,6 +433,7 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
         "epochs": None,
         "lookback": None,
         "inputs": "all",
+        "embedding": 32,
         "residual": "none",
         "members": 1,
         "units": 8,

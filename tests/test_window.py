@@ -20,9 +20,11 @@ from problems.problem import Problem
 from problems.split import LectureSplit
 from stages import batches
 from stages import window as stage
-from stages.fit import errors
+from stages.fit import means
 from stages.ingest import ingest
 from stages.normalize import normalize
+from stages.objectives import objective
+from stages.settings import Train
 from stages.window import SPLITS, Windowing, count, ranges, subtract, window
 
 Make = Callable[..., Problem]
@@ -139,9 +141,9 @@ def test_lecture_windows_are_equal_bit_for_bit(
     drawn = lecture.generated(first, until, shuffle)
     for _ in range(5):
         rows, samples, targets = next(drawn)
-        x_BTF, y_B = lecture.data[split].gather(torch.from_numpy(rows))
+        x_BTF, y_BSK, *_ = lecture.data[split].gather(torch.from_numpy(rows))
         np.testing.assert_array_equal(x_BTF.numpy(), samples.astype(np.float32))
-        np.testing.assert_array_equal(y_B.numpy(), targets.astype(np.float32))
+        np.testing.assert_array_equal(y_BSK[:, 0, 0].numpy(), targets.astype(np.float32))
 
 
 def test_a_network_is_told_the_horizon_from_the_last_input(lecture: Lecture) -> None:
@@ -289,11 +291,11 @@ def test_windows_equal_a_loop_over_rows(data: st.DataObject, make_problem: Make,
             assert about.lost_to_nulls[split] == gapless - len(rows)
             positions = torch.arange(len(rows))
             assert loaded[split].rows(positions).tolist() == rows
-            x_BTF, y_B = loaded[split].at(positions)
+            x_BTF, y_BSK, *_ = loaded[split].at(positions)
             last = [row - case.step for row in rows]
             ahead = case.delay + (case.step if case.split == "lecture" else 0)
             np.testing.assert_array_equal(x_BTF[:, -1].numpy(), values[last])
-            np.testing.assert_array_equal(y_B.numpy(), values[[row + ahead for row in last], 1])
+            np.testing.assert_array_equal(y_BSK[:, 0, 0].numpy(), values[[row + ahead for row in last], 1])
             assert not x_BTF.isnan().any()
             assert not np.isnan(np.concatenate(case.series)[[row + ahead for row in last], 1]).any(), "observed"
         assert Windowing.read(folder / "window") == about
@@ -414,25 +416,26 @@ def test_a_stride_takes_every_so_manieth_training_window(loaded: Any, stride: in
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_every_window_once_in_order_or_shuffled(loaded: Any, size: int) -> None:
     data = loaded(1)["train"]
-    x_NTF, y_N = data.at(torch.arange(len(data)))
+    x_NTF, y_NSK, *_ = data.at(torch.arange(len(data)))
     in_order = list(data.in_order(size))
-    assert torch.equal(torch.cat([x for x, _ in in_order]), x_NTF)
-    assert torch.equal(torch.cat([y for _, y in in_order]), y_N)
+    assert len(in_order) == data.steps(size)
+    assert torch.equal(torch.cat([batch.x_BTF for batch in in_order]), x_NTF)
+    assert torch.equal(torch.cat([batch.y_BSK for batch in in_order]), y_NSK)
     shuffled = list(data.shuffled(size, None, torch.Generator().manual_seed(1)))
-    y_shuffled_N = torch.cat([y for _, y in shuffled])
-    assert not torch.equal(y_shuffled_N, y_N)
-    assert torch.equal(y_shuffled_N.sort().values, y_N.sort().values)
-    assert all(len(y) == size for _, y in shuffled[:-1])
+    y_shuffled_N = torch.cat([batch.y_BSK for batch in shuffled]).flatten()
+    assert not torch.equal(y_shuffled_N, y_NSK.flatten())
+    assert torch.equal(y_shuffled_N.sort().values, y_NSK.flatten().sort().values)
+    assert all(len(batch.y_BSK) == size for batch in shuffled[:-1])
 
 
 def test_an_epoch_of_steps_draws_with_replacement_from_all_windows(loaded: Any) -> None:
     data = loaded(1)["train"]
     drawn = list(data.shuffled(8, 200, torch.Generator().manual_seed(1)))
     again = list(data.shuffled(8, 200, torch.Generator().manual_seed(1)))
-    assert [y.tolist() for _, y in drawn] == [y.tolist() for _, y in again]
-    assert {len(y) for _, y in drawn} == {8}
-    y_N = data.at(torch.arange(len(data)))[1]
-    assert set(torch.cat([y for _, y in drawn]).tolist()) == set(y_N.tolist())
+    assert [batch.y_BSK.tolist() for batch in drawn] == [batch.y_BSK.tolist() for batch in again]
+    assert {len(batch.y_BSK) for batch in drawn} == {8}
+    y_N = data.at(torch.arange(len(data))).y_BSK.flatten()
+    assert set(torch.cat([batch.y_BSK for batch in drawn]).flatten().tolist()) == set(y_N.tolist())
 
 
 @pytest.mark.skipif(not os.environ.get(ARCHIVE), reason=f"{ARCHIVE} names no file of the Jena station")
@@ -456,8 +459,10 @@ def test_the_last_temperature_is_off_by_what_the_lecture_says(
     problem.source.fetch(tmp_path / "raw", lambda done, total: None, 1)
     ingest(problem, tmp_path / "raw", tmp_path / "ingest")
     table = normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
-    shape = window(problem, 1, tmp_path / "normalize", tmp_path / "window").shape
+    windowing = window(problem, 1, tmp_path / "normalize", tmp_path / "window")
+    aim = objective(windowing, Train())
     data = batches.read(tmp_path / "normalize", tmp_path / "window", CPU)[part]
-    mae, _ = errors(REGISTRY["persistence"](shape, Axes()), data)
+    persistence = REGISTRY["persistence"](windowing.shape, Axes())
+    mae = aim.measured(means(persistence, data, aim))["mae"]
     assert mae * table.scale[table.target] == pytest.approx(celsius, abs=0.01)
     assert normalized is None or mae == pytest.approx(normalized, abs=0.001)
