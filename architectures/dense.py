@@ -1,7 +1,8 @@
-"""The linear and the densely connected baseline: they see the whole window at once and no order in it."""
+"""The constant, the linear and the densely connected baseline: they see the whole window at once and no order in it."""
 
+import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from architectures.network import Network, Output, TrainedAxes, WindowShape, register, regressor
 
@@ -40,3 +41,23 @@ class Linear(Network):
     def forward(self, x_BTF: Tensor) -> Tensor:
         y_BSO: Tensor = self.output(x_BTF.flatten(1))
         return y_BSO
+
+
+@register("constant")
+class Constant(Network):
+    """The same answer to everything: the median, the mean or the shares of the classes, as the loss asks for.
+
+    What a network has to beat where no baseline has anything to go by.
+    """
+
+    source = "base rates"
+    at_each_step = True
+    carries = True
+
+    def __init__(self, shape: WindowShape, hyperparameters: TrainedAxes) -> None:
+        super().__init__()
+        self.each = shape.each
+        self.answer_SO = nn.Parameter(torch.zeros(1 if shape.each else shape.leads, shape.outputs))
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        return self.answer_SO.expand(len(x_BTF), x_BTF.shape[1] if self.each else -1, -1)
