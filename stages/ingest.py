@@ -36,6 +36,8 @@ _ROW_GROUP_ROWS = 1 << 18
 _UNDECODABLE = "\N{REPLACEMENT CHARACTER}"
 _ISO_8601 = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
 """How a time may be written where `time_format` says nothing; a date alone is its midnight."""
+_SHORTENED = ((r"^(.{10}[Tt ]\d\d:\d\d) ?([-+Zz])", "${1}:00${2}"), (r"(:[\d.]+ ?[-+]\d\d)$", "${1}:00"))
+"""What a time with a zone may leave out, seconds and the zone's minutes: 2020-01-01T00:00Z, 2020-01-01 00:00:00+01."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,7 @@ def main(problem: str) -> None:
     if isinstance(declared, SequenceProblem):
         with _readable_polars_errors(store, out):
             read = ingest_sequences(declared, store, out, _hashes(store))
-        shortest, mean, longest = read.length
-        print(
-            f"{problem}: {sum(read.sequences.values()):,} {'simulated ' if read.synthetic else ''}sequences of "
-            f"{shortest:,} to {longest:,} {read.counted}, {mean:,.6g} on average"
-        )
+        print(f"{problem}: {read.described}")
         return
     quality = ingest(declared, store, out)
     gaps = sum(series.gaps for series in quality.series.values())
@@ -231,6 +229,8 @@ def written_times(rows: Rows) -> tuple[pl.Expr, pl.Expr]:
     if rows.time_format is None:
         local = [text.str.to_datetime(each, strict=False, time_unit="ms") for each in _ISO_8601]
         local.append(text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms")))
+        for shortened, whole in _SHORTENED:
+            text = text.str.replace(shortened, whole)
         return _utc(text.str.to_datetime("%+", strict=False, time_unit="ms")), pl.coalesce(local)
     if re.search("%(:|#)?z", rows.time_format):
         return _utc(text.str.to_datetime(rows.time_format, strict=False, time_unit="ms")), never

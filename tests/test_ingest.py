@@ -200,7 +200,19 @@ def test_iso_times_need_no_format(tmp_path: Path, written: str) -> None:
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
 
 
-@pytest.mark.parametrize("written", ["2020-01-01T{:02d}:00:00Z", "2020-01-01 {:02d}:00:00.0+00:00"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2020-01-01T{:02d}:00:00Z",
+        "2020-01-01 {:02d}:00:00.0+00:00",
+        "2020-01-01T{:02d}:00Z",
+        "2020-01-01T{:02d}:00+00:00",
+        "2020-01-01 {:02d}:00 +0000",
+        "2020-01-01 {:02d}:00:00+00",
+        "2020-01-01T{:02d}:30+00:30",
+        "2019-12-31 {:02d}:30:00.000-23:30",
+    ],
+)
 def test_iso_times_may_say_their_zone(tmp_path: Path, written: str) -> None:
     table, _ = ingested(tmp_path, "t,x\n" + "".join(f"{written.format(i)},{i}\n" for i in range(3)))
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
