@@ -171,7 +171,12 @@ def ordered(y_BSO: Tensor) -> Tensor:
 _ACCURACY = Measure("accuracy", "accuracy", "right", lambda share: 100 * share, more_is_better=True, unit="%")
 _CROSS_ENTROPY = Measure("cross_entropy", "cross-entropy", "cross_entropy", unit="nats")
 _OF_TOKENS = {
-    "characters": Measure("bits", "bits per character", "cross_entropy", lambda nats: nats / math.log(2), unit="bits"),
+    "characters": Measure(
+        "bits",
+        "bits per character",
+        "cross_entropy",
+        lambda nats: nats / math.log(2),
+    ),
     "words": Measure("perplexity", "perplexity", "cross_entropy", lambda nats: math.exp(min(nats, 700))),
 }
 

@@ -22,6 +22,7 @@ from stages.figures import FAINT, GREY, INK, OBSERVED, STYLE, Line, lines_of, sv
 from stages.history import Epoch
 from stages.leaderboard import BASELINE, Evaluation, Measured, Spread
 from stages.metrics import mae
+from stages.sequences import SequenceQuality
 from stages.views import Inside
 from stages.words import decimals, digits_of, fixed, percent, quantity, signed, verdict
 
@@ -75,6 +76,7 @@ def render(evaluation: Evaluation, inside: Inside | None = None) -> str:
             inside=inside or Inside(),
             gaps=_gaps(evaluation.quality),
             listed_gaps=LISTED_GAPS,
+            sequences=SequenceQuality(**evaluation.quality).described if "sequences" in evaluation.quality else "",
             fixed=fixed,
             spread=_spread,
             signed=signed,

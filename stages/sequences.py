@@ -60,6 +60,16 @@ class SequenceQuality:
     counted: str
     answers: dict[str, int]
 
+    @property
+    def described(self) -> str:
+        """For people: how many there are, and how long."""
+        number, (shortest, mean, longest) = sum(self.sequences.values()), self.length
+        lengths = f"{longest:,} {self.counted}"
+        if shortest < longest:
+            lengths = f"{shortest:,} to {lengths}, {mean:,.4g} on average"
+        simulated = "simulated " if self.synthetic else ""
+        return f"{number:,} {simulated}{'sequence' if number == 1 else 'sequences'} of {lengths}"
+
 
 def ingest_sequences(problem: SequenceProblem, store: Path, out: Path, files: dict[str, str]) -> SequenceQuality:
     """Read the raw files in `store` into `out`: `sequences.parquet` and `quality.json`, both or neither.

@@ -83,8 +83,18 @@ def trial_folder(trial: Trial) -> Path:
 
 
 def read_trial(trial: Trial) -> dict[str, Any]:
-    """What `trial.json` says of a trial that has ended."""
-    about: dict[str, Any] = json.loads((trial_folder(trial) / "trial.json").read_text(encoding="utf-8"))
+    """What `trial.json` says of a trial that has ended.
+
+    Raises:
+        RecastError: the trial has not ended, or it is one of other code, data or settings than those that are here.
+    """
+    try:
+        about: dict[str, Any] = json.loads((trial_folder(trial) / "trial.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecastError(
+            f"{trial_folder(trial)}: {trial.label} was not trained with the code, data and settings that are here: "
+            f"recast run {trial.problem}"
+        ) from None
     return about
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from problems.errors import RecastError
 from problems.problem import Problem
 from stages import places
 from stages.evaluate import evaluate, metrics, plots
@@ -274,3 +275,11 @@ def test_nothing_is_best_where_nothing_is_complete(trained: Case) -> None:
     assert found.persistence_test
     assert metrics(found) == {"persistence": {"test_mae": round(found.persistence_test, 4)}}
     assert set(plots(found)) == {"curves.csv", "hours.csv", "months.csv", "forecasts.csv"}
+
+
+def test_a_trial_that_was_not_run_is_named_with_the_mend(trained: Case) -> None:
+    """Its key has changed with the code or the settings: `dvc repro evaluate` alone would train it first."""
+    missing = trained.trial(OTHER, 0)
+    (trial_folder(missing) / "trial.json").unlink()
+    with pytest.raises(RecastError, match=f"{OTHER} seed=0 was not trained with the code, .*: recast run demo$"):
+        trained.evaluate()
