@@ -1,7 +1,7 @@
 """The sequence problems against published figures: rows T1 to T11 of Bai, Kolter and Koltun 2018, and IMDB, P2 to P5.
 
-Made by the pipeline itself with the grids of these names: the paper's TCN, and one size of each recurrent network, with as
-many weights as the paper's, for which it searched more widely. The best configuration of each architecture by
+Made by the pipeline itself with the grids of these names: the paper's TCN, and one size of each recurrent network, with
+as many weights as the paper's, for which it searched more widely. The best configuration of each architecture by
 validation, on the test sequences: mean and deviation over seeds.
 """
 

@@ -118,6 +118,10 @@ class Source(BaseModel):
         """
         raise NotImplementedError
 
+    def fault(self, store: Path) -> str | None:
+        """Where a file in `store` breaks its own form, once Polars has refused it; None: that is not known."""
+        return None
+
     def read(self, store: Path, scratch: Path) -> Rows:
         """The rows of the files in `store`, which stay as they are.
 

@@ -1,8 +1,10 @@
 """Anyone's CSV or Parquet files, read by what params.yaml says of them, and how every source scans such files."""
 
 import codecs
+import csv
 import glob
 import gzip
+import io
 import shutil
 import zlib
 from collections.abc import Iterable, Sequence
@@ -33,8 +35,9 @@ class TableSource(Source):
 
     kind: Literal["table"]
     path: str = Field(description="a file, a folder of them, or a pattern such as data/plant-*.csv")
-    time: str | tuple[str, str] = Field(
-        description="the column that holds the time, or those with the date and the time"
+    time: str | tuple[str, ...] = Field(
+        description="the column that holds the time; or those it is spread over, such as [date, clock], which are read "
+        "with a space between them"
     )
     time_format: str | None = Field(
         None,
@@ -47,7 +50,9 @@ class TableSource(Source):
         "refuse", description="when the clock is set back; in order: the row that stands first is the earlier"
     )
     series: str | None = Field(None, description="the column that names the series of a row; null: there is one")
-    separator: str = Field(",", min_length=1, max_length=1, description="between the columns of a CSV file")
+    separator: str = Field(
+        ",", min_length=1, max_length=1, description="between the columns of a CSV file; a space: one or more of them"
+    )
     decimal: Literal[".", ","] = Field(".", description="what stands before the decimals of a CSV file's numbers")
     encoding: Annotated[str, AfterValidator(_encoding)] = Field("utf-8", description="of a CSV file's text")
     skip_lines: int = Field(0, ge=0, description="lines of a CSV file before its header")
@@ -74,32 +79,65 @@ class TableSource(Source):
         first, *others = names
         for other in others:
             if differing := sorted(names[first] ^ names[other]):
-                raise RecastError(f"{first} and {other} differ in their columns: only one has {', '.join(differing)}")
+                raise RecastError(
+                    f"{first.resolve()} and {other.resolve()} differ in their columns: only one has "
+                    f"{', '.join(differing)}; name the files of one kind with a pattern, or mend a header"
+                )
         frame = pl.concat([frame.select(sorted(names[first])) for frame in frames.values()], how="vertical_relaxed")
         time = self.time
         if not isinstance(time, str):
-            date, clock = tuple(self.time)
-            if missing := {date, clock} - names[first]:
+            if missing := [name for name in self.time if name not in names[first]]:
                 raise RecastError(
-                    f"{first}: there is no column {missing.pop()!r}; correct problems.{store.name}.source.time"
+                    f"{first.resolve()}: there is no column {missing[0]!r}; correct problems.{store.name}.source.time"
                 )
-            time = f"{date} {clock}"
-            frame = frame.with_columns(pl.concat_str([date, clock], separator=" ").alias(time))
+            time = " ".join(self.time)
+            frame = frame.with_columns(pl.concat_str(self.time, separator=" ").alias(time))
         return Rows(frame, time, self.time_format, self.series, self.time_zone, self.repeated_hour, self.decimal)
 
+    def fault(self, store: Path) -> str | None:
+        """The first line in the store's CSV files that has too many cells, or opens a quotation that nothing closes."""
+        return next((found for file in stored(store) if (found := self.fault_of(file))), None)
+
+    def fault_of(self, file: Path) -> str | None:
+        """The same for one file, which `scan` has read."""
+        if is_parquet(file):
+            return None
+        with opened(file) as content:
+            text = io.TextIOWrapper(content, self.encoding, errors="replace", newline="")
+            for _ in range(self.skip_lines):
+                next(text)
+            cells = csv.reader(text, delimiter=self.separator, skipinitialspace=self.separator == " ", strict=True)
+            width, line = len(next(cells)), 1
+            try:
+                for row in cells:
+                    if len(row) > width:
+                        said = f"there are {len(row)} cells, and the header has {width}"
+                        break
+                    line = cells.line_num
+                else:
+                    return None
+            except csv.Error as error:
+                said = f"a quotation mark opens a text that does not end as it should ({error})"
+            return f"{file.resolve()}, line {self.skip_lines + line + 1}: {said}"
+
     def scan(self, file: Path, scratch: Path) -> pl.LazyFrame:
-        """The columns of one file, see `scan`; of a packed one, or of other text than UTF-8, from a copy in `scratch`.
+        """The columns of one file, see `scan`; from a copy in `scratch` of a packed one, of other text than UTF-8, or
+        of one with spaces between the columns.
 
         Raises:
             RecastError: the file is empty, is no such table, or its bytes are not in the encoding.
         """
-        is_utf_8, is_packed = self.encoding == "utf-8", file.suffix == ".gz"
+        is_utf_8, name = self.encoding == "utf-8", str(file.resolve())
         copy = file
-        if not is_parquet(file) and (is_packed or not is_utf_8):
+        if not is_parquet(file) and (is_packed(file) or not is_utf_8 or self.separator == " "):
             copy = scratch / f"{file.name}.csv"
             try:
                 with opened(file) as there:
-                    if is_utf_8:
+                    if self.separator == " ":
+                        text = io.TextIOWrapper(there, self.encoding, errors="replace" if is_utf_8 else "strict")
+                        with copy.open("w", encoding="utf-8", newline="") as written:
+                            written.writelines(f"{' '.join(line.split())}\n" for line in text)
+                    elif is_utf_8:
                         with copy.open("wb") as here:
                             shutil.copyfileobj(there, here, 1 << 20)
                     else:
@@ -107,25 +145,27 @@ class TableSource(Source):
                             shutil.copyfileobj(codecs.getreader(self.encoding)(there), written, 1 << 20)
             except UnicodeError as error:
                 raise RecastError(
-                    f"{file}: not all of its bytes are {self.encoding}: {error}; correct encoding"
+                    f"{name}: not all of its bytes are {self.encoding}: {error}; correct encoding"
                 ) from None
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise RecastError(f"{file}: not a whole gzip file: {error}") from None
-        return scan(
-            copy, name=str(file), separator=self.separator, null_values=self.null_values, skip_lines=self.skip_lines
-        )
+                raise RecastError(f"{name}: not a whole gzip file: {error}") from None
+        return scan(copy, name=name, separator=self.separator, null_values=self.null_values, skip_lines=self.skip_lines)
 
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
 
 def is_parquet(file: Path) -> bool:
-    return file.suffix == ".parquet"
+    return file.suffix.lower() == ".parquet"
+
+
+def is_packed(file: Path) -> bool:
+    return file.suffix.lower() == ".gz"
 
 
 def opened(file: Path) -> BinaryIO:
     """The bytes of a file, unpacked where its name ends in .gz."""
-    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
+    return gzip.open(file) if is_packed(file) else file.open("rb")  # type: ignore[return-value]
 
 
 def files(path: str, setting: str) -> list[Path]:
@@ -143,7 +183,7 @@ def files(path: str, setting: str) -> list[Path]:
     found = [
         file
         for file in sorted(there)
-        if file.is_file() and (file == place or file.name.removesuffix(".gz").endswith(SUFFIXES))
+        if file.is_file() and (file == place or file.name.lower().removesuffix(".gz").endswith(SUFFIXES))
     ]
     if not found:
         raise RecastError(f"{setting}: {path} names no CSV or Parquet file; name a file, folder or pattern")

@@ -6,9 +6,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -122,11 +122,12 @@ def ingest(problem: Problem, store: Path, out: Path) -> Quality:
         RecastError: a file, a column or a cell is not what the problem declares; the message names it.
         OSError: the disk refuses.
     """
-    with replaced_folder(out) as folder, _readable_polars_errors(store, out):
+    with replaced_folder(out) as folder, _readable_polars_errors(store, out, problem.source.fault):
         scratch = folder / "scratch"
         scratch.mkdir()
         rows = problem.source.read(store, scratch)
         _check_columns(rows, problem.table.features)
+        rows = _without_blank(rows, problem.table.features)
         found = _check_cells(rows, problem)
         as_read = scratch / "as_read.parquet"
         _sink(
@@ -234,9 +235,11 @@ def written_times(rows: Rows) -> tuple[pl.Expr, pl.Expr]:
         return _utc(text.str.to_datetime("%+", strict=False, time_unit="ms")), pl.coalesce(local)
     if re.search("%(:|#)?z", rows.time_format):
         return _utc(text.str.to_datetime(rows.time_format, strict=False, time_unit="ms")), never
-    # A format without an hour is one of dates.
+    # A format without an hour is one of dates, and Polars knows none with an hour alone.
     if not re.search("%[HIcsTRrX+]", rows.time_format):
         return never, text.str.to_date(rows.time_format, strict=False).cast(pl.Datetime("ms"))
+    if not re.search("%[McsTRrX+]", rows.time_format):
+        return never, (text + " 0").str.to_datetime(f"{rows.time_format} %M", strict=False, time_unit="ms")
     return never, text.str.to_datetime(rows.time_format, strict=False, time_unit="ms")
 
 
@@ -266,8 +269,13 @@ def _number(rows: Rows, feature: str) -> pl.Expr:
     if rows.frame.collect_schema()[feature] == pl.String:
         column = column.str.strip_chars()
         if rows.decimal != ".":
-            column = column.str.replace(rows.decimal, ".", literal=True)
+            column = decimal_point(column, rows.decimal)
     return column.cast(pl.Float64, strict=False)
+
+
+def decimal_point(cells: pl.Expr, decimal: str) -> pl.Expr:
+    """The cells with a point for `decimal`. One that holds a point already is no number, for that sets thousands apart."""
+    return pl.when(~cells.str.contains(".", literal=True)).then(cells.str.replace(decimal, ".", literal=True))
 
 
 def _is_wrong(rows: Rows, feature: str) -> pl.Expr:
@@ -312,6 +320,12 @@ def _check_columns(rows: Rows, features: tuple[str, ...]) -> None:
     for feature in features:
         if not (schema[feature].is_numeric() or schema[feature] in (pl.String, pl.Boolean, pl.Null)):
             raise RecastError(f"{_first_place(rows)}: column {feature!r} holds {schema[feature]}, not numbers")
+
+
+def _without_blank(rows: Rows, features: tuple[str, ...]) -> Rows:
+    """The rows without those that hold nothing at all, such as the last lines of a spreadsheet's CSV file."""
+    columns = [rows.time, *([rows.series] if rows.series else []), *features]
+    return replace(rows, frame=rows.frame.filter(~pl.all_horizontal(pl.col(columns).is_null())))
 
 
 def _matches(garbled: str, column: str) -> bool:
@@ -406,13 +420,13 @@ def _quality(
     steps = table.select("series", step).drop_nulls().group_by("series", "step").len().collect(engine="streaming")
     if steps.is_empty():
         raise RecastError(
-            f"{store}: too few rows: {found['rows']:,} were read, and no series has two different times; "
+            f"{store.name}: too few rows: {found['rows']:,} were read, and no series has two different times; "
             "give the source more rows"
         )
     cadence = _most_frequent(steps)
     if problem.table.cadence is not None and problem.table.cadence != cadence:
         raise RecastError(
-            f"{store}: cadence {written(problem.table.cadence)} is declared, but most rows come every "
+            f"{store.name}: cadence {written(problem.table.cadence)} is declared, but most rows come every "
             f"{written(cadence)}; correct problems.{store.name}.table.cadence, or set it to null"
         )
     total, nulls, low, high, mean = (
@@ -427,7 +441,7 @@ def _quality(
     )
     if empty := [feature for feature in problem.table.features if nulls[feature] == total["len"]]:
         sentinels = ", ".join(f"{feature!r} ({found[f'sentinel {feature}']:,} sentinels)" for feature in empty)
-        raise RecastError(f"{store}: no row has a value in column {sentinels}; take it out of the features")
+        raise RecastError(f"{store.name}: no row has a value in column {sentinels}; take it out of the features")
     return Quality(
         synthetic=problem.source.synthetic,
         files=_hashes(store),
@@ -512,14 +526,16 @@ def _sha256(file: Path) -> str:
 
 
 @contextmanager
-def _readable_polars_errors(store: Path, out: Path) -> Iterator[None]:
-    """What Polars raises, as an error that names the place; a full disk as Python itself reports it."""
+def _readable_polars_errors(
+    store: Path, out: Path, fault: Callable[[Path], str | None] = lambda store: None
+) -> Iterator[None]:
+    """What Polars raises, as an error that names the place, which `fault` finds; a full disk as Python reports it."""
     try:
         yield
     except pl.exceptions.PolarsError as error:
         if os.strerror(errno.ENOSPC) in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
-        raise RecastError(f"{store}: {str(error).splitlines()[0]}; mend the file") from error
+        raise RecastError(f"{fault(store) or f'{store}: {str(error).splitlines()[0]}'}; mend the file") from error
 
 
 @contextmanager
