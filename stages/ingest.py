@@ -38,6 +38,8 @@ _ISO_8601 = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "
 """How a time may be written where `time_format` says nothing; a date alone is its midnight."""
 _SHORTENED = ((r"^(.{10}[Tt ]\d\d:\d\d) ?([-+Zz])", "${1}:00${2}"), (r"(:[\d.]+ ?[-+]\d\d)$", "${1}:00"))
 """What a time with a zone may leave out, seconds and the zone's minutes: 2020-01-01T00:00Z, 2020-01-01 00:00:00+01."""
+_WHOLE_SECONDS = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
+_WITH_ZONE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 
 
 @dataclass(frozen=True)
@@ -127,23 +129,12 @@ def ingest(problem: Problem, store: Path, out: Path) -> Quality:
         scratch.mkdir()
         rows = problem.source.read(store, scratch)
         _check_columns(rows, problem.table.features)
-        rows = _without_blank(rows, problem.table.features)
-        found = _check_cells(rows, problem)
-        as_read = scratch / "as_read.parquet"
-        _sink(
-            rows.frame.select(
-                _time(rows).alias("time"),
-                _series(rows).alias("series"),
-                *(_value(rows, problem, feature) for feature in problem.table.features),
-            ),
-            as_read,
-        )
-        disorder = _disorder(pl.scan_parquet(as_read))
+        found = _read(rows, problem, folder / TABLE)
+        disorder = _disorder(pl.scan_parquet(folder / TABLE))
         if disorder:
+            as_read = (folder / TABLE).rename(scratch / "as_read.parquet")
             in_order = pl.scan_parquet(as_read).sort("series", "time", maintain_order=True)
-            _sink(in_order.filter(~_REPEATED), folder / TABLE)
-        else:
-            as_read.replace(folder / TABLE)
+            _sink(in_order.filter(~_REPEATED), folder / TABLE).collect(engine="streaming")
         quality = _quality(problem, found, disorder, pl.scan_parquet(folder / TABLE), store)
         shutil.rmtree(scratch)
         write_json(folder / QUALITY, asdict(quality))
@@ -195,8 +186,9 @@ class _Disorder:
     out_of_order: int
 
 
-def _sink(frame: pl.LazyFrame, file: Path) -> None:
-    frame.sink_parquet(file, row_group_size=_ROW_GROUP_ROWS)
+def _sink(frame: pl.LazyFrame, file: Path) -> pl.LazyFrame:
+    """The frame, written to the file when it is collected."""
+    return frame.sink_parquet(file, row_group_size=_ROW_GROUP_ROWS, lazy=True)
 
 
 def _disorder(table: pl.LazyFrame) -> dict[str, _Disorder]:
@@ -286,15 +278,12 @@ def _is_wrong(rows: Rows, feature: str) -> pl.Expr:
     return number.is_infinite()
 
 
-def _is_sentinel(rows: Rows, problem: Problem, feature: str) -> pl.Expr:
-    return _number(rows, feature).is_in(list(problem.table.sentinels.get(feature, ())))
-
-
-def _value(rows: Rows, problem: Problem, feature: str) -> pl.Expr:
-    """The number that goes into the table: null for a missing one, a sentinel or NaN."""
-    number = _number(rows, feature)
-    wrong = number.is_nan() | _is_sentinel(rows, problem, feature)
-    return pl.when(~wrong).then(number).alias(feature)
+def _value(problem: Problem, feature: str) -> pl.Expr:
+    """The number that goes into the table, of the one that was read: null for a missing one, a sentinel or NaN."""
+    number = pl.col(feature)
+    if sentinels := problem.table.sentinels.get(feature):
+        number = pl.when(~number.is_in(list(sentinels))).then(number)
+    return number.fill_nan(None).alias(feature)
 
 
 def _check_columns(rows: Rows, features: tuple[str, ...]) -> None:
@@ -338,29 +327,99 @@ def _first_place(rows: Rows) -> str:
     return str(first.item()).rsplit(",", 1)[0] if first.height else "the file"
 
 
-def _check_cells(rows: Rows, problem: Problem) -> dict[str, int]:
-    """Count what has to be known before the table is written; refuse what cannot be a row of it.
+def _read(rows: Rows, problem: Problem, file: Path) -> dict[str, int]:
+    """Write the rows in the order in which they are read, and count what was wrong with them.
 
     Returns:
-        `rows`, and `sentinel <feature>` for each
+        `rows`, and `sentinel <feature>` for each that has one
+
+    Raises:
+        RecastError: some of them cannot be rows of the table.
+    """
+    found = _read_as(_with_one_form(rows), problem, file)
+    if found["no time"]:
+        # The times are written in several forms, there are blank rows, or there is something to refuse.
+        rows = _without_blank(rows, problem.table.features)
+        found = _read_as(rows, problem, file)
+    _refuse_wrong(rows, problem, found)
+    return found
+
+
+def _with_one_form(rows: Rows) -> Rows:
+    """The rows with the form of ISO 8601 that reads the first time; where none does, or their form is known, as is.
+
+    The forms have nothing in common but what they mean, so that where one reads every time it is the only one; to try
+    them all on every row would take longer than all else.
+    """
+    if rows.time_format is not None or rows.frame.collect_schema()[rows.time] != pl.String:
+        return rows
+    first = rows.frame.select(rows.time).head(1).collect().lazy()
+    for form in (*_WHOLE_SECONDS, *_ISO_8601, "%Y-%m-%d", *_WITH_ZONE):
+        read = written_times(replace(rows, frame=first, time_format=form))
+        if not first.select(pl.coalesce(read).is_null().all()).collect().item():
+            return replace(rows, time_format=form)
+    return rows
+
+
+def _read_as(rows: Rows, problem: Problem, file: Path) -> dict[str, int]:
+    """Write and count in one go through the files; see `_read`."""
+    features, schema = problem.table.features, rows.frame.collect_schema()
+    zoned, local = written_times(rows)
+    texts = [feature for feature in features if schema[feature] == pl.String]
+    cells = rows.frame.select(
+        _time(rows).alias("time"),
+        _series(rows).alias("series"),
+        (zoned.is_null() & local.is_null()).alias(_cell("no time")),
+        zoned.is_not_null().alias(_cell("zoned")),
+        *(_number(rows, feature).alias(feature) for feature in features),
+        *(pl.col(feature).str.strip_chars().alias(_cell(feature)) for feature in texts),
+    )
+
+    def wrong(feature: str) -> pl.Expr:
+        infinite = pl.col(feature).is_infinite().sum().cast(pl.Int64)
+        if feature not in texts:
+            return infinite
+        return infinite + (pl.col(_cell(feature)) != "").sum().cast(pl.Int64) - pl.col(feature).count().cast(pl.Int64)
+
+    _, counted = pl.collect_all(
+        [
+            _sink(cells.select("time", "series", *(_value(problem, feature) for feature in features)), file),
+            cells.select(
+                pl.len().alias("rows"),
+                pl.col(_cell("no time")).sum().alias("no time"),
+                pl.col(_cell("zoned")).sum().alias("zoned"),
+                pl.col("time").null_count().alias("no moment"),
+                *([_is_unnamed(pl.col("series")).sum().alias("no series")] if rows.series is not None else []),
+                *(wrong(feature).alias(f"wrong {feature}") for feature in features),
+                *(
+                    pl.col(feature).is_in(list(sentinels)).sum().alias(f"sentinel {feature}")
+                    for feature, sentinels in problem.table.sentinels.items()
+                ),
+            ),
+        ],
+        engine="streaming",
+    )
+    found: dict[str, int] = counted.row(0, named=True)
+    return found
+
+
+def _cell(name: str) -> str:
+    """The name of a column that is no feature's."""
+    return f"__{name}__"
+
+
+def _is_unnamed(series: pl.Expr) -> pl.Expr:
+    return series.is_null() | series.str.contains(_UNDECODABLE, literal=True)
+
+
+def _refuse_wrong(rows: Rows, problem: Problem, found: dict[str, int]) -> None:
+    """Name the first cell of those that cannot be in a table, if there are any.
+
+    Raises:
+        RecastError: there are.
     """
     zoned, local = written_times(rows)
-    unreadable, time, series = zoned.is_null() & local.is_null(), _time(rows), _series(rows)
-    unnamed = series.is_null() | series.str.contains(_UNDECODABLE, literal=True)
-    wrong = {feature: _is_wrong(rows, feature) for feature in problem.table.features}
-    found: dict[str, int] = (
-        rows.frame.select(
-            pl.len().alias("rows"),
-            unreadable.sum().alias("no time"),
-            zoned.is_not_null().sum().alias("zoned"),
-            time.is_null().sum().alias("no moment"),
-            unnamed.sum().alias("no series"),
-            *(expression.sum().alias(f"wrong {feature}") for feature, expression in wrong.items()),
-            *(_is_sentinel(rows, problem, f).sum().alias(f"sentinel {f}") for f in problem.table.features),
-        )
-        .collect(engine="streaming")
-        .row(0, named=True)
-    )
+    unreadable, time, unnamed = zoned.is_null() & local.is_null(), _time(rows), _is_unnamed(_series(rows))
     if found["no time"]:
         place, value = _first(rows, unreadable, rows.time)
         how = f"written as {rows.time_format}" if rows.time_format else "in ISO 8601, such as 2009-01-01 00:10:00"
@@ -390,16 +449,15 @@ def _check_cells(rows: Rows, problem: Problem) -> dict[str, int]:
         place, value = _first(rows, unnamed, rows.series)
         said = "is empty" if value is None else f"has bytes that are not UTF-8 ({value!r})"
         raise RecastError(f"{place}: column {rows.series!r}, which names the series, {said}; mend the file")
-    for feature, expression in wrong.items():
+    for feature in problem.table.features:
         if found[f"wrong {feature}"]:
-            place, value = _first(rows, expression, feature)
+            place, value = _first(rows, _is_wrong(rows, feature), feature)
             if _UNDECODABLE in str(value):
                 said, mend = f"has bytes that are not UTF-8 ({value!r})", "save the file as UTF-8"
             else:
                 said, mend = f"holds {value!r}, which is no finite number", "mend the cell, or leave it empty"
             cells = found[f"wrong {feature}"]
             raise RecastError(f"{place}: column {feature!r} {said}; {mend} ({cells:,} such cells in this column)")
-    return found
 
 
 def _first(rows: Rows, wrong: pl.Expr, column: str) -> tuple[str, Any]:
@@ -429,35 +487,37 @@ def _quality(
             f"{store.name}: cadence {written(problem.table.cadence)} is declared, but most rows come every "
             f"{written(cadence)}; correct problems.{store.name}.table.cadence, or set it to null"
         )
-    total, nulls, low, high, mean = (
-        table.select(measure).collect(engine="streaming").row(0, named=True)
-        for measure in (
-            pl.len(),
-            pl.col(problem.table.features).null_count(),
-            pl.col(problem.table.features).min(),
-            pl.col(problem.table.features).max(),
-            pl.col(problem.table.features).mean(),
+    column = pl.col(problem.table.features)
+    measured = (
+        table.select(
+            pl.len().alias("rows"),
+            column.null_count().name.prefix("nulls "),
+            column.min().name.prefix("min "),
+            column.max().name.prefix("max "),
+            column.mean().name.prefix("mean "),
         )
+        .collect(engine="streaming")
+        .row(0, named=True)
     )
-    if empty := [feature for feature in problem.table.features if nulls[feature] == total["len"]]:
-        sentinels = ", ".join(f"{feature!r} ({found[f'sentinel {feature}']:,} sentinels)" for feature in empty)
+    if empty := [each for each in problem.table.features if measured[f"nulls {each}"] == measured["rows"]]:
+        sentinels = ", ".join(f"{feature!r} ({found.get(f'sentinel {feature}', 0):,} sentinels)" for feature in empty)
         raise RecastError(f"{store.name}: no row has a value in column {sentinels}; take it out of the features")
     return Quality(
         synthetic=problem.source.synthetic,
         files=_hashes(store),
         rows_read=found["rows"],
-        rows_kept=total["len"],
+        rows_kept=measured["rows"],
         cadence=written(cadence),
         cadence_seconds=cadence.total_seconds(),
         cadence_declared=problem.table.cadence is not None,
         series=_series_quality(disorder, table, steps, cadence),
         columns={
             feature: ColumnQuality(
-                nulls=nulls[feature],
-                sentinels=found[f"sentinel {feature}"] or 0,
-                min=low[feature],
-                max=high[feature],
-                mean=float(f"{mean[feature]:.6g}"),
+                nulls=measured[f"nulls {feature}"],
+                sentinels=found.get(f"sentinel {feature}", 0),
+                min=measured[f"min {feature}"],
+                max=measured[f"max {feature}"],
+                mean=float(f"{measured[f'mean {feature}']:.6g}"),
             )
             for feature in problem.table.features
         },

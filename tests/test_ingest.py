@@ -200,6 +200,17 @@ def test_iso_times_need_no_format(tmp_path: Path, written: str) -> None:
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
 
 
+def test_iso_times_may_be_written_in_several_ways(tmp_path: Path) -> None:
+    times = ["2020-01-01T00:00:00", "2020-01-01 01:00", "2020-01-01 02:00:00.000", " 2020-01-01T03:00:00 "]
+    text = "t,x\n" + "".join(f"{time},{i}\n" for i, time in enumerate(times)) + "2020-01-02,4\n,\n"
+    table, quality = ingested(tmp_path, text)
+    assert table["time"].to_list() == [START + timedelta(hours=i) for i in (0, 1, 2, 3, 24)]
+    assert quality.rows_read == 5
+    zoned = "".join(f"{time.strip()}{'Z' if i else '+00'},{i}\n" for i, time in enumerate(times[2:], 2))
+    table, _ = ingested(tmp_path, "t,x\n2019-12-31T23:00:00-02:00,1\n" + zoned)
+    assert table["time"].to_list() == [START + timedelta(hours=i) for i in (1, 2, 3)]
+
+
 @pytest.mark.parametrize(
     "written",
     [
@@ -432,7 +443,7 @@ def test_a_failure_leaves_the_former_table(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_a_full_disk_is_said_as_the_system_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "_sink", lambda frame, file: frame.sink_parquet("/dev/full"))
+    monkeypatch.setattr(stage, "_sink", lambda frame, file: frame.sink_parquet("/dev/full", lazy=True))
     with pytest.raises(OSError, match="No space left on device") as raised:
         ingested(tmp_path, HOURS)
     assert raised.value.filename == str(tmp_path / "ingest" / "weather")
