@@ -112,6 +112,9 @@ def new(
     unit: Annotated[str | None, typer.Option(help="of the target; none: from the column's name")] = None,
     time: Annotated[list[str] | None, typer.Option(help="the column of the time; or two, date and clock")] = None,
     series: Annotated[str | None, typer.Option(help="the column that tells several series apart")] = None,
+    time_zone: Annotated[
+        str | None, typer.Option(help="of times without one, such as Europe/Berlin; none: UTC")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be written, and write nothing")] = False,
 ) -> None:
     """Make a problem of a file: find out what it holds, try it, show it, and write its section of params.yaml."""
@@ -120,7 +123,7 @@ def new(
 
     places.require_root()
     with console.status(f"looking at {file}"):
-        found = propose(file, name, target, unit, time or (), series)
+        found = propose(file, name, target, unit, time or (), series, time_zone)
     _preview(found)
     if dry_run:
         return

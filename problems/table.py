@@ -35,7 +35,7 @@ class TableSource(Source):
 
     kind: Literal["table"]
     path: str = Field(description="a file, a folder of them, or a pattern such as data/plant-*.csv")
-    time: str | tuple[str, ...] = Field(
+    time: str | Annotated[tuple[str, ...], Field(min_length=2, max_length=6)] = Field(
         description="the column that holds the time; or those it is spread over, such as [date, clock], which are read "
         "with a space between them"
     )

@@ -121,7 +121,7 @@ def evaluate(
 
     data = batches.read(normalized, windowed, torch.device("cpu"))
     table = Table.read(normalized) if isinstance(windows, Windowing) else None
-    scale, center = (table.scale[table.target], table.center[table.target]) if table else (1.0, 0.0)
+    center, scale = table.preparation.of_target if table else (0.0, 1.0)
     reference = _reference(data["test"], windows, trials[0], aim, scale)
 
     tested: dict[str, list[Answers]] = {}
@@ -266,7 +266,8 @@ def _targets(data: Data, table: Table | None, normalized: Path) -> Targets:
         no_times = np.empty((0, 1), dtype="datetime64[ms]")
         return Targets(y_NLK[:, :, 0].double().numpy(), np.arange(len(data))[:, None], no_times)
     rows_NL = data.targets(data.rows(torch.arange(len(data))))
-    observed_NL = data.targets_N[rows_NL].double().numpy() * table.scale[table.target] + table.center[table.target]
+    center, scale = table.preparation.of_target
+    observed_NL = data.targets_N[rows_NL].double().numpy() * scale + center
     return Targets(observed_NL, rows_NL.numpy(), times(normalized)[rows_NL.numpy()])
 
 

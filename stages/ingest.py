@@ -266,7 +266,7 @@ def _number(rows: Rows, feature: str) -> pl.Expr:
 
 
 def decimal_point(cells: pl.Expr, decimal: str) -> pl.Expr:
-    """The cells with a point for `decimal`. One that holds a point already is no number, for that sets thousands apart."""
+    """The cells with a point for `decimal`; null where there is a point already, which sets thousands apart."""
     return pl.when(~cells.str.contains(".", literal=True)).then(cells.str.replace(decimal, ".", literal=True))
 
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from problems.errors import RecastError
-from problems.problem import CLIMATOLOGY, Harmonics, Problem, Scale, SequenceProblem, ahead, derived_names
+from problems.problem import Problem, Scale, SequenceProblem, ahead
 from stages import places
-from stages.atomic import replaced_folder, write_json
-from stages.climatology import Climatology, waves
+from stages.atomic import replaced_folder
+from stages.climatology import Climatology
 from stages.command import command
+from stages.preparation import Preparation, of_derived
 from stages.sequences import encode
 from stages.settings import load
 
@@ -42,23 +43,13 @@ class Table:
     """What there is to know about a normalised table beside its values.
 
     Attributes:
-        features: the columns, in order: those of the problem, those of the calendar, those of the climatology.
-        target: index of the forecast column.
-        unit: the target's unit.
-        center, scale: by column; value = normalised * scale + center, in the columns' own units.
-        climatology: indices of the target's climatology at the row's time and at a horizon after it; None: there is
-            none.
+        preparation: how it was made of what was ingested.
         cadence: seconds between rows.
         sha256: of values and times: the identity of the data for a trial's key. Which targets were observed shows in
             the windows, which the key hashes beside it.
     """
 
-    features: tuple[str, ...]
-    target: int
-    unit: str
-    center: tuple[float, ...]
-    scale: tuple[float, ...]
-    climatology: tuple[int, int] | None
+    preparation: Preparation
     cadence: float
     synthetic: bool
     series: tuple[Series, ...]
@@ -88,7 +79,9 @@ def observed(folder: Path) -> NDArray[np.bool_]:
     return table
 
 
-def normalize(problem: Problem, scale: Scale, ingested: Path, out: Path) -> Table:
+def normalize(
+    problem: Problem, scale: Scale, ingested: Path, out: Path, preparation: Preparation | None = None
+) -> Table:
     """Write the table, the times, which targets were observed and what is known of them into the folder `out`.
 
     The lecture's rule (row D2): mean and deviation of the training rows, the deviation that of the population.
@@ -98,6 +91,7 @@ def normalize(problem: Problem, scale: Scale, ingested: Path, out: Path) -> Tabl
 
     Args:
         out: its last part is the problem's name, which messages say.
+        preparation: of a network that was trained before, whose columns these are to be; None: fitted here.
 
     Raises:
         RecastError: a series is too short for the split, or a column has no value in the training rows.
@@ -105,30 +99,19 @@ def normalize(problem: Problem, scale: Scale, ingested: Path, out: Path) -> Tabl
     frame = pl.scan_parquet(ingested / "table.parquet")
     cadence = timedelta(seconds=json.loads((ingested / "quality.json").read_text(encoding="utf-8"))["cadence_seconds"])
     series = list(_cut(problem, frame, cadence, out.name))
-    center, deviation = _fitted(problem, scale, frame, series, out.name)
-    target = problem.table.features.index(problem.table.target)
-    derived = _derived(problem, frame, series, out.name)
-    features = problem.table.features + derived_names(problem.table)
-    # What is known in advance is scaled as the feature that it is of, the climatology as the target; the calendar's
-    # columns stay as they are.
-    of = [problem.table.features.index(name) for name in problem.table.known]
-    as_target = [name in CLIMATOLOGY for name in derived.names]
-    center = np.concatenate([center, center[of], np.where(as_target, center[target], 0.0)])
-    deviation = np.concatenate([deviation, deviation[of], np.where(as_target, deviation[target], 1.0)])
+    prepared = preparation or _fitted(problem, scale, frame, series, out.name)
 
     rows = sum(each.rows for each in series)
     digest = hashlib.sha256()
     with replaced_folder(out) as folder:
-        shape = (rows, len(features))
+        shape = (rows, len(prepared.features))
         table = np.lib.format.open_memmap(folder / "table.npy", mode="w+", dtype=np.float32, shape=shape)
         time = np.lib.format.open_memmap(folder / "time.npy", mode="w+", dtype="datetime64[ms]", shape=(rows,))
         known = np.lib.format.open_memmap(folder / "observed.npy", mode="w+", dtype=np.bool_, shape=(rows,))
-        for first, chunk, observed_N in _chunks(problem, frame, series, cadence):
+        for name, first, chunk, observed_N in _chunks(problem, frame, series, cadence):
             span = slice(first, first + len(chunk))
             time[span] = chunk["time"].to_numpy()
-            measured = chunk.select(*problem.table.features, *map(ahead, problem.table.known)).to_numpy()
-            raw = np.hstack([measured, derived.at(time[span], first)])
-            table[span] = (raw - center) / deviation
+            table[span] = prepared.normalized(chunk, name)
             known[span] = observed_N
             digest.update(table[span].tobytes())
         for begin in range(0, rows, CHUNK):
@@ -136,55 +119,20 @@ def normalize(problem: Problem, scale: Scale, ingested: Path, out: Path) -> Tabl
         table.flush()
         time.flush()
         known.flush()
-        about = Table(
-            features=features,
-            target=target,
-            unit=problem.table.unit,
-            center=tuple(center.tolist()),
-            scale=tuple(deviation.tolist()),
-            climatology=(len(features) - 2, len(features) - 1) if problem.table.climatology else None,
-            cadence=cadence.total_seconds(),
-            synthetic=problem.source.synthetic,
-            series=tuple(series),
-            sha256=digest.hexdigest(),
-        )
-        write_json(folder / "table.json", asdict(about))
+        about = Table(prepared, cadence.total_seconds(), problem.source.synthetic, tuple(series), digest.hexdigest())
+        (folder / "table.json").write_bytes(TypeAdapter(Table).dump_json(about, indent=1))
     return about
 
 
-@dataclass(frozen=True)
-class _Derived:
-    """The columns that are computed from the time of a row alone.
-
-    Attributes:
-        climatologies: one a series, with the row at which the series begins; empty where the problem has none.
-    """
-
-    names: tuple[str, ...]
-    calendar: Harmonics | None
-    climatologies: Sequence[tuple[int, Climatology]]
-    horizon: timedelta
-
-    def at(self, moments_N: NDArray[np.datetime64], first: int) -> NDArray[np.float64]:
-        """The columns (N, K) at these times of the series that row `first` is of."""
-        columns = [np.empty((len(moments_N), 0))]
-        if self.calendar:
-            columns.append(waves(moments_N, self.calendar))
-        if self.climatologies:
-            climatology = next(each for begin, each in reversed(self.climatologies) if begin <= first)
-            ahead_N = moments_N + np.timedelta64(self.horizon)
-            columns.append(np.stack([climatology.at(moments_N), climatology.at(ahead_N)], axis=1))
-        return np.hstack(columns)
-
-
-def _derived(problem: Problem, frame: pl.LazyFrame, series: list[Series], problem_name: str) -> _Derived:
-    """The columns that the problem asks for beside its features; a climatology is fitted to a series' training rows.
+def _climatologies(
+    problem: Problem, frame: pl.LazyFrame, series: list[Series], problem_name: str
+) -> Iterator[tuple[str, Climatology]]:
+    """The climatology of each series, fitted to its training rows; nothing where the problem has none.
 
     Raises:
         RecastError: a series has no target in them.
     """
     table = problem.table
-    climatologies = []
     for each in series if table.climatology else ():
         assert table.climatology
         pieces = (
@@ -202,9 +150,7 @@ def _derived(problem: Problem, frame: pl.LazyFrame, series: list[Series], proble
                 f"fitted to; leave the series out, move problems.{problem_name}.split or drop "
                 f"problems.{problem_name}.table.climatology"
             )
-        climatologies.append((each.first, fitted))
-    names = derived_names(table)[len(table.known) :]
-    return _Derived(names, table.calendar, climatologies, problem.horizon)
+        yield each.name, fitted
 
 
 def _cut(problem: Problem, frame: pl.LazyFrame, cadence: timedelta, problem_name: str) -> Iterator[Series]:
@@ -234,10 +180,8 @@ def _cut(problem: Problem, frame: pl.LazyFrame, cadence: timedelta, problem_name
         first += rows
 
 
-def _fitted(
-    problem: Problem, scale: str, frame: pl.LazyFrame, series: list[Series], problem_name: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Center and deviation by column, from the training rows alone.
+def _fitted(problem: Problem, scale: str, frame: pl.LazyFrame, series: list[Series], problem_name: str) -> Preparation:
+    """Center and deviation by column, and the climatologies, from the training rows alone.
 
     Raises:
         RecastError: a column has no value in them.
@@ -271,15 +215,19 @@ def _fitted(
         "none": (np.zeros_like(mean), np.ones_like(mean)),
     }[scale]
     # A column that never changes in training has nothing to be scaled by; its deviation may be no 0 but rounding.
-    return center, np.where(highest > lowest, deviation, 1.0)
+    centers, scales = of_derived(problem.table, center, np.where(highest > lowest, deviation, 1.0))
+    climatologies = {
+        name: tuple(each.coefficients.tolist()) for name, each in _climatologies(problem, frame, series, problem_name)
+    }
+    return Preparation(problem.table, problem.horizon, centers, scales, climatologies)
 
 
 def _chunks(
     problem: Problem, frame: pl.LazyFrame, series: list[Series], cadence: timedelta
-) -> Iterator[tuple[int, pl.DataFrame, NDArray[np.bool_]]]:
-    """The table in pieces of at most CHUNK rows of one series: the row each begins at, and it, nulls filled.
+) -> Iterator[tuple[str, int, pl.DataFrame, NDArray[np.bool_]]]:
+    """The table in pieces of at most CHUNK rows of one series: its name, the row each begins at, and it, nulls filled.
 
-    The third is whether each row's target was there before that. What is known in advance stands also in the row a
+    The last is whether each row's target was there before that. What is known in advance stands also in the row a
     horizon before, where no row is missing between the two: a window that spans a gap is none.
     """
     limit = problem.table.fill // cadence if problem.table.fill else 0
@@ -296,7 +244,7 @@ def _chunks(
                 filled = pl.col(problem.table.features).forward_fill(limit).over(stretch)
                 chunk = chunk.with_columns(filled)
             shifted = [pl.col(name).shift(-horizon).alias(ahead(name)) for name in problem.table.known]
-            yield each.first + begin, chunk.with_columns(shifted).slice(before, length), observed_N
+            yield each.name, each.first + begin, chunk.with_columns(shifted).slice(before, length), observed_N
 
 
 def main(problem: str) -> None:

@@ -64,9 +64,9 @@ def _store(trial: Trial, run: str, evaluation: Evaluation) -> str:
         "unit": evaluation.unit,
     }
     if isinstance(windows, Windowing):
-        table = Table.read(normalized)
-        about |= {"features": table.features, "center": table.center, "scale": table.scale}
-        example = (x_BTF.double().numpy() * np.array(table.scale) + np.array(table.center)).astype(np.float32)
+        prepared = Table.read(normalized).preparation
+        about |= {"features": prepared.features, "center": prepared.center, "scale": prepared.scale}
+        example = (x_BTF.double().numpy() * np.array(prepared.scale) + np.array(prepared.center)).astype(np.float32)
     else:
         names = [f"number {i + 1}" for i in range(shape.features)] if shape.codes is None else ["code"]
         about |= {"features": names, "center": [0.0] * shape.features, "scale": [1.0] * shape.features}

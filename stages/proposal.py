@@ -8,12 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from problems.errors import RecastError
 from problems.problem import Problem
-from problems.source import written
+from problems.source import TimeZone, written
 from problems.table import files, link_only
 from stages.ingest import Quality, ingest
 from stages.inspection import Inspection, inspect, unit_of
@@ -55,6 +56,7 @@ def propose(
     unit: str | None = None,
     time: Sequence[str] = (),
     series: str | None = None,
+    time_zone: str | None = None,
 ) -> Proposal:
     """Look at a file, a folder of them or a pattern, and try the stages on it up to its windows.
 
@@ -63,11 +65,12 @@ def propose(
         target: the column to forecast; None: the only number, or the first of several, and a question.
         unit: of the target; None: from the column's name.
         time, series: see `inspect`.
+        time_zone: of times that are written without one; None: UTC.
 
     Raises:
         RecastError: the file cannot be read as a table of a problem; the message names the place and the mend.
     """
-    found = inspect(path, time, series)
+    found = inspect(path, time, series, target)
     name = name or _name(files(path, "FILE")[0] if len(files(path, "FILE")) == 1 else Path(path))
     questions = [*found.questions]
     guesses: dict[tuple[str, ...], str] = {}
@@ -86,6 +89,13 @@ def propose(
     for column, values in found.sentinels.items():
         shown = ", ".join(f"{value:g}" for value in values)
         questions.append(f"Does {shown} in {column!r} stand for a missing value? (table.sentinels)")
+    if time_zone is not None:
+        try:
+            TypeAdapter(TimeZone).validate_python(time_zone)
+        except ValidationError as error:
+            raise RecastError(f"--time-zone {time_zone!r}: {error.errors()[0]['msg']}") from None
+        found.source.update(time_zone=time_zone, repeated_hour="in order")
+        guesses["source", "repeated_hour"] = "when the clock is set back, the row that stands first is the earlier"
     section: dict[str, Any] = {
         "title": "",
         "source": found.source,
@@ -119,9 +129,12 @@ def _tried(
     link_only(store, files(section["source"]["path"], "FILE"))
     quality = ingest(Problem.model_validate(section), store, ingested)
     cadence = timedelta(seconds=quality.cadence_seconds)
-    _check_regular(quality, cadence)
+    _check_regular(section["source"]["path"], quality, cadence)
     if repeated := sum(each.duplicates for each in quality.series.values()):
-        questions.append(f"{repeated:,} times come twice; their first rows are kept. Is that right? (source.series)")
+        questions.append(
+            f"Rows that repeat a time: {repeated:,}; the first of each is kept. Is that right? Several series may be "
+            "mixed (--series), or a clock may have been set back (--time-zone)"
+        )
     section["table"]["fill"] = written(3 * cadence)
     shortest = min(each.rows for each in quality.series.values()) * cadence * SPLIT["train"]
     section["table"] |= _seasons(cadence, shortest)
@@ -148,7 +161,7 @@ def _tried(
     return Proposal(name, section, guesses, found, quality, windows, questions)
 
 
-def _check_regular(quality: Quality, cadence: timedelta) -> None:
+def _check_regular(path: str, quality: Quality, cadence: timedelta) -> None:
     """
     Raises:
         RecastError: the rows do not come at equal steps.
@@ -157,8 +170,9 @@ def _check_regular(quality: Quality, cadence: timedelta) -> None:
     odd = sum(each.gaps + each.off_cadence for each in quality.series.values())
     if odd > (1 - REGULAR) * rows:
         raise RecastError(
-            f"the rows come at unequal steps: most often every {written(cadence)}, but {odd / rows:.0%} do not (months "
-            "are of unequal length too). Recast forecasts from rows at equal steps: bring the table to some first"
+            f"{path}: the rows come at unequal steps: most often every {written(cadence)}, but {odd / rows:.0%} do "
+            "not (months are of unequal length too). Recast forecasts from rows at equal steps: bring the table to "
+            "some first"
         )
 
 

@@ -216,7 +216,7 @@ def target_scale(problem: str) -> float:
     if not isinstance(read_windows(places.stage("window", problem)), Windowing):
         return 1.0
     table = Table.read(places.stage("normalize", problem))
-    return table.scale[table.target]
+    return table.preparation.of_target[1]
 
 
 def description(trial: Trial) -> dict[str, Any]:

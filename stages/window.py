@@ -136,12 +136,12 @@ def window(problem: Problem, stride: int, normalized: Path, out: Path) -> Window
         table=table.sha256,
         shape=WindowShape(
             steps=lookback // step,
-            features=len(table.features),
-            target=table.target,
+            features=len(table.preparation.features),
+            target=table.preparation.target,
             horizon=(delay + step) / step,
             day=86400 / table.cadence / step,
-            climatology=table.climatology,
-            derived=len(table.features) - len(problem.table.features),
+            climatology=table.preparation.climatology,
+            derived=len(table.preparation.features) - len(problem.table.features),
             leads=problem.window.leads,
         ),
     )

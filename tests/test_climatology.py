@@ -97,8 +97,8 @@ def test_the_table_has_the_climatology_now_and_at_the_target(
     problem = make_problem(split=split, **derived)
     table = normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
     assert table == Table.read(tmp_path / "normalize")
-    assert table.features == ("a", "b", "c", *derived_names(problem.table))
-    assert table.features[3:] == (
+    assert table.preparation.features == ("a", "b", "c", *derived_names(problem.table))
+    assert table.preparation.features[3:] == (
         "year sin 1",
         "year cos 1",
         "day sin 1",
@@ -106,7 +106,7 @@ def test_the_table_has_the_climatology_now_and_at_the_target(
         "climatology",
         "climatology at the target",
     )
-    assert table.climatology == (7, 8)
+    assert table.preparation.climatology == (7, 8)
     found, moments = np.array(values(tmp_path / "normalize")), np.array(times(tmp_path / "normalize"))
     np.testing.assert_allclose(found[:, 3:7], waves(moments, Harmonics(year=1, day=1)), atol=1e-6)
     for series in table.series:
@@ -116,7 +116,7 @@ def test_the_table_has_the_climatology_now_and_at_the_target(
         assert fitted
         for column, ahead in ((7, 0), (8, hours)):
             expected = fitted.at(moments[rows] + np.timedelta64(ahead, "h"))
-            in_unit = found[rows, column] * table.scale[1] + table.center[1]
+            in_unit = found[rows, column] * table.preparation.scale[1] + table.preparation.center[1]
             np.testing.assert_allclose(in_unit, expected, atol=1e-4)
     windowing = window(problem, 1, tmp_path / "normalize", tmp_path / "window")
     assert windowing.shape.climatology == (7, 8)

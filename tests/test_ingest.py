@@ -412,7 +412,8 @@ def test_a_wrong_time_format_is_named(tmp_path: Path) -> None:
         ("t,x\n", "too few rows: 0"),
         (HOURS[:23], "too few rows: 1"),
         (HOURS[:23] + HOURS[4:23], "too few rows: 2"),
-        (HOURS.replace("2\n", "2,2\n"), "found more fields"),
+        (HOURS.replace("2\n", "2,2\n"), "rows.csv, line 3: there are 3 cells, and the header has 2; mend the file"),
+        (HOURS.replace(",2", ',"2'), "rows.csv, line 3: a quotation mark opens a text that does not end as it should"),
     ],
 )
 def test_a_file_without_rows_enough_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -3,9 +3,10 @@
 import itertools
 import math
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
@@ -218,6 +219,171 @@ def test_gaps_make_windows_shorter(tmp_path: Path) -> None:
 )
 def test_what_is_no_table_of_a_problem_is_refused(tmp_path: Path, text: str, said: str) -> None:
     assert re.search(said, refused(tmp_path, text)), refused(tmp_path, text)
+
+
+HOURS = table(rows=100).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([*HOURS[:50], "yesterday,1,2", *HOURS[50:]], "river.csv, line 51: column 'when' holds 'yesterday', and most"),
+        ([*HOURS, "Total,17,2"], "river.csv, line 102: column 'when' holds 'Total'"),
+        ([HOURS[0], "UTC,m,m3/s", *HOURS[1:]], "river.csv, line 2: column 'when' holds 'UTC'"),
+        ([*HOURS[:50], ",1,2", *HOURS[50:]], "river.csv, line 51: column 'when' is empty"),
+        ([*HOURS[:50], "2021-01-01,1,2,3", *HOURS[51:]], "river.csv, line 51: there are 4 cells, and the header has 3"),
+        (
+            [*HOURS[:50], f'"{HOURS[50]}', *HOURS[51:]],
+            "river.csv, line 51: a quotation mark opens a text that does not",
+        ),
+        ([*HOURS[:50], "2021-01-01,inf,2", *HOURS[51:]], "river.csv, line 51: column 'level' holds 'inf'"),
+        (
+            ["when,flow,flow", *HOURS[1:]],
+            "river.csv, line 1: no header, which names every column once: when, flow, flow",
+        ),
+        ([HOURS[0], *(f"{line}," for line in HOURS[1:])], "line 1 has fewer cells than most lines, 4"),
+        (HOURS[:2], "no column of numbers.*'level' is not used: always the same"),
+        (HOURS[:3], "2 rows are too few for the split"),
+        ([HOURS[0], HOURS[1], HOURS[1].replace("0.000", "0.1")], "river: too few rows"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_named_by_its_place(tmp_path: Path, lines: list[str], said: str) -> None:
+    message = refused(tmp_path, "\n".join(lines) + "\n")
+    assert re.search(said, message), message
+    assert not re.search(r"tmp\w+/raw", message), "the user's file, not the copy that was tried"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (table().replace("\n", "\r").encode(), "its lines end with a carriage return alone"),
+        (b"PK\x03\x04" + bytes(range(256)), "a spreadsheet or a zip archive"),
+    ],
+)
+def test_what_is_no_text_with_lines_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    assert said in refused(tmp_path, content)
+
+
+def test_lines_with_nothing_on_them_are_no_rows(tmp_path: Path) -> None:
+    found = proposed(tmp_path, table().replace("\n2019-12", "\n\n2019-12", 1) + ",,\n,,\n\n")
+    assert found.quality.rows_read == 400
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_known_without_its_mark(tmp_path: Path, encoding: str) -> None:
+    assert proposed(tmp_path, table().encode(encoding)).section["source"]["encoding"] == encoding
+
+
+def test_a_header_is_found_below_lines_of_as_many_cells(tmp_path: Path) -> None:
+    """As spreadsheets write them."""
+    source = proposed(tmp_path, "Gauge,,\nHeight,3.5,m\n,,\n" + table()).section["source"]
+    assert source["skip_lines"] == 3 and source["time"] == "when"
+
+
+def test_spaces_may_stand_between_the_columns(tmp_path: Path) -> None:
+    text = table(written="%Y-%m-%dT%H:%M", header="when  level flow", separator="   ").replace("\n2019", "\n 2019")
+    found = proposed(tmp_path, text)
+    assert found.section["source"] == {
+        "kind": "table",
+        "path": str(tmp_path / "river.csv"),
+        "time": "when",
+        "separator": " ",
+    }
+    assert found.quality.rows_read == 400
+    message = refused(tmp_path, text.replace(" 18.0", " 18.0 9", 1))
+    assert "river.csv, line 14: there are 4 cells, and the header has 3" in message
+
+
+@pytest.mark.parametrize(
+    ("header", "written", "time"),
+    [
+        ("Year,Month,Day,Hour,Minute,x", "%Y,{0.month},{0.day},{0.hour},0", ["Year", "Month", "Day", "Hour", "Minute"]),
+        ("no,year,month,day,hour,x", "{1},%Y,{0.month},{0.day},{0.hour}", ["year", "month", "day", "hour"]),
+        ("date,hr,x", "%Y-%m-%d,{0.hour}", ["date", "hr"]),
+        ("at,x", "%Y%m%d:%H%M", "at"),
+    ],
+)
+def test_a_time_may_be_spread_over_columns(tmp_path: Path, header: str, written: str, time: str | list[str]) -> None:
+    moments = [START + i * HOUR for i in range(200)]
+    lines = [f"{moment.strftime(written).format(moment, i)},{i % 7}" for i, moment in enumerate(moments)]
+    found = proposed(tmp_path, "\n".join([header, *lines]) + "\n")
+    assert found.section["source"]["time"] == time
+    assert found.section["table"]["features"] == ["x"]
+    assert found.quality.series["all"].first == str(START) and found.quality.series["all"].gaps == 0
+
+
+@pytest.mark.parametrize(
+    ("separator", "cell", "role"),
+    [
+        (",", '"{:,}"', "not used: thousands are set apart, as in '1,000'; save the numbers without that"),
+        (";", "{:_}", "not used: thousands are set apart, as in '1.000'; save the numbers without that"),
+        (";", "{:_},5", "not used: thousands are set apart, as in '1.000,5'; save the numbers without that"),
+    ],
+)
+def test_numbers_with_thousands_set_apart_are_not_misread(tmp_path: Path, separator: str, cell: str, role: str) -> None:
+    decimal = "," if separator == ";" else "."
+    lines = [separator.join(["t", "x", "y"])]
+    for i in range(100):
+        big = cell.format(1000 + 31 * i).replace("_", ".")
+        lines.append(separator.join([str(START + i * HOUR), big, f"{i % 7}{decimal}25"]))
+    found = inspect(_file(tmp_path, "\n".join(lines) + "\n"))
+    assert {column.name: column.role for column in found.columns} == {"t": "time", "x": role, "y": "number"}
+
+
+def test_decimal_commas_that_could_set_thousands_apart_are_asked(tmp_path: Path) -> None:
+    lines = [f"{START + i * HOUR};{i % 7 + 1},{i % 5}25" for i in range(100)]
+    found = inspect(_file(tmp_path, "\n".join(["t;x", *lines]) + "\n"))
+    assert found.source["decimal"] == ","
+    assert any("Does the comma in 1,025 stand before decimals?" in each for each in found.questions)
+
+
+def test_a_text_that_is_taken_for_a_missing_value_is_asked(tmp_path: Path) -> None:
+    found = proposed(tmp_path, table().replace(",0.000,", ",0.0.0,", 1))
+    assert any("Does '0.0.0' stand for a missing value? (source.null_values)" in each for each in found.questions)
+
+
+def test_columns_that_are_mostly_empty_or_parts_of_the_time_are_left_out(tmp_path: Path) -> None:
+    lines = ["t,month,gust,never,x"]
+    moments = [START + i * HOUR for i in range(400)]
+    lines += [f"{moment},{moment.month},{'' if i % 5 else i % 7},,{i % 13}" for i, moment in enumerate(moments)]
+    text = "\n".join(lines) + "\n"
+    found = proposed(tmp_path, text)
+    assert [column.role for column in found.inspection.columns] == [
+        "time",
+        "not used: a part of the time",
+        "not used: without a value in 80% of the rows",
+        "not used: empty",
+        "number",
+    ]
+    assert found.section["table"]["target"] == "x"
+    assert inspect(_file(tmp_path, text), target="gust").numbers == ["gust", "x"], "unless it is what is wanted"
+
+
+def test_local_times_with_a_clock_set_back_want_their_zone(tmp_path: Path) -> None:
+    moments = [datetime(2020, 10, 15, tzinfo=UTC) + i * HOUR for i in range(400)]
+    text = "when,x\n" + "".join(
+        f"{moment.astimezone(ZoneInfo('Europe/Berlin')):%d.%m.%Y %H:%M},{i % 7}\n" for i, moment in enumerate(moments)
+    )
+    assert any("or a clock may have been set back (--time-zone)" in each for each in proposed(tmp_path, text).questions)
+    found = proposed(tmp_path, text, time_zone="Europe/Berlin")
+    assert found.section["source"]["repeated_hour"] == "in order"
+    assert found.quality.series["all"].gaps == 0 and found.quality.rows_kept == 400
+    assert "--time-zone 'Berlin': " in refused(tmp_path, text, time_zone="Berlin")
+    spring = text.replace(".10.2020", ".03.2020").replace(".11.2020", ".04.2020")
+    assert "an hour that never came" in refused(tmp_path, spring, time_zone="Europe/Berlin")
+
+
+def test_a_folder_may_hold_names_in_capitals_and_must_hold_one_kind_of_table(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    lines = table().splitlines(keepends=True)
+    (tmp_path / "a" / "ONE.CSV").write_text("".join(lines[:200]))
+    (tmp_path / "a" / "TWO.CSV").write_text("".join([lines[0], *lines[200:]]))
+    assert propose(str(tmp_path / "a")).quality.rows_read == 400
+    (tmp_path / "a" / "TWO.CSV").write_text("".join(["when,level,stage\n", *lines[200:]]))
+    with pytest.raises(
+        RecastError, match=r"a/ONE\.CSV and .*a/TWO\.CSV differ in their columns: only one has flow, stage"
+    ):
+        propose(str(tmp_path / "a"))
 
 
 def test_months_are_refused_for_they_differ_in_length(tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ def test_mean_and_deviation_are_those_of_the_training_rows_of_all_series(normali
     one, two = RANDOM.normal(5, 3, (40, 3)), RANDOM.normal(-2, 7, (80, 3))
     about, table = normalized(one, two)
     training = np.concatenate([one[:20], two[:40]])
-    np.testing.assert_allclose(about.center, training.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(about.scale, training.std(axis=0, ddof=0), rtol=1e-12)
-    expected = (np.concatenate([one, two]) - about.center) / about.scale
+    np.testing.assert_allclose(about.preparation.center, training.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(about.preparation.scale, training.std(axis=0, ddof=0), rtol=1e-12)
+    expected = (np.concatenate([one, two]) - about.preparation.center) / about.preparation.scale
     np.testing.assert_array_equal(table, expected.astype(np.float32))
     assert [(each.first, each.rows, each.train, each.validation) for each in about.series] == [
         (0, 40, 20, 30),
@@ -56,7 +56,7 @@ def test_mean_and_deviation_are_those_of_the_training_rows_of_all_series(normali
 def test_range_maps_the_training_rows_to_0_and_1(normalized: Any) -> None:
     raw = RANDOM.normal(5, 3, (40, 2))
     about, table = normalized(raw, scale="range")
-    assert about.center == tuple(raw[:20].min(axis=0))
+    assert about.preparation.center == tuple(raw[:20].min(axis=0))
     np.testing.assert_allclose(table[:20].min(axis=0), 0)
     np.testing.assert_allclose(table[:20].max(axis=0), 1, rtol=1e-6)
 
@@ -65,7 +65,7 @@ def test_none_leaves_the_values_as_they_are(normalized: Any) -> None:
     raw = RANDOM.normal(5, 3, (40, 2))
     about, table = normalized(raw, scale="none")
     np.testing.assert_array_equal(table, raw.astype(np.float32))
-    assert about.scale == (1, 1)
+    assert about.preparation.scale == (1, 1)
 
 
 @pytest.mark.parametrize("scale", ["standard", "range"])
@@ -75,7 +75,7 @@ def test_a_column_that_is_constant_in_training_is_only_shifted(normalized: Any, 
     raw[:, 0] = constant
     raw[50:, 0] = constant + 2
     about, table = normalized(raw, scale=scale)
-    assert about.scale[0] == 1
+    assert about.preparation.scale[0] == 1
     np.testing.assert_allclose(table[:50, 0], 0, atol=1e-6)
     np.testing.assert_allclose(table[50:, 0], 2, atol=1e-6)
 
@@ -106,8 +106,8 @@ def test_nulls_stay_nan_and_count_for_nothing(normalized: Any) -> None:
     raw[[3, 4, 30], 0] = np.nan
     about, table = normalized(raw)
     np.testing.assert_array_equal(np.isnan(table), np.isnan(raw))
-    np.testing.assert_allclose(about.center[0], np.nanmean(raw[:20, 0]), rtol=1e-12)
-    np.testing.assert_allclose(about.scale[0], np.nanstd(raw[:20, 0]), rtol=1e-12)
+    np.testing.assert_allclose(about.preparation.center[0], np.nanmean(raw[:20, 0]), rtol=1e-12)
+    np.testing.assert_allclose(about.preparation.scale[0], np.nanstd(raw[:20, 0]), rtol=1e-12)
 
 
 def test_a_null_is_filled_from_the_past_up_to_the_limit(normalized: Any) -> None:
@@ -203,8 +203,8 @@ def test_the_statistics_of_pieces_are_those_of_the_whole(
     monkeypatch.setattr(stage, "CHUNK", 7)
     about = normalize(make_problem(2), "standard", tmp_path / "ingest", tmp_path / "out")
     training = np.concatenate([raw[:150], raw[300:350]])
-    np.testing.assert_allclose(about.center, np.nanmean(training, axis=0), rtol=1e-14)
-    np.testing.assert_allclose(about.scale, np.nanstd(training, axis=0), rtol=1e-9)
+    np.testing.assert_allclose(about.preparation.center, np.nanmean(training, axis=0), rtol=1e-14)
+    np.testing.assert_allclose(about.preparation.scale, np.nanstd(training, axis=0), rtol=1e-9)
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path, make_problem: Make, write_ingested: Write) -> None:
@@ -250,8 +250,8 @@ def test_what_is_known_in_advance_stands_a_horizon_before(
     monkeypatch.setattr(stage, "CHUNK", chunk)
     one, two = RANDOM.normal(5, 3, (40, 3)), RANDOM.normal(-2, 7, (60, 3))
     about, table = normalized(one, two, known=["c", "a"], calendar={"year": 0, "day": 1})
-    assert about.features == ("a", "b", "c", "c at the target", "a at the target", "day sin 1", "day cos 1")
-    assert about.center[3:5] == (about.center[2], about.center[0])
+    assert about.preparation.features == ("a", "b", "c", "c at the target", "a at the target", "day sin 1", "day cos 1")
+    assert about.preparation.center[3:5] == (about.preparation.center[2], about.preparation.center[0])
     for first, rows in ((0, 40), (40, 60)):
         part = table[first : first + rows]
         np.testing.assert_array_equal(part[:-4, 3:5], part[4:, [2, 0]])
@@ -281,7 +281,7 @@ def test_a_window_is_given_what_is_known_of_its_target(
             test = batches.read(tmp_path / "out", tmp_path / "windows", torch.device("cpu"))["test"]
             positions = torch.arange(len(test))
             targets = (test.rows(positions) + found.delay).numpy()
-            expected = (raw[targets, 0] - about.center[0]) / about.scale[0]
+            expected = (raw[targets, 0] - about.preparation.center[0]) / about.preparation.scale[0]
             x_BTF = test.at(positions).x_BTF
             np.testing.assert_allclose(x_BTF[:, -1, 2], expected, rtol=1e-6)
     assert counts[0] == counts[1]

@@ -337,8 +337,8 @@ def test_a_table_is_a_file_a_folder_or_a_pattern(tmp_path: Path, store: Path) ->
         source.fetch(store, silent, 1)
         read = source.read(store, tmp_path)
         assert read.frame.select("when", "load", PLACE).collect().rows() == [
-            ("2020-01-01", "1", f"{store}/a-1.csv, line 2"),
-            ("2020-01-02", "2", f"{store}/a-2.csv, line 2"),
+            ("2020-01-01", "1", f"{tmp_path}/plant/a-1.csv, line 2"),
+            ("2020-01-02", "2", f"{tmp_path}/plant/a-2.csv, line 2"),
         ]
     (folder / "a-2.csv").write_text("when;power\n2020-01-01;1\n")
     with pytest.raises(RecastError, match="differ in their columns: only one has load, power"):

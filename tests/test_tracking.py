@@ -93,7 +93,7 @@ def test_the_packaged_models_forecast_in_real_units(finished: Checkout, monkeypa
     table, windowing = Table.read(normalized), Windowing.read(windowed)
     data = batches.read(normalized, windowed, torch.device("cpu"))["test"]
     x_BTF = data.at(torch.arange(7)).x_BTF
-    raw_BTF = (x_BTF.double().numpy() * table.scale + table.center).astype(np.float32)
+    raw_BTF = (x_BTF.double().numpy() * table.preparation.scale + table.preparation.center).astype(np.float32)
     packaged = 0
     for trial in expand(load(), "demo", windowed):
         uri = runs_by_name[trial.label].data.tags.get("recast.model")
@@ -104,7 +104,8 @@ def test_the_packaged_models_forecast_in_real_units(finished: Checkout, monkeypa
         assert model.metadata.signature is not None and model.input_example is not None
         with torch.inference_mode():
             expected_B = load_network(trial, windowing)(x_BTF)[:, 0, 0].double().numpy()
-        expected_B = expected_B * table.scale[table.target] + table.center[table.target]
+        center, scale = table.preparation.of_target
+        expected_B = expected_B * scale + center
         assert model.predict(raw_BTF) == pytest.approx(expected_B, abs=1e-3)
     assert packaged == 3, "one for each architecture"
     files = [path.name for path in Path("mlruns").rglob("*") if path.is_file()]

@@ -88,11 +88,11 @@ class Lecture:
 
     def generated(self, min_index: int, max_index: int | None, shuffle: bool) -> Iterator[tuple[Any, Any, Any]]:
         """The lecture's batches, with the rows that they are of."""
-        data = (self.raw - self.table.center) / self.table.scale
+        data = (self.raw - self.table.preparation.center) / self.table.preparation.scale
         for samples, targets in generator(
             data, self.lookback, self.delay, min_index, max_index, shuffle, 128, self.step
         ):
-            first = samples[:, 0, 0] * self.table.scale[0] + self.table.center[0]
+            first = samples[:, 0, 0] * self.table.preparation.scale[0] + self.table.preparation.center[0]
             yield first.round().astype(int) + self.lookback, samples, targets
 
 
@@ -103,8 +103,8 @@ def lecture(tmp_path_factory: pytest.TempPathFactory, make_problem: Make, write_
 
 def test_lecture_scales_by_mean_and_deviation_of_its_training_rows(lecture: Lecture) -> None:
     training = lecture.raw[: lecture.cuts[0]]
-    np.testing.assert_allclose(lecture.table.center, training.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(lecture.table.scale, training.std(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(lecture.table.preparation.center, training.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(lecture.table.preparation.scale, training.std(axis=0), rtol=1e-12)
 
 
 def test_lecture_trains_on_the_rows_that_its_generator_draws(lecture: Lecture) -> None:
@@ -464,5 +464,5 @@ def test_the_last_temperature_is_off_by_what_the_lecture_says(
     data = batches.read(tmp_path / "normalize", tmp_path / "window", CPU)[part]
     persistence = REGISTRY["persistence"](windowing.shape, Axes())
     mae = aim.measured(means(persistence, data, aim))["mae"]
-    assert mae * table.scale[table.target] == pytest.approx(celsius, abs=0.01)
+    assert mae * table.preparation.of_target[1] == pytest.approx(celsius, abs=0.01)
     assert normalized is None or mae == pytest.approx(normalized, abs=0.001)
