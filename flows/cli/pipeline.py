@@ -1,38 +1,21 @@
-"""recast: the command line."""
+"""Commands that run the pipeline and show what it has found."""
 
 import contextlib
 import os
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from flows.cli.app import Problems, Wait, app, chosen
 from flows.progress import console, results
-from problems.errors import RecastError
 from stages import leaderboard as boards
 from stages import places
-from stages.command import plain_errors
 from stages.leaderboard import Evaluation, Spread
 from stages.lock import is_running, only_pipeline
 from stages.settings import Settings, load, parse
 from stages.words import verdict, without_passwords
-
-if TYPE_CHECKING:
-    from stages.proposal import Proposal
-
-# Imports that take seconds (Prefect, DVC, MLflow, PyTorch) stand in the commands that need them.
-
-app = typer.Typer(
-    help="Retrain and compare sequence models: DVC stages, run as Prefect flows, recorded in MLflow.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-Problems = Annotated[list[str] | None, typer.Argument(help="problems of params.yaml; none: all that its `run` lists")]
-Wait = Annotated[bool, typer.Option("--wait", help="wait for another pipeline in this checkout to end")]
 
 
 @app.command()
@@ -50,12 +33,12 @@ def run(
     from flows.dag import stale
 
     settings = parse()
-    chosen = _chosen(settings, problems)
-    if not all(_is_fetched(name) for name in chosen):
+    wanted = chosen(settings, problems)
+    if not all(_is_fetched(name) for name in wanted):
         # What is wrong with the grid should be told before a download of minutes.
         load()
     with only_pipeline(wait):
-        names = _fetched(settings, chosen, fallback)
+        names = _fetched(settings, wanted, fallback)
         if retry or stale(names):
             try:
                 _run(names, retry)
@@ -89,91 +72,11 @@ def _run(names: list[str], retry: bool) -> None:
 
 
 @app.command()
-def use(
-    file: Annotated[Path, typer.Argument(help="a file with some of the keys of params.yaml, such as grids/all.yaml")],
-) -> None:
-    """Put the values of FILE in the place of those in params.yaml; its comments and all other values stay."""
-    from stages.settings import FILE, overlay
-
-    places.require_root()
-    with only_pipeline(wait=False):
-        changed = overlay(file, FILE)
-    console.print(
-        f"{FILE}: {', '.join(changed) or 'nothing'} changed. `git diff {FILE}` shows it, recast run runs it.",
-        soft_wrap=True,
-    )
-
-
-@app.command()
-def new(
-    file: Annotated[str, typer.Argument(help="a CSV or Parquet file, a folder of them or a pattern in quotes")],
-    name: Annotated[str | None, typer.Option(help="of the problem; none: from the file's name")] = None,
-    target: Annotated[str | None, typer.Option(help="the column to forecast")] = None,
-    unit: Annotated[str | None, typer.Option(help="of the target; none: from the column's name")] = None,
-    time: Annotated[list[str] | None, typer.Option(help="the column of the time; or two, date and clock")] = None,
-    series: Annotated[str | None, typer.Option(help="the column that tells several series apart")] = None,
-    time_zone: Annotated[
-        str | None, typer.Option(help="of times without one, such as Europe/Berlin; none: UTC")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be written, and write nothing")] = False,
-) -> None:
-    """Make a problem of a file: find out what it holds, try it, show it, and write its section of params.yaml."""
-    from stages.proposal import propose, write
-    from stages.settings import FILE
-
-    places.require_root()
-    with console.status(f"looking at {file}"):
-        found = propose(file, name, target, unit, time or (), series, time_zone)
-    _preview(found)
-    if dry_run:
-        return
-    with only_pipeline(wait=False):
-        write(found, FILE)
-    console.print(
-        f"{FILE}: problems.{found.name} is written, and `run` has it. `git diff {FILE}` shows it; correct what is "
-        f"wrong, then: recast run {found.name}",
-        soft_wrap=True,
-    )
-
-
-def _preview(found: "Proposal") -> None:
-    """What a file holds, what it is taken for, and what could not be told."""
-    source, quality = found.section["source"], found.quality
-    rows = Table(title=escape(f"The first rows of {source['path']}"))
-    sample = found.inspection.sample.head(5)
-    for column in sample.columns[:8]:
-        rows.add_column(escape(column))
-    for row in sample.iter_rows():
-        rows.add_row(*("" if value is None else escape(str(value)) for value in row[:8]))
-    results.print(rows)
-    columns = Table("column", "taken for", title=f"The columns, and what becomes of them in problem {found.name}")
-    for heading in ("nulls", "least", "mean", "most"):
-        columns.add_column(heading, justify="right")
-    for each in found.inspection.columns:
-        of = quality.columns.get(each.name)
-        figures = (f"{of.nulls:,}", f"{of.min:g}", f"{of.mean:g}", f"{of.max:g}") if of else ()
-        role = "target" if each.name == found.section["table"]["target"] else each.role
-        columns.add_row(escape(each.name), escape({"number": "feature"}.get(role, role)), *figures)
-    results.print(columns)
-    gaps = sum(each.gaps for each in quality.series.values())
-    windows = ", ".join(f"{count:,} for {split}" for split, count in found.windows.items())
-    results.print(
-        f"{quality.rows_kept:,} rows every {quality.cadence}, {len(quality.series)} series, {gaps:,} gaps. "
-        f"Windows: {windows}.",
-        soft_wrap=True,
-    )
-    if found.questions:
-        results.print("To be settled by you:")
-        for question in found.questions:
-            results.print(f"- {escape(question)}", soft_wrap=True, highlight=False)
-
-
-@app.command()
 def fetch(problems: Problems = None, wait: Wait = False) -> None:
     """Fill the raw stores: link local files, download what is public. JENA_ARCHIVE names a local Jena archive."""
     settings = parse()
     with only_pipeline(wait):
-        _fetched(settings, _chosen(settings, problems), None)
+        _fetched(settings, chosen(settings, problems), None)
 
 
 @app.command()
@@ -182,7 +85,7 @@ def status(problems: Problems = None) -> None:
     from flows.dag import stale
 
     settings = load()
-    names = _chosen(settings, problems)
+    names = chosen(settings, problems)
     running = is_running()
     table = Table("problem", "stale stages", "trials", title="Status")
     old = stale(names) if not running else []
@@ -217,38 +120,9 @@ def _trials(settings: Settings, problem: str, running: bool) -> str:
 @app.command()
 def leaderboard(problems: Problems = None) -> None:
     """Show the leaderboards: configurations by their validation error, and what the selected do on the test rows."""
-    for name in _chosen(parse(), problems):
+    for name in chosen(parse(), problems):
         _show(name)
-    _links(_chosen(parse(), problems))
-
-
-@app.command()
-def up() -> None:
-    """Start the project's Prefect and MLflow servers in the background, on loopback."""
-    from infra.servers import SERVERS, start
-    from stages.tracking import client
-
-    places.require_root()
-    # The server and a run that starts beside it must not both create the database.
-    client()
-    for server in SERVERS:
-        with console.status(f"starting {server.title}"):
-            address = start(server)
-        console.print(f"{server.title}: {address}")
-
-
-@app.command()
-def down(force: Annotated[bool, typer.Option("--force", help="also while a pipeline runs")] = False) -> None:
-    """Stop the project's servers."""
-    from infra.servers import SERVERS, stop
-
-    places.require_root()
-    if is_running() and not force:
-        raise RecastError(
-            "a pipeline runs in this checkout and reports to them; stop it first (Ctrl-C), or `recast down --force`"
-        )
-    for server in SERVERS:
-        console.print(f"{server.title}: {'stopped' if stop(server) else 'was not running'}")
+    _links(chosen(parse(), problems))
 
 
 @app.command()
@@ -257,21 +131,8 @@ def rebuild_mlflow(problems: Problems = None) -> None:
     from stages.rebuild import rebuild
 
     settings = load()
-    for name in _chosen(settings, problems):
+    for name in chosen(settings, problems):
         console.print(f"{name}: {rebuild(settings, name)} trials written to MLflow")
-
-
-def _chosen(settings: Settings, problems: list[str] | None) -> list[str]:
-    """The problems asked for; each must be one that the pipeline runs.
-
-    Raises:
-        RecastError: it is not.
-    """
-    for name in problems or ():
-        settings.problem(name)
-        if name not in settings.run:
-            raise RecastError(f"{name} is declared, but the pipeline does not run it; add it to `run` in params.yaml")
-    return list(problems or settings.run)
 
 
 def _fetched(settings: Settings, names: list[str], fallback: str | None) -> list[str]:
@@ -284,7 +145,7 @@ def _fetched(settings: Settings, names: list[str], fallback: str | None) -> list
     from stages.ingest import fetch as fetch_source
 
     if fallback is not None:
-        _chosen(settings, [fallback])
+        chosen(settings, [fallback])
     ready: list[str] = []
     for name in names:
         try:
@@ -366,13 +227,3 @@ def _addresses() -> dict[str, str | None]:
         MLFLOW.title: without_passwords(mlflow) if mlflow.startswith("http") else url(MLFLOW),
         PREFECT.title: prefect and without_passwords(prefect.removesuffix("/api")),
     }
-
-
-def main() -> None:
-    """Run the command line; mendable errors end with a message and status 1."""
-    try:
-        with plain_errors():
-            app()
-    except RecastError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)

@@ -1,0 +1,24 @@
+"""recast: the command line."""
+
+import sys
+
+from rich.markup import escape
+
+# Each puts its commands on the command line.
+from flows.cli import pipeline, problems, servers
+from flows.cli.app import app
+from flows.progress import console
+from problems.errors import RecastError
+from stages.command import plain_errors
+
+__all__ = ["main", "pipeline", "problems", "servers"]
+
+
+def main() -> None:
+    """Run the command line; mendable errors end with a message and status 1."""
+    try:
+        with plain_errors():
+            app()
+    except RecastError as error:
+        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,40 @@
+"""Commands that start and stop the project's servers."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.app import app
+from flows.progress import console
+from problems.errors import RecastError
+from stages import places
+from stages.lock import is_running
+
+
+@app.command()
+def up() -> None:
+    """Start the project's Prefect and MLflow servers in the background, on loopback."""
+    from infra.servers import SERVERS, start
+    from stages.tracking import client
+
+    places.require_root()
+    # The server and a run that starts beside it must not both create the database.
+    client()
+    for server in SERVERS:
+        with console.status(f"starting {server.title}"):
+            address = start(server)
+        console.print(f"{server.title}: {address}")
+
+
+@app.command()
+def down(force: Annotated[bool, typer.Option("--force", help="also while a pipeline runs")] = False) -> None:
+    """Stop the project's servers."""
+    from infra.servers import SERVERS, stop
+
+    places.require_root()
+    if is_running() and not force:
+        raise RecastError(
+            "a pipeline runs in this checkout and reports to them; stop it first (Ctrl-C), or `recast down --force`"
+        )
+    for server in SERVERS:
+        console.print(f"{server.title}: {'stopped' if stop(server) else 'was not running'}")
