@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-CODE = ("architectures", "flows", "infra", "problems", "stages")
+CODE = ("architectures", "champions", "flows", "infra", "problems", "stages")
 FILES = ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
 
 SETTINGS: dict[str, Any] = {
