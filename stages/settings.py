@@ -151,6 +151,57 @@ class Runner(Section):
     bundle: int = Field(1, ge=1, description="trials of one architecture and shape that one task trains")
 
 
+AlertKind = Literal["failure", "breach", "promotion", "refusal", "monitor"]
+"""What people are told of."""
+
+ALERT_KINDS: tuple[AlertKind, ...] = typing.get_args(AlertKind)
+
+AlertKinds = Annotated[tuple[AlertKind, ...], AfterValidator(_distinct)]
+
+
+class Email(Section):
+    """Alerts by SMTP. The environment has its user and password: RECAST_SMTP_USER, RECAST_SMTP_PASSWORD."""
+
+    to: Annotated[tuple[Annotated[str, StringConstraints(pattern=r"^[^@\s,]+@[^@\s,]+$")], ...], Field(min_length=1)]
+    sender: str = Field(pattern=r"^[^\r\n]*[^@\s]+@[^@\s]+$", description="the address that it comes from")
+    server: str = Field(pattern=r"^[^\s:/]+(:\d{1,5})?$", description="host or host:port of a mail server")
+    security: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="starttls: port 587; tls from the first byte: port 465; none: port 25"
+    )
+    kinds: AlertKinds = Field(ALERT_KINDS, description="that go there")
+
+    @property
+    def host(self) -> str:
+        return self.server.partition(":")[0]
+
+    @property
+    def port(self) -> int:
+        named = self.server.partition(":")[2]
+        return int(named) if named else {"starttls": 587, "tls": 465, "none": 25}[self.security]
+
+
+class Webhook(Section):
+    """Alerts as JSON that Slack takes."""
+
+    url: str = Field(
+        pattern=r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$",
+        description="${NAME} of the environment: who knows the address can post there, so it stands in no file",
+    )
+    kinds: AlertKinds = Field(ALERT_KINDS, description="that go there")
+
+    @property
+    def variable(self) -> str:
+        return self.url[2:-1]
+
+
+class Alerts(Section):
+    """Who is told of what."""
+
+    log: AlertKinds = Field(ALERT_KINDS, description="that go to .recast/alerts.log and to the run's log in Prefect")
+    email: Email | None = None
+    webhook: Webhook | None = None
+
+
 class Settings(Section):
     """All that a user changes."""
 
@@ -165,6 +216,7 @@ class Settings(Section):
     evaluate: Evaluate
     grid: Grid
     runner: Runner
+    alerts: Alerts = Alerts()
 
     @model_validator(mode="after")
     def _run_what_is_declared(self) -> "Settings":
