@@ -11,6 +11,7 @@ import json
 import re
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,7 +31,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from problems.errors import RecastError
 from problems.problem import SEQUENCES, TABLE, AnyProblem, Scale
-from problems.source import Duration
+from problems.source import Duration, TimeZone
 from stages.atomic import replaced_file
 
 FILE = Path("params.yaml")
@@ -159,12 +160,26 @@ ALERT_KINDS: tuple[AlertKind, ...] = typing.get_args(AlertKind)
 AlertKinds = Annotated[tuple[AlertKind, ...], AfterValidator(_distinct)]
 
 
+def _like(pattern: str, what: str) -> AfterValidator:
+    """Refuse a text that is not like `pattern`; the message says what to write."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"write {what}")
+        return value
+
+    return AfterValidator(check)
+
+
+Address = Annotated[str, _like(r"[^@\s,]+@[^@\s,]+", "an address such as team@example.org")]
+
+
 class Email(Section):
     """Alerts by SMTP. The environment has its user and password: RECAST_SMTP_USER, RECAST_SMTP_PASSWORD."""
 
-    to: Annotated[tuple[Annotated[str, StringConstraints(pattern=r"^[^@\s,]+@[^@\s,]+$")], ...], Field(min_length=1)]
-    sender: str = Field(pattern=r"^[^\r\n]*[^@\s]+@[^@\s]+$", description="the address that it comes from")
-    server: str = Field(pattern=r"^[^\s:/]+(:\d{1,5})?$", description="host or host:port of a mail server")
+    to: tuple[Address, ...] = Field(min_length=1)
+    sender: Address = Field(description="the address that it comes from")
+    server: Annotated[str, _like(r"[^\s:/]+(:\d{1,5})?", "a mail server's host, or host:port")]
     security: Literal["starttls", "tls", "none"] = Field(
         "starttls", description="starttls: port 587; tls from the first byte: port 465; none: port 25"
     )
@@ -183,10 +198,7 @@ class Email(Section):
 class Webhook(Section):
     """Alerts as JSON that Slack takes."""
 
-    url: str = Field(
-        pattern=r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$",
-        description="${NAME} of the environment: who knows the address can post there, so it stands in no file",
-    )
+    url: Annotated[str, _like(r"\$\{[A-Za-z_]\w*\}", "${NAME} of the environment: the address itself is a secret")]
     kinds: AlertKinds = Field(ALERT_KINDS, description="that go there")
 
     @property
@@ -200,6 +212,38 @@ class Alerts(Section):
     log: AlertKinds = Field(ALERT_KINDS, description="that go to .recast/alerts.log and to the run's log in Prefect")
     email: Email | None = None
     webhook: Webhook | None = None
+
+
+class Schedule(Section):
+    """When a deployed flow runs, and for how long at most."""
+
+    # Whether the fields are possible, Prefect says when it is deployed.
+    cron: Annotated[str, _like(r"\S+( +\S+){4}", 'five fields, such as "0 3 * * *"')] | None = Field(
+        None, description="minute, hour, day, month, day of the week; null: only when it is asked for"
+    )
+    time_limit: Duration = Field(timedelta(hours=12), description="an attempt that runs longer fails")
+
+
+class Deploy(Section):
+    """How `recast deploy` deploys the flows of each problem."""
+
+    pool: Annotated[str, _like(r"[a-z0-9_-]+", "small letters, digits, _ and -")] = Field(
+        "recast", description="Prefect's work pool; another one where several checkouts use one Prefect server"
+    )
+    time_zone: TimeZone = Field("UTC", description="of the schedules")
+    on_overlap: Literal["wait", "skip"] = Field(
+        "wait", description="a run that is due while another of the same flow and problem runs"
+    )
+    missed: Duration = Field(
+        timedelta(minutes=5), description="a run so late is one of those that were missed: one of them runs"
+    )
+    retries: int = Field(2, ge=0, le=20, description="of a run that has failed")
+    retry_delay: Duration = Field(
+        timedelta(minutes=1), description="before the first retry; twice that before the next"
+    )
+    retrain: Schedule = Schedule(cron="0 3 * * *", time_limit=timedelta(hours=12))
+    predict: Schedule = Schedule(cron="15 * * * *", time_limit=timedelta(minutes=30))
+    monitor: Schedule = Schedule(cron="0 6 * * *", time_limit=timedelta(hours=1))
 
 
 class Settings(Section):
@@ -217,6 +261,7 @@ class Settings(Section):
     grid: Grid
     runner: Runner
     alerts: Alerts = Alerts()
+    deploy: Deploy = Deploy()
 
     @model_validator(mode="after")
     def _run_what_is_declared(self) -> "Settings":
