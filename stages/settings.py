@@ -238,12 +238,10 @@ class Deploy(Section):
         timedelta(minutes=5), description="a run so late is one of those that were missed: one of them runs"
     )
     retries: int = Field(2, ge=0, le=20, description="of a run that has failed")
-    retry_delay: Duration = Field(
-        timedelta(minutes=1), description="before the first retry; twice that before the next"
-    )
-    retrain: Schedule = Schedule(cron="0 3 * * *", time_limit=timedelta(hours=12))
-    predict: Schedule = Schedule(cron="15 * * * *", time_limit=timedelta(minutes=30))
-    monitor: Schedule = Schedule(cron="0 6 * * *", time_limit=timedelta(hours=1))
+    retry_delay: Duration = Field(timedelta(minutes=1), description="before the first; twice that before the next")
+    retrain: Schedule = Schedule.model_validate({"cron": "0 3 * * *", "time_limit": "12h"})
+    predict: Schedule = Schedule.model_validate({"cron": "15 * * * *", "time_limit": "30m"})
+    monitor: Schedule = Schedule.model_validate({"cron": "0 6 * * *", "time_limit": "1h"})
 
 
 class Settings(Section):
