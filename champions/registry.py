@@ -1,7 +1,7 @@
 """Which model serves, and which ones did: MLflow's registered models by problem, and the history that MLflow lacks.
 
 A registered model is named as its problem, and has one version a trial that was ever a challenger. Its aliases
-`champion`, `previous` and `challenger` follow from `data/champion/<problem>/history.json`, a list of what happened. That
+`champion`, `previous` and `challenger` follow from `data/champion/<problem>/history.json`, a list of what happened. The
 file is the truth: it is replaced as a whole before any alias is set, and `reconcile` sets the aliases to what it says.
 A kill between the two, or at any other moment, is mended by the next call.
 """
