@@ -160,7 +160,9 @@ class Problem(BaseModel):
     title: str = Field(description="one line for the report")
     source: AnySource
     table: Table
-    split: AnySplit = Field(description="lecture, half, {train, validation} or {validation_from, test_from}")
+    split: AnySplit = Field(
+        description="lecture, half, {train, validation}, {validation_from, test_from} or {kind: recent, ...}"
+    )
     window: Windows
 
     @property

@@ -39,6 +39,14 @@ class Series:
 
 
 @dataclass(frozen=True)
+class _Kept:
+    """The rows of a series that the split keeps: `at` is where they begin in what was ingested."""
+
+    series: Series
+    at: int
+
+
+@dataclass(frozen=True)
 class Table:
     """What there is to know about a normalised table beside its values.
 
@@ -98,9 +106,10 @@ def normalize(
     """
     frame = pl.scan_parquet(ingested / "table.parquet")
     cadence = timedelta(seconds=json.loads((ingested / "quality.json").read_text(encoding="utf-8"))["cadence_seconds"])
-    series = list(_cut(problem, frame, cadence, out.name))
-    prepared = preparation or _fitted(problem, scale, frame, series, out.name)
+    kept = list(_cut(problem, frame, cadence, out.name))
+    prepared = preparation or _fitted(problem, scale, frame, kept, out.name)
 
+    series = tuple(each.series for each in kept)
     rows = sum(each.rows for each in series)
     digest = hashlib.sha256()
     with replaced_folder(out) as folder:
@@ -108,7 +117,7 @@ def normalize(
         table = np.lib.format.open_memmap(folder / "table.npy", mode="w+", dtype=np.float32, shape=shape)
         time = np.lib.format.open_memmap(folder / "time.npy", mode="w+", dtype="datetime64[ms]", shape=(rows,))
         known = np.lib.format.open_memmap(folder / "observed.npy", mode="w+", dtype=np.bool_, shape=(rows,))
-        for name, first, chunk, observed_N in _chunks(problem, frame, series, cadence):
+        for name, first, chunk, observed_N in _chunks(problem, frame, kept, cadence):
             span = slice(first, first + len(chunk))
             time[span] = chunk["time"].to_numpy()
             table[span] = prepared.normalized(chunk, name)
@@ -119,13 +128,13 @@ def normalize(
         table.flush()
         time.flush()
         known.flush()
-        about = Table(prepared, cadence.total_seconds(), problem.source.synthetic, tuple(series), digest.hexdigest())
+        about = Table(prepared, cadence.total_seconds(), problem.source.synthetic, series, digest.hexdigest())
         (folder / "table.json").write_bytes(TypeAdapter(Table).dump_json(about, indent=1))
     return about
 
 
 def _climatologies(
-    problem: Problem, frame: pl.LazyFrame, series: list[Series], problem_name: str
+    problem: Problem, frame: pl.LazyFrame, kept: list[_Kept], problem_name: str
 ) -> Iterator[tuple[str, Climatology]]:
     """The climatology of each series, fitted to its training rows; nothing where the problem has none.
 
@@ -133,54 +142,58 @@ def _climatologies(
         RecastError: a series has no target in them.
     """
     table = problem.table
-    for each in series if table.climatology else ():
+    for each in kept if table.climatology else ():
         assert table.climatology
+        train = each.series.train
         pieces = (
-            frame.slice(each.first + begin, min(CHUNK, each.train - begin))
+            frame.slice(each.at + begin, min(CHUNK, train - begin))
             .select("time", table.target)
             .collect(engine="streaming")
-            for begin in range(0, each.train, CHUNK)
+            for begin in range(0, train, CHUNK)
         )
         fitted = Climatology.fit(
             table.climatology, ((piece["time"].to_numpy(), piece[table.target].to_numpy()) for piece in pieces)
         )
         if fitted is None:
             raise RecastError(
-                f"series {each.name}: {table.target!r} has no value in the training rows that a climatology could be "
-                f"fitted to; leave the series out, move problems.{problem_name}.split or drop "
+                f"series {each.series.name}: {table.target!r} has no value in the training rows that a climatology "
+                f"could be fitted to; leave the series out, move problems.{problem_name}.split or drop "
                 f"problems.{problem_name}.table.climatology"
             )
-        yield each.name, fitted
+        yield each.series.name, fitted
 
 
-def _cut(problem: Problem, frame: pl.LazyFrame, cadence: timedelta, problem_name: str) -> Iterator[Series]:
-    """The series in the table's order, each with its cuts.
+def _cut(problem: Problem, frame: pl.LazyFrame, cadence: timedelta, problem_name: str) -> Iterator[_Kept]:
+    """The series in the table's order, each with its cuts, without the rows that the split leaves out.
 
     Raises:
         RecastError: a series is too short for the split.
     """
-    first = 0
-    for name, rows in frame.group_by("series", maintain_order=True).len().collect(engine="streaming").iter_rows():
-        time = frame.slice(first, rows).select("time")
+    at = first = 0
+    by_series = frame.group_by("series", maintain_order=True).agg(pl.len(), pl.col("time").max())
+    for name, rows, last in by_series.collect(engine="streaming").iter_rows():
+        time = frame.slice(at, rows).select("time")
 
         def before(moment: datetime, time: pl.LazyFrame = time) -> int:
             return int(time.select((pl.col("time") < moment).sum()).collect(engine="streaming").item())
 
         try:
-            cuts = problem.split.cuts(rows, cadence, before)
+            cuts = problem.split.cuts(rows, cadence, last, before)
         except RecastError as error:
             # A split does not know whose it is; its messages begin with its key.
             raise RecastError(f"series {name}: problems.{problem_name}.{error}") from None
-        if not 0 < cuts.train < cuts.validation < rows:
+        if not cuts.are_apart:
             raise RecastError(
                 f"series {name}: {rows:,} rows are too few for the split; lengthen the data or change "
                 f"problems.{problem_name}.split"
             )
-        yield Series(name, first, rows, cuts.train, cuts.validation)
-        first += rows
+        begin, train, validation, end = cuts
+        yield _Kept(Series(name, first, end - begin, train - begin, validation - begin), at + begin)
+        at += rows
+        first += end - begin
 
 
-def _fitted(problem: Problem, scale: str, frame: pl.LazyFrame, series: list[Series], problem_name: str) -> Preparation:
+def _fitted(problem: Problem, scale: str, frame: pl.LazyFrame, kept: list[_Kept], problem_name: str) -> Preparation:
     """Center and deviation by column, and the climatologies, from the training rows alone.
 
     Raises:
@@ -190,9 +203,9 @@ def _fitted(problem: Problem, scale: str, frame: pl.LazyFrame, series: list[Seri
     features = problem.table.features
     known, mean, squares = np.zeros(len(features)), np.zeros(len(features)), np.zeros(len(features))
     lowest, highest = np.full(len(features), np.inf), np.full(len(features), -np.inf)
-    for each in series:
-        for begin in range(0, each.train, CHUNK):
-            rows = frame.slice(each.first + begin, min(CHUNK, each.train - begin)).select(features)
+    for each in kept:
+        for begin in range(0, each.series.train, CHUNK):
+            rows = frame.slice(each.at + begin, min(CHUNK, each.series.train - begin)).select(features)
             piece = rows.collect(engine="streaming").to_numpy()
             is_known = ~np.isnan(piece)
             more = is_known.sum(axis=0)
@@ -217,13 +230,13 @@ def _fitted(problem: Problem, scale: str, frame: pl.LazyFrame, series: list[Seri
     # A column that never changes in training has nothing to be scaled by; its deviation may be no 0 but rounding.
     centers, scales = of_derived(problem.table, center, np.where(highest > lowest, deviation, 1.0))
     climatologies = {
-        name: tuple(each.coefficients.tolist()) for name, each in _climatologies(problem, frame, series, problem_name)
+        name: tuple(each.coefficients.tolist()) for name, each in _climatologies(problem, frame, kept, problem_name)
     }
     return Preparation(problem.table, problem.horizon, centers, scales, climatologies)
 
 
 def _chunks(
-    problem: Problem, frame: pl.LazyFrame, series: list[Series], cadence: timedelta
+    problem: Problem, frame: pl.LazyFrame, kept: list[_Kept], cadence: timedelta
 ) -> Iterator[tuple[str, int, pl.DataFrame, NDArray[np.bool_]]]:
     """The table in pieces of at most CHUNK rows of one series: its name, the row each begins at, and it, nulls filled.
 
@@ -233,18 +246,19 @@ def _chunks(
     limit = problem.table.fill // cadence if problem.table.fill else 0
     horizon = problem.horizon // cadence if problem.table.known else 0
     stretch = (pl.col("time").diff() != cadence).fill_null(True).cum_sum()
-    for each in series:
-        for begin in range(0, each.rows, CHUNK):
+    for each in kept:
+        series = each.series
+        for begin in range(0, series.rows, CHUNK):
             before = min(limit, begin)
-            length = min(CHUNK, each.rows - begin)
-            after = min(horizon, each.rows - begin - length)
-            chunk = frame.slice(each.first + begin - before, before + length + after).collect(engine="streaming")
+            length = min(CHUNK, series.rows - begin)
+            after = min(horizon, series.rows - begin - length)
+            chunk = frame.slice(each.at + begin - before, before + length + after).collect(engine="streaming")
             observed_N = chunk[problem.table.target][before : before + length].is_not_null().to_numpy()
             if limit:
                 filled = pl.col(problem.table.features).forward_fill(limit).over(stretch)
                 chunk = chunk.with_columns(filled)
             shifted = [pl.col(name).shift(-horizon).alias(ahead(name)) for name in problem.table.known]
-            yield each.name, each.first + begin, chunk.with_columns(shifted).slice(before, length), observed_N
+            yield series.name, series.first + begin, chunk.with_columns(shifted).slice(before, length), observed_N
 
 
 def main(problem: str) -> None:

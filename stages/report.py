@@ -100,7 +100,13 @@ def _split(split: dict[str, Any]) -> str:
             drawn = "" if share is None else f", {percent(share)} of the training sequences validate where it has none"
             return f"the source's own{drawn}"
         case {"kind": "dates", "validation_from": validation, "test_from": test}:
-            return f"validation from {_moment(validation)}, test from {_moment(test)}"
+            first, last = split.get("train_from"), split.get("test_until")
+            begin = f"training from {_moment(first)}, " if first else ""
+            end = f" until {_moment(last)}" if last else ""
+            return f"{begin}validation from {_moment(validation)}, test from {_moment(test)}{end}"
+        case {"kind": "recent", "train": train, "validation": validation, "test": test}:
+            before = f"the {train} before them" if train else "all rows before them"
+            return f"the last {test} test, the {validation} before them validate, {before} train"
     return ", ".join(f"{name} {value}" for name, value in split.items())
 
 

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from problems.errors import RecastError
 from problems.jena import ARCHIVE
-from problems.split import DateSplit, FractionSplit, LectureSplit
+from problems.split import DateSplit, FractionSplit, LectureSplit, RecentSplit
 from stages.grid import configurations
 from stages.settings import Settings, load, overlay, parse, schema
 
@@ -114,6 +114,19 @@ SPLITS: list[tuple[Any, Any]] = [
         {"validation_from": "2015-01-01T01:00+01:00", "test_from": "2016-01-01T12:00Z"},
         DateSplit(validation_from="2015-01-01", test_from="2016-01-01T12:00"),
     ),
+    (
+        {
+            "train_from": "2012-01-01",
+            "validation_from": "2015-01-01",
+            "test_from": "2016-01-01",
+            "test_until": "2016-07-01",
+        },
+        DateSplit(
+            train_from="2012-01-01", validation_from="2015-01-01", test_from="2016-01-01", test_until="2016-07-01"
+        ),
+    ),
+    ({"kind": "recent", "validation": "180d", "test": "90d"}, RecentSplit(train=None, validation="180d", test="90d")),
+    ({"train": "4w", "validation": "2w", "test": "7d"}, RecentSplit(train="28d", validation="14d", test="1w")),
 ]
 
 
@@ -246,9 +259,9 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (
         (*JENA, "split"),
         "halves",
-        'problems.jena.split: "halves": allowed: lecture, half, {train, validation} or {valid',
+        'problems.jena.split: "halves": allowed: lecture, half, {train, validation}, {valid',
     ),
-    ((*JENA, "split"), 3, "problems.jena.split: 3: allowed: lecture, half, {train, validation} or {validation_from, t"),
+    ((*JENA, "split"), 3, "problems.jena.split: 3: allowed: lecture, half, {train, validation}, {validation_from, t"),
     ((*JENA, "split"), None, "problems.jena.split: null: allowed: lecture, half, "),
     ((*JENA, "split"), {"train": 0.5, "validation": 0.5}, "problems.jena.split.train: train and validation together"),
     ((*JENA, "split"), {"train": 0, "validation": 0.5}, "problems.jena.split.train: must be above 0; it is 0"),
@@ -262,6 +275,17 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
         {"validation_from": "2016-01-01", "test_from": "2015-01-01"},
         "problems.jena.split.test_from: test_from must be later than validation_from",
     ),
+    (
+        (*JENA, "split"),
+        {"validation_from": "2015-01-01", "test_from": "2016-01-01", "test_until": "2015-06-01"},
+        "problems.jena.split.test_until: test_until must be later than test_from",
+    ),
+    (
+        (*JENA, "split"),
+        {"kind": "recent", "train": "4y", "validation": "180d", "test": "90d"},
+        'problems.jena.split.train: "4y": write a number above 0 and a unit, such as 10m, 1h or 5d (s, m, h, d, w)',
+    ),
+    ((*JENA, "split"), {"kind": "recent", "test": "90d"}, "problems.jena.split.validation: missing"),
     # columns
     ((*JENA, "table", "target"), "T", "problems.jena.table.target: target 'T' is not among the features: T (degC), p"),
     (

@@ -157,14 +157,14 @@ def test_a_network_is_told_the_horizon_from_the_last_input(lecture: Lecture) -> 
 def test_lecture_cuts_are_whole_rows_of_exact_time(minutes: int) -> None:
     cadence = timedelta(minutes=minutes)
     rows = 300_000 * 10 // minutes + 1
-    assert LectureSplit().cuts(rows, cadence, never) == (200_000 * 10 // minutes, 300_000 * 10 // minutes)
+    assert LectureSplit().cuts(rows, cadence, START, never)[:3] == (0, 200_000 * 10 // minutes, 300_000 * 10 // minutes)
     with pytest.raises(RecastError, match="lecture needs more than"):
-        LectureSplit().cuts(rows - 1, cadence, never)
+        LectureSplit().cuts(rows - 1, cadence, START, never)
 
 
 def test_lecture_cuts_do_not_suffer_from_rounding() -> None:
     cadence = timedelta(seconds=15625)  # 200,000 * (600 / 15,625) is 7,679.999... in floats
-    assert LectureSplit().cuts(11_521, cadence, never) == (7680, 11_520)
+    assert LectureSplit().cuts(11_521, cadence, START, never) == (0, 7680, 11_520, 11_521)
 
 
 # Windows by a loop over rows, for any table. A row is 100 days, so that `lecture` cuts at rows 13 and 20.
