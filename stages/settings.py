@@ -244,6 +244,23 @@ class Deploy(Section):
     monitor: Schedule = Schedule.model_validate({"cron": "0 6 * * *", "time_limit": "1h"})
 
 
+class Retrain(Section):
+    """When a challenger takes the champion's place."""
+
+    level: float = Field(
+        0.95, gt=0.5, lt=1, description="of the interval of the difference in MAE, all of which must be a gain"
+    )
+    worse: float = Field(
+        0.1, ge=0, description="no season, hour of day or extreme tenth may be worse by more than this share"
+    )
+    windows: int = Field(200, ge=20, description="fewest windows that a comparison may rest on")
+    slice_windows: int = Field(30, ge=1, description="a season, hour or extreme tenth with fewer targets is not judged")
+    approval: Duration | None = Field(
+        None, description="how long the flow waits for a person's yes to a promotion, and then refuses; null: no wait"
+    )
+    patience: Duration = Field(timedelta(minutes=10), description="how long MLflow may be out of reach")
+
+
 class Settings(Section):
     """All that a user changes."""
 
@@ -260,6 +277,7 @@ class Settings(Section):
     runner: Runner
     alerts: Alerts = Alerts()
     deploy: Deploy = Deploy()
+    retrain: Retrain = Retrain()
 
     @model_validator(mode="after")
     def _run_what_is_declared(self) -> "Settings":
