@@ -30,8 +30,8 @@ from stages.trials import Trial, read_run, trial_folder
 from stages.words import without_passwords
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-KEY = "recast.key"
-"""Tag of a version: the key of its trial."""
+KEY, LABEL = "recast.key", "recast.label"
+"""Tags of a version: the key of its trial, and what it is for people."""
 LONGEST_WAIT_SECONDS = 15
 
 T = TypeVar("T")
@@ -44,6 +44,7 @@ class Version:
     Attributes:
         key: of the trial.
         run: the trial's run in MLflow.
+        label: of the trial, for people: gru units=32 seed=1.
         uri: by which MLflow loads it.
     """
 
@@ -51,6 +52,7 @@ class Version:
     version: int
     key: str
     run: str
+    label: str = ""
 
     @property
     def uri(self) -> str:
@@ -64,7 +66,7 @@ class Entry:
     Attributes:
         kind: challenge (a version was registered, to be compared), promotion, refusal or rollback.
         time: in UTC, ISO 8601.
-        version, key, run: of the challenger; of a rollback, of the version that is champion again.
+        version, key, run, label: of the challenger; of a rollback, of the version that is champion again.
         former: the champion before, if there was one.
         decision: id of the comparison that it rests on, if there was one.
         reason: in a sentence.
@@ -77,6 +79,7 @@ class Entry:
     version: int
     key: str
     run: str
+    label: str
     former: int | None
     decision: str | None
     reason: str
@@ -130,7 +133,7 @@ def reign(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _version(problem: str, entry: Entry) -> Version:
-    return Version(problem, entry.version, entry.key, entry.run)
+    return Version(problem, entry.version, entry.key, entry.run, entry.label)
 
 
 def champion(problem: str) -> Version | None:
@@ -169,7 +172,7 @@ def _versions(problem: str) -> list[ModelVersion]:
 def _read(problem: str, found: ModelVersion) -> Version | None:
     """A version of ours; of one that somebody else has made, nothing is known."""
     key = found.tags.get(KEY)
-    return Version(problem, int(found.version), key, str(found.run_id)) if key else None
+    return Version(problem, int(found.version), key, str(found.run_id), found.tags.get(LABEL, "")) if key else None
 
 
 @tracking.reported()
@@ -194,9 +197,9 @@ def register(trial: Trial, tags: dict[str, str]) -> Version:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     made = tracking.client().create_model_version(
-        problem, model, run, tags={KEY: trial.key, **tags}, model_id=model.removeprefix("models:/")
+        problem, model, run, {KEY: trial.key, LABEL: trial.label, **tags}, model_id=model.removeprefix("models:/")
     )
-    return Version(problem, int(made.version), trial.key, run)
+    return Version(problem, int(made.version), trial.key, run, trial.label)
 
 
 def challenge(version: Version) -> None:
@@ -282,6 +285,7 @@ def _entry(
         version.version,
         version.key,
         version.run,
+        version.label,
         now.version if now else None,
         decision,
         reason,
