@@ -1,34 +1,51 @@
 """The best trial of each architecture as an MLflow model that can be served."""
 
+import shutil
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
+import polars as pl
 import torch
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from numpy.typing import NDArray
 
+from architectures import Network
 from stages import batches, places, tracking
-from stages.atomic import write_json
-from stages.leaderboard import Evaluation
-from stages.normalize import Table
-from stages.objectives import objective, shape_for
+from stages.fit import answers
+from stages.forecaster import ABOUT, About, Forecaster, quantile_ends
+from stages.leaderboard import Evaluation, Row
+from stages.metrics import conformal_reach
+from stages.normalize import CHUNK, Table, times, values
+from stages.objectives import objective, ordered, shape_for
 from stages.selection import best_trials
 from stages.sequences import VOCABULARY
+from stages.train import load_network
 from stages.trials import Trial, read_run, trial_folder
-from stages.window import Windowing, read_windows
+from stages.window import Windowing, ranges, read_windows
 
-CODE = Path(__file__).parent / "forecaster.py"
-CODE_PATH = "architectures"
+CODE = Path(__file__).parent / "served.py"
+IMPORTED = {
+    "architectures": None,
+    "problems": None,
+    "stages": ("__init__.py", "climatology.py", "forecaster.py", "preparation.py"),
+}
+"""What the model imports of Recast and is stored with it: by package, the files; None: all."""
+REQUIRED = ("httpx", "mlflow", "numpy", "polars", "pyarrow", "pydantic", "safetensors", "tenacity", "torch")
+"""The distributions that it needs."""
 PACKAGED = "recast.model"
 """Tag of a run whose model is stored."""
+FORM, THIS_FORM = "recast.model.form", "2"
+"""Tag of what a model takes; 2: rows in their own units. Models of an earlier form are stored again."""
 
 _lock = threading.Lock()
 """MLflow keeps the model that it loads in a variable of the process, in which problems are evaluated side by side."""
@@ -42,80 +59,215 @@ def package(evaluation: Evaluation, trials: Sequence[Trial]) -> list[str]:
         TrackingError: MLflow cannot be reached.
     """
     stored = []
-    for _, best in best_trials(evaluation.rows, trials):
+    for row, best in best_trials(evaluation.rows, trials):
         run = str(read_run(trial_folder(best))["mlflow_run_id"])
-        if PACKAGED not in tracking.client().get_run(run).data.tags:
-            stored.append(_store(best, run, evaluation))
+        tags = tracking.client().get_run(run).data.tags
+        if PACKAGED not in tags or tags.get(FORM) != THIS_FORM:
+            stored.append(_store(best, run, evaluation, row))
     return stored
 
 
-def _store(trial: Trial, run: str, evaluation: Evaluation) -> str:
-    """Log the model of one trial to its own run."""
+def forecaster_of(trial: Trial, unit: str, synthetic: bool, levels: Sequence[float], commit: str = "") -> Forecaster:
+    """A trained trial as what forecasts from rows in their own units, with intervals by its validation errors.
+
+    Args:
+        unit: the target's.
+        levels: of the intervals; the validation windows must be enough for them.
+        commit: that it was trained at.
+    """
     normalized, windowed = places.stage("normalize", trial.problem), places.stage("window", trial.problem)
     windows = read_windows(windowed)
-    shape = shape_for(windows, trial.train)
-    x_BTF = batches.read(normalized, windowed, torch.device("cpu"))["train"].at(torch.arange(1)).x_BTF
-    about = {
-        "architecture": trial.configuration.architecture,
-        "hyperparameters": trial.configuration.hyperparameters.model_dump(mode="json"),
-        "shape": asdict(shape),
-        "objective": windows.objective,
-        "quantiles": objective(windows, trial.train).quantiles,
-        "unit": evaluation.unit,
-    }
+    network = load_network(trial, windows)
+    of_table: dict[str, Any] = {}
     if isinstance(windows, Windowing):
-        prepared = Table.read(normalized).preparation
-        about |= {"features": prepared.features, "center": prepared.center, "scale": prepared.scale}
-        example = (x_BTF.double().numpy() * np.array(prepared.scale) + np.array(prepared.center)).astype(np.float32)
-    else:
-        names = [f"number {i + 1}" for i in range(shape.features)] if shape.codes is None else ["code"]
-        about |= {"features": names, "center": [0.0] * shape.features, "scale": [1.0] * shape.features}
-        example = x_BTF.numpy()
-    answer = [-1] if shape.each else [shape.leads] if shape.leads > 1 else []
-    outputs = [shape.outputs] if shape.outputs > 1 else []
-    # Where each step is answered, a sequence may have any length.
-    steps = -1 if shape.each else shape.steps
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(example.dtype, (-1, steps, shape.features))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float64), (-1, *answer, *outputs))]),
+        table = Table.read(normalized)
+        # A baseline knows of no quantiles.
+        quantiles = objective(windows, trial.train).quantiles if trial.trainable else ()
+        of_table = {
+            "quantiles": quantiles,
+            "preparation": table.preparation,
+            "cadence": table.cadence,
+            "lookback": windows.lookback,
+            "step": windows.step,
+            "delay": windows.delay,
+            "leads": tuple(windows.leads),
+            "series": tuple(each.name for each in table.series),
+            "levels": tuple(levels),
+            "reaches": _reaches(network, quantiles, levels, table, normalized, windowed),
+            "ranges": _ranges(table, normalized),
+        }
+    about = About(
+        problem=trial.problem,
+        key=trial.key,
+        architecture=trial.configuration.architecture,
+        hyperparameters=trial.configuration.hyperparameters.model_dump(mode="json"),
+        shape=shape_for(windows, trial.train),
+        objective=windows.objective,
+        unit=unit,
+        synthetic=synthetic,
+        code=trial.code,
+        data=trial.data,
+        commit=commit,
+        **of_table,
     )
-    weights = trial_folder(trial) / "weights.safetensors"
-    with tempfile.TemporaryDirectory() as folder:
-        write_json(Path(folder) / "model.json", about)
-        artifacts = {"model": str(Path(folder) / "model.json")}
-        if weights.exists():
-            artifacts["weights"] = str(weights)
+    return Forecaster(about, network)
+
+
+def _reaches(
+    network: Network,
+    quantiles: tuple[float, ...],
+    levels: Sequence[float],
+    table: Table,
+    normalized: Path,
+    windowed: Path,
+) -> dict[float, tuple[float, ...]]:
+    """How far the intervals reach, by level and lead, in the target's unit; as in `stages.forecasts.bands`."""
+    wanted = [level for level in levels if not quantile_ends(quantiles, level)]
+    if not wanted:
+        return {}
+    data = batches.read(normalized, windowed, torch.device("cpu"))["validation"]
+    scale = table.preparation.of_target[1]
+    middle = quantiles.index(0.5) if quantiles else 0
+    pieces = [
+        ((ordered(y_BSO) if quantiles else y_BSO)[:, :, middle] - batch.y_BSK[:, :, 0]).double().numpy()
+        for y_BSO, batch in answers(network, data)
+    ]
+    errors_NL = np.concatenate(pieces) * scale
+    found: dict[float, tuple[float, ...]] = {}
+    for level in wanted:
+        reaches = [conformal_reach(errors_N, level) for errors_N in errors_NL.T]
+        # The evaluation has intervals of those levels alone for which the windows are enough.
+        assert all(reach is not None for reach in reaches)
+        found[level] = tuple(reach for reach in reaches if reach is not None)
+    return found
+
+
+def _ranges(table: Table, normalized: Path) -> dict[str, tuple[float, float]]:
+    """The least and the greatest value of each declared column in the training rows, in its unit."""
+    count = len(table.preparation.table.features)
+    low_C, high_C = np.full(count, np.inf), np.full(count, -np.inf)
+    normalized_NF = values(normalized)
+    for each in table.series:
+        for begin in range(0, each.train, CHUNK):
+            until = each.first + min(begin + CHUNK, each.train)
+            piece_NC = normalized_NF[each.first + begin : until, :count]
+            low_C = np.fmin(low_C, np.fmin.reduce(piece_NC))
+            high_C = np.fmax(high_C, np.fmax.reduce(piece_NC))
+    center_C, scale_C = (np.array(each[:count]) for each in (table.preparation.center, table.preparation.scale))
+    # Seven digits: the table is of float32.
+    low_C, high_C = (np.array([float(f"{v:.7g}") for v in each * scale_C + center_C]) for each in (low_C, high_C))
+    return dict(zip(table.preparation.table.features, zip(low_C.tolist(), high_C.tolist(), strict=True), strict=True))
+
+
+def _example(about: About, ingested: Path, normalized: Path, windowed: Path) -> pl.DataFrame:
+    """The rows of the first training window, as a user has them."""
+    assert about.preparation
+    known, fill = about.preparation.table.known, about.preparation.table.fill
+    row = int(ranges(windowed, "train")[0, 0])
+    cadence = timedelta(seconds=about.cadence)
+    series = next(each for each in Table.read(normalized).series if row < each.first + each.rows)
+    # A window is named by the row after its inputs, which need not be there.
+    origin: datetime = times(normalized)[row - about.step].item()
+    first = origin - (about.rows - 1) * cadence - (fill or timedelta(0))
+    last = origin + (about.horizon * cadence if known else timedelta(0))
+    others = [name for name in about.columns if name not in known]
+    return (
+        pl.scan_parquet(ingested / "table.parquet")
+        .filter(pl.col("series") == series.name, pl.col("time").is_between(first, last))
+        .select("time", "series", *about.columns)
+        .with_columns(pl.when(pl.col("time") <= origin).then(pl.col(others)))
+        .collect(engine="streaming")
+    )
+
+
+def _signature(about: About, example: pl.DataFrame | NDArray[Any], answer: Any) -> ModelSignature:
+    """What goes into the model and comes out of it."""
+    if isinstance(example, np.ndarray):
+        shape = about.shape
+        answers_ = [-1] if shape.each else [shape.leads] if shape.leads > 1 else []
+        outputs = [shape.outputs] if shape.outputs > 1 else []
+        # Where each step is answered, a sequence may have any length.
+        return ModelSignature(
+            inputs=Schema([TensorSpec(example.dtype, (-1, -1 if shape.each else shape.steps, shape.features))]),
+            outputs=Schema([TensorSpec(np.dtype(np.float64), (-1, *answers_, *outputs))]),
+        )
+    kinds = {pl.String: DataType.string, pl.Float64: DataType.double}
+    return ModelSignature(
+        inputs=Schema(
+            [
+                ColSpec(DataType.datetime, "time"),
+                ColSpec(DataType.string, "series", required=len(about.series) > 1),
+                *(ColSpec(DataType.double, name) for name in about.columns),
+            ]
+        ),
+        outputs=Schema(
+            [ColSpec(kinds.get(type(dtype), DataType.datetime), name) for name, dtype in answer.schema.items()]
+        ),
+        params=ParamSchema([ParamSpec("all_windows", DataType.boolean, default=False)]),
+    )
+
+
+def _store(trial: Trial, run: str, evaluation: Evaluation, row: Row) -> str:
+    """Log the model of one trial to its own run."""
+    ingested, normalized, windowed = (places.stage(name, trial.problem) for name in ("ingest", "normalize", "window"))
+    tags = tracking.client().get_run(run).data.tags
+    levels = [interval.level for interval in row.intervals]
+    commit = tags.get("mlflow.source.git.commit", "")
+    forecaster = forecaster_of(trial, evaluation.unit, evaluation.synthetic, levels, commit)
+    about = forecaster.about
+    example: pl.DataFrame | NDArray[Any]
+    if about.preparation:
+        example = _example(about, ingested, normalized, windowed)
+        answer = forecaster.forecast(example).drop("inputs")
+    else:
+        data = batches.read(normalized, windowed, torch.device("cpu"))["train"]
+        example, answer = data.at(torch.arange(1)).x_BTF.numpy(), None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "artifacts").mkdir()
+        forecaster.write(folder / "artifacts", example)
         if (normalized / VOCABULARY).exists():
-            artifacts["vocabulary"] = str(normalized / VOCABULARY)
+            shutil.copy(normalized / VOCABULARY, folder / "artifacts" / VOCABULARY)
         ended = tracking.client().get_run(run).info.end_time
         with tracking.storing(), _lock, _imports_kept(), mlflow.start_run(run_id=run):
             model = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(CODE),
-                code_paths=[CODE_PATH],
-                artifacts=artifacts,
-                signature=signature,
-                input_example=example,
-                pip_requirements=[
-                    f"{name}=={version(name).partition('+')[0]}"
-                    for name in ("mlflow", "numpy", "pydantic", "safetensors", "torch")
-                ],
-                metadata={"features": about["features"], "unit": about["unit"], "synthetic": evaluation.synthetic},
+                code_paths=_copied(folder / "code"),
+                artifacts={
+                    "model" if file.name == ABOUT else file.stem: str(file)
+                    for file in sorted((folder / "artifacts").iterdir())
+                },
+                signature=_signature(about, example, answer),
+                input_example=example.to_pandas() if isinstance(example, pl.DataFrame) else example,
+                pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIRED],
+                metadata={"columns": about.columns, "unit": about.unit, "synthetic": about.synthetic},
             )
         # When the trial ended, not when its model was stored.
         tracking.client().set_terminated(run, end_time=ended)
-        tracking.client().set_tag(run, PACKAGED, model.model_uri)
+        for tag, value in ((FORM, THIS_FORM), (PACKAGED, model.model_uri)):
+            tracking.client().set_tag(run, tag, value)
     return str(model.model_uri)
+
+
+def _copied(folder: Path) -> list[str]:
+    """Copies of the packages that the model imports, with no more in them than it needs."""
+    root = Path(__file__).parent.parent
+    for package_, files in IMPORTED.items():
+        for file in files or [file.name for file in (root / package_).glob("*.py")]:
+            (folder / package_).mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / package_ / file, folder / package_ / file)
+    return [str(folder / package_) for package_ in IMPORTED]
 
 
 @contextmanager
 def _imports_kept() -> Iterator[None]:
     """Take back what MLflow, which tries a model before it stores it, does to the imports of this process.
 
-    It leaves the model's copy of `architectures` first on the path, where a worker process would import it from.
+    It leaves the model's copies of our packages first on the path, where a worker process would import them from.
     """
     path = list(sys.path)
-    modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == CODE_PATH}
+    modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in IMPORTED}
     try:
         yield
     finally:

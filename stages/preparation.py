@@ -59,8 +59,12 @@ class Preparation:
         Raises:
             RecastError: the series was not among those of the training rows, and has no climatology.
         """
-        measured = rows.select(*self.table.features, *map(ahead, self.table.known)).to_numpy()
-        raw = np.hstack([measured, self._derived(rows["time"].to_numpy(), series)])
+        measured_NK = rows.select(*self.table.features, *map(ahead, self.table.known)).to_numpy()
+        return self.scaled(measured_NK, rows["time"].to_numpy(), series)
+
+    def scaled(self, measured_NK: Values, moments_N: NDArray[np.datetime64], series: str) -> Values:
+        """The same (N, F), of the columns (N, K) in their own units and the rows' times."""
+        raw = np.hstack([measured_NK, self._derived(moments_N, series)])
         normalized: Values = (raw - np.array(self.center)) / np.array(self.scale)
         return normalized
 
