@@ -9,6 +9,8 @@ from typing import Any
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from stages.leaderboard import BASELINE, Row
@@ -89,3 +91,25 @@ def svg(figure: Figure, about: str, synthetic: bool) -> Markup:
     return Markup('<svg role="img" aria-label="{}" viewBox="{}" xmlns:xlink="http://www.w3.org/1999/xlink">').format(
         said, box[1]
     ) + Markup(inside)
+
+
+def date_axis(axes: Axes) -> None:
+    """Write times below the chart as people do."""
+    # matplotlib.dates has no types. The zone is named because the default one is a user's setting.
+    locator = AutoDateLocator(tz="UTC", minticks=4, maxticks=12)  # type: ignore[no-untyped-call]
+    formatter = ConciseDateFormatter(  # type: ignore[no-untyped-call]
+        locator,
+        tz="UTC",
+        formats=["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"],
+        zero_formats=["", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M"],
+        show_offset=False,
+    )
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(formatter)
+
+
+def canvas(width: int, height: int, left: int = 46, bottom: int = 40) -> tuple[Figure, Axes]:
+    """A figure of so many pixels with one chart; its margins are fixed, so that charts below each other line up."""
+    figure = Figure(figsize=(width / 72, height / 72))
+    axes = figure.add_axes((left / width, bottom / height, 1 - (left + 10) / width, 1 - (bottom + 8) / height))
+    return figure, axes

@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stages.drawing import drawing
-from stages.figures import FAINT, GREY, INK, OBSERVED, STYLE, Line, lines_of, svg
+from stages.figures import FAINT, GREY, INK, OBSERVED, STYLE, Line, canvas, date_axis, lines_of, svg
 from stages.history import Epoch
 from stages.leaderboard import BASELINE, Evaluation, Measured, Spread
 from stages.metrics import mae
@@ -154,7 +151,7 @@ def _curves(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
     margin = 0.06 * (high - low) or 0.01
     charts = []
     for label, seeds in evaluation.curves.items():
-        figure, axes = _figure(290, 190)
+        figure, axes = canvas(290, 190)
         axes.set_ylim(low - margin, high + margin)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch")
@@ -189,7 +186,7 @@ def _seeds(evaluation: Evaluation, lines: dict[str, Line]) -> Chart | None:
     tested = [(row.configuration, row.test[measure.name]) for row in evaluation.rows if row.selected]
     if not tested:
         return None
-    figure, axes = _figure(380, 42 * len(tested) + 44, left=8)
+    figure, axes = canvas(380, 42 * len(tested) + 44, left=8)
     axes.set_ylim(len(tested) - 0.5, -0.75)
     axes.set_yticks([])
     axes.margins(x=0.04)
@@ -215,7 +212,7 @@ def _leads(evaluation: Evaluation, lines: dict[str, Line]) -> Chart | None:
     if not evaluation.leads:
         return None
     names = evaluation.lead_names
-    figure, axes = _figure(380, 296)
+    figure, axes = canvas(380, 296)
     for label, values in evaluation.leads.items():
         axes.plot(values, color=lines[label].color, linestyle=lines[label].style, marker="o", markersize=3.5)
     every = -(-len(names) // 8)
@@ -237,7 +234,7 @@ def _confusions(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
     for label, counts in evaluation.confusion.items():
         counts_CC = np.array(counts)
         share_CC = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
-        figure, axes = _figure(290, 270)
+        figure, axes = canvas(290, 270)
         axes.imshow(share_CC, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.grid(False)
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
@@ -265,7 +262,7 @@ def _groups(
     """Test MAE by the hour or the month of the target, a line a configuration; nothing where there are no rows."""
     if not errors:
         return None
-    figure, axes = _figure(380, 296)
+    figure, axes = canvas(380, 296)
     places = np.arange(len(ticks))
     for label, values in errors.items():
         # Of None, matplotlib makes a hole in the line; a month between two holes shows as its marker.
@@ -315,7 +312,7 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
     margin = 0.05 * (high - low) or 1.0
     charts = []
     for label in labels:
-        figure, axes = _figure(1180, 150, bottom=24)
+        figure, axes = canvas(1180, 150, bottom=24)
         axes.set_ylim(low - margin, high + margin)
         axes.margins(x=0.005)
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -325,7 +322,7 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
             axes.fill_between(broken_times, low_N, high_N, color=lines[label].color, alpha=FAN_SHADE, linewidth=0)
         axes.plot(broken_times, values["observed"], color=OBSERVED, linewidth=3, **dots)
         axes.plot(broken_times, values[label], color=lines[label].color, linestyle=lines[label].style, **dots)
-        _dates(axes)
+        date_axis(axes)
         errors_N = np.subtract(evaluation.forecasts[label], evaluation.forecasts["observed"])
         digits = digits_of(evaluation)
         here = quantity(mae(errors_N), digits, evaluation.unit)
@@ -334,24 +331,3 @@ def _forecasts(evaluation: Evaluation, lines: dict[str, Line]) -> list[Chart]:
             Chart(f"{label}: MAE {here} in this stretch", svg(figure, about, evaluation.synthetic), lines[label])
         )
     return charts
-
-
-def _dates(axes: Axes) -> None:
-    # matplotlib.dates has no types. The zone is named because the default one is a user's setting.
-    locator = AutoDateLocator(tz="UTC", minticks=4, maxticks=12)  # type: ignore[no-untyped-call]
-    formatter = ConciseDateFormatter(  # type: ignore[no-untyped-call]
-        locator,
-        tz="UTC",
-        formats=["%Y", "%b %Y", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"],
-        zero_formats=["", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M"],
-        show_offset=False,
-    )
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(formatter)
-
-
-def _figure(width: int, height: int, left: int = 46, bottom: int = 40) -> tuple[Figure, Axes]:
-    """A figure of so many pixels with one chart; its margins are fixed, so that charts below each other line up."""
-    figure = Figure(figsize=(width / 72, height / 72))
-    axes = figure.add_axes((left / width, bottom / height, 1 - (left + 10) / width, 1 - (bottom + 8) / height))
-    return figure, axes
