@@ -31,7 +31,7 @@ test: setup ## lint, type-check and test
 	mypy
 	pytest
 
-up: setup ## start Prefect's and MLflow's servers in the background, on loopback
+up: setup ## start Prefect's and MLflow's servers and a worker in the background, on loopback
 	recast up
 
 down: setup ## stop them

@@ -21,6 +21,7 @@ from prefect.exceptions import MissingContextError
 from prefect.flows import Flow
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
+from prefect.settings import get_current_settings
 
 from flows.progress import console
 from problems.errors import RecastError
@@ -140,5 +141,8 @@ def alert_of_end(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> 
     It runs in the flow's process, or in the worker's when the flow's process has died.
     """
     log = flow_run_logger(flow_run, flow)
-    text = f"{state.message or 'no reason is known'}\nThe log: recast status shows where Prefect's pages are."
-    _send("failure", f"{flow_run.name} has {'crashed' if state.is_crashed() else 'failed'}", text, log)
+    problem = flow_run.parameters.get("problem")
+    what = f"{flow.name} of {problem}" if problem else flow.name
+    page = (get_current_settings().ui_url or "").rstrip("/")
+    text = f"{state.message or 'No reason is known.'}\nIts page: {page}/runs/flow-run/{flow_run.id} ({flow_run.name})"
+    _send("failure", f"{what} has {'crashed' if state.is_crashed() else 'failed'}", text, log)

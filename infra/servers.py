@@ -1,4 +1,5 @@
-"""The project's own servers: Prefect and MLflow, in the background, on loopback, their state below the project's root.
+"""The project's own servers: Prefect and MLflow, in the background, on loopback, their state below the project's root;
+and the worker, which runs what Prefect schedules.
 
 A server that runs is reused, whichever process started it; `recast down` stops it.
 """
@@ -32,7 +33,7 @@ class Server:
     """How a server is started and asked for its health.
 
     Attributes:
-        port: taken when it is free; otherwise any that is.
+        port: taken when it is free; otherwise any that is. 0: any.
         command: arguments of Python, with {port} for the port.
         page: where its health is.
         interface: what a person opens.
@@ -72,7 +73,10 @@ MLFLOW = Server(
     ),
     "/health",
 )
-SERVERS = (PREFECT, MLFLOW)
+# It answers for its health once Prefect's server knows it.
+WORKER = Server("worker", "Worker", 0, ("-m", "flows.worker", "{port}"), "/health")
+SERVERS = (PREFECT, MLFLOW, WORKER)
+"""In the order in which they are started."""
 
 
 def url(server: Server) -> str | None:

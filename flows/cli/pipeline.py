@@ -83,6 +83,7 @@ def fetch(problems: Problems = None, wait: Wait = False) -> None:
 def status(problems: Problems = None) -> None:
     """Show what is stale, which trials are done, what runs and where the servers are."""
     from flows.dag import stale
+    from infra.servers import WORKER, url
 
     settings = load()
     names = chosen(settings, problems)
@@ -94,7 +95,7 @@ def status(problems: Problems = None) -> None:
         table.add_row(name, "?" if running else ", ".join(stages) or "none", escape(_trials(settings, name, running)))
     results.print(table)
     results.print("A pipeline runs in this checkout." if running else "No pipeline runs in this checkout.")
-    for title, place in _addresses().items():
+    for title, place in {**_addresses(), WORKER.title: url(WORKER) and f"runs, its log: {WORKER.log}"}.items():
         results.print(f"{title}: {place or 'not running (recast up starts it)'}", soft_wrap=True)
 
 

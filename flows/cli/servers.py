@@ -1,4 +1,4 @@
-"""Commands that start and stop the project's servers."""
+"""Commands that start and stop the project's servers and its worker."""
 
 from typing import Annotated
 
@@ -9,26 +9,29 @@ from flows.progress import console
 from problems.errors import RecastError
 from stages import places
 from stages.lock import is_running
+from stages.settings import parse
 
 
 @app.command()
 def up() -> None:
-    """Start the project's Prefect and MLflow servers in the background, on loopback."""
-    from infra.servers import SERVERS, start
+    """Start the project's Prefect and MLflow servers in the background, on loopback, and a worker for deployments."""
+    from infra.servers import SERVERS, WORKER, start
     from stages.tracking import client
 
     places.require_root()
+    pool = parse().deploy.pool
     # The server and a run that starts beside it must not both create the database.
     client()
     for server in SERVERS:
         with console.status(f"starting {server.title}"):
             address = start(server)
-        console.print(f"{server.title}: {address}")
+        what = f"runs what is due in the work pool {pool}; its log: {server.log}" if server is WORKER else address
+        console.print(f"{server.title}: {what}", soft_wrap=True)
 
 
 @app.command()
 def down(force: Annotated[bool, typer.Option("--force", help="also while a pipeline runs")] = False) -> None:
-    """Stop the project's servers."""
+    """Stop the project's worker and its servers."""
     from infra.servers import SERVERS, stop
 
     places.require_root()
@@ -36,5 +39,5 @@ def down(force: Annotated[bool, typer.Option("--force", help="also while a pipel
         raise RecastError(
             "a pipeline runs in this checkout and reports to them; stop it first (Ctrl-C), or `recast down --force`"
         )
-    for server in SERVERS:
+    for server in reversed(SERVERS):
         console.print(f"{server.title}: {'stopped' if stop(server) else 'was not running'}")

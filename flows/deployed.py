@@ -1,0 +1,94 @@
+"""The flows as deployments run them: tried again when they fail, limited in time, caught up once when they were missed,
+and with an alert when they end badly.
+
+`infra/prefect.yaml` names these; called from elsewhere, `flows.retrain` and its like are plain flows.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.flows import Flow
+from prefect.logging.loggers import flow_run_logger
+from prefect.states import Cancelled
+from prefect.types._datetime import now
+
+from flows import monitor as monitoring
+from flows import predict as predicting
+from flows import retrain as retraining
+from flows.alerts import alert_of_end
+from stages.settings import Deploy, Schedule, parse
+
+SKIPPED = "Skipped"
+"""The state of a run that was missed, and that another one has caught up for."""
+
+
+def begin(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """A hook of flows that begin to run: set how long the next retry waits, and skip what this run catches up for."""
+    deploy = parse().deploy
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(flow_run.id)
+        policy = run.empirical_policy
+        # Prefect waits equally long before each retry of a flow, but asks anew how long.
+        policy.retry_delay = round(deploy.retry_delay.total_seconds() * 2 ** max(0, run.run_count - 1))
+        client.update_flow_run(run.id, empirical_policy=policy)
+        for skipped in skip_missed(client, run, deploy.missed):
+            flow_run_logger(flow_run, flow).info("catches up for %s, which was due at %s", *skipped)
+
+
+def skip_missed(client: SyncPrefectClient, run: FlowRun, missed: timedelta) -> list[tuple[str, datetime | None]]:
+    """Skip the other runs of a deployment that were due long ago; the names of these, and when they were due.
+
+    They were missed while no worker ran, the machine slept, or this flow took longer than its period. What one of them
+    would do, the run that begins now does. Runs that a person has asked for are not touched.
+
+    Args:
+        run: the one that begins now.
+        missed: a run later than this was missed.
+    """
+    if run.deployment_id is None:
+        return []
+    late = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[run.deployment_id])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+            expected_start_time=FlowRunFilterExpectedStartTime(before_=now("UTC") - missed),
+        ),
+    )
+    skipped = []
+    for other in late:
+        asked_for = not (other.auto_scheduled or (other.created_by and other.created_by.type == "AUTOMATION"))
+        # One that was tried already waits for its retry; it was not missed.
+        if other.id == run.id or other.run_count or asked_for:
+            continue
+        message = f"It was missed; {run.name} catches up for it."
+        client.set_flow_run_state(other.id, Cancelled(name=SKIPPED, message=message), force=True)
+        skipped.append((other.name, other.expected_start_time))
+    return skipped
+
+
+def deployed(flow: Flow[..., Any], schedule: Schedule, deploy: Deploy) -> Flow[..., Any]:
+    """A flow with what `deploy` in params.yaml says of it."""
+    return flow.with_options(
+        retries=deploy.retries,
+        retry_delay_seconds=round(deploy.retry_delay.total_seconds()),
+        timeout_seconds=schedule.time_limit.total_seconds(),
+        on_running=[*flow.on_running_hooks, begin],
+        on_failure=[*flow.on_failure_hooks, alert_of_end],
+        on_crashed=[*flow.on_crashed_hooks, alert_of_end],
+    )
+
+
+_deploy = parse().deploy
+retrain = deployed(retraining.retrain, _deploy.retrain, _deploy)
+predict = deployed(predicting.predict, _deploy.predict, _deploy)
+monitor = deployed(monitoring.monitor, _deploy.monitor, _deploy)
