@@ -8,15 +8,19 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 from pydantic import Field, field_validator
 
 from problems.download import record, verify
 from problems.errors import RecastError, Unreachable
-from problems.source import Progress, RepeatedHour, Rows, Source, TimeZone
-from problems.table import link_only, scan
+from problems.increments import GrowingSource
+from problems.source import Progress, RepeatedHour, Rows, TimeZone
+from problems.table import is_parquet, link_only, scan
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select, TextClause
 
 BATCH_ROWS = 100_000
 """Rows of the answer in memory at once."""
@@ -24,7 +28,7 @@ FILE = "rows.parquet"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
-class DatabaseSource(Source):
+class DatabaseSource(GrowingSource):
     """What a query answers. It is asked once; a changed query or address, or a removed file, asks again."""
 
     kind: Literal["database"]
@@ -77,7 +81,7 @@ class DatabaseSource(Source):
         with tempfile.TemporaryDirectory() as scratch:
             come = 0
             parts: list[Path] = []
-            for batch in self._answer(setting):
+            for batch in self.answer(setting, self.query, f"{setting}.query"):
                 parts.append(Path(scratch) / f"{len(parts):06d}.parquet")
                 batch.write_parquet(parts[-1])
                 come += round(batch.estimated_size())
@@ -96,8 +100,11 @@ class DatabaseSource(Source):
         record(rows).write_text(f"{digest}  {FILE}\n", encoding="utf-8")
         part.replace(rows)
 
-    def _answer(self, setting: str) -> Iterator[pl.DataFrame]:
-        """The rows of the answer, some at a time.
+    def answer(self, setting: str, query: "str | TextClause | Select[Any]", asked_by: str) -> Iterator[pl.DataFrame]:
+        """The rows of the answer to a query, some at a time.
+
+        Args:
+            setting, asked_by: where the address and the query come from, for messages.
 
         Raises:
             Unreachable: the database does not answer.
@@ -122,20 +129,20 @@ class DatabaseSource(Source):
             with engine.connect() as connection:
                 try:
                     yield from pl.read_database(
-                        self.query,
+                        query,
                         connection.execution_options(stream_results=True, max_row_buffer=BATCH_ROWS),
                         iter_batches=True,
                         batch_size=BATCH_ROWS,
                         infer_schema_length=None,
                     )
                 except SQLAlchemyError as error:
-                    raise RecastError(f"{setting}.query: {shown} refuses it: {_reason(error)}") from None
+                    raise RecastError(f"{asked_by}: {shown} refuses it: {_reason(error)}") from None
         except SQLAlchemyError as error:
             raise Unreachable(f"{setting}.address: {shown} does not answer: {_reason(error)}") from None
         finally:
             engine.dispose()
 
-    def read(self, store: Path, scratch: Path) -> Rows:
+    def read_base(self, store: Path, scratch: Path) -> Rows:
         """The rows that came.
 
         Raises:
@@ -143,7 +150,21 @@ class DatabaseSource(Source):
         """
         if not (store / FILE).exists():
             raise RecastError(f"{store}: nothing was fetched; run recast fetch {store.name}")
-        frame = scan(store / FILE, name=f"the answer to problems.{store.name}.source.query")
+        return self._rows(scan(store / FILE, name=f"the answer to problems.{store.name}.source.query"))
+
+    def read_increment(self, file: Path, scratch: Path) -> Rows:
+        """The rows of one answer.
+
+        Raises:
+            RecastError: the file is no Parquet file.
+        """
+        return self._rows(scan(file))
+
+    def is_fresh_file(self, file: Path) -> bool:
+        """Whether its name is one of a Parquet file."""
+        return is_parquet(file)
+
+    def _rows(self, frame: pl.LazyFrame) -> Rows:
         return Rows(frame, self.time, self.time_format, self.series, self.time_zone, self.repeated_hour)
 
 

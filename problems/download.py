@@ -17,7 +17,7 @@ WAIT = wait_random_exponential(multiplier=0.5, max=10)
 TIMEOUT = httpx.Timeout(30, connect=5)
 LEFTOVERS = (".sha256", ".part", ".part.json")
 """What a download adds to a file's name: its recorded checksum, and the part of one that was cut."""
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 class _AnotherFileError(Exception):
@@ -33,7 +33,7 @@ def download(
     sha256: str | None = None,
     magic: bytes = b"",
     mend: str = "",
-) -> None:
+) -> httpx.Headers:
     """Download a file from the first of `urls` that gives it, and record its checksum beside it.
 
     What has come is kept in `<name>.part`, so a later call goes on from there if the server still has the same file.
@@ -47,6 +47,9 @@ def download(
         magic: the bytes that such a file begins with.
         mend: what the user can do when no mirror gives the file; ends the error's message.
 
+    Returns:
+        the headers of the answer that brought its end
+
     Raises:
         Unreachable: no mirror gave the file; the message says why, a line each.
     """
@@ -55,19 +58,19 @@ def download(
         try:
             # A connection that is refused is refused again: the next mirror is the better retry.
             for attempt in Retrying(
-                stop=stop_after_attempt(attempts), wait=WAIT, retry=retry_if_exception(_may_pass), reraise=True
+                stop=stop_after_attempt(attempts), wait=WAIT, retry=retry_if_exception(may_pass), reraise=True
             ):
                 with attempt:
-                    _continue(url, destination, progress)
+                    headers = _continue(url, destination, progress)
             _check_content(_part(destination), sha256, magic)
         except (httpx.HTTPError, httpx.InvalidURL, _AnotherFileError) as error:
-            reasons.append(f"  {url}: {_why(error)}")
+            reasons.append(f"  {url}: {reason(error)}")
             continue
         # The record comes first: a file without one would never be verified.
         record(destination).write_text(f"{_sha256(_part(destination))}  {destination.name}\n", encoding="utf-8")
         _part(destination).replace(destination)
         _origin(destination).unlink(missing_ok=True)
-        return
+        return headers
     raise Unreachable("\n".join([f"{destination.name} could not be downloaded:", *reasons, mend]).rstrip())
 
 
@@ -101,7 +104,7 @@ def _origin(destination: Path) -> Path:
     return destination.with_name(f"{destination.name}.part.json")
 
 
-def _continue(url: str, destination: Path, progress: Progress) -> None:
+def _continue(url: str, destination: Path, progress: Progress) -> httpx.Headers:
     """Bring the `.part` file to its end, from where it stands if the server lets us, else from the beginning."""
     part, origin = _part(destination), _origin(destination)
     # Sizes and ranges count the bytes of the file itself, not of a compressed transfer.
@@ -129,6 +132,7 @@ def _continue(url: str, destination: Path, progress: Progress) -> None:
                 progress(come, total)
     if total is not None and come != total:
         raise httpx.RemoteProtocolError(f"{come:,} of {total:,} bytes came")
+    return response.headers
 
 
 def _known(part: Path, origin: Path) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def _known(part: Path, origin: Path) -> dict[str, Any]:
 
 def _continues(response: httpx.Response, part: Path, known: dict[str, Any]) -> bool:
     """Whether a partial answer goes on exactly where the part ends, in a file of the length that was promised."""
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    match = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     return match is not None and (int(match[1]), int(match[2])) == (part.stat().st_size, known["size"])
 
 
@@ -177,7 +181,7 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _may_pass(error: BaseException) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
@@ -186,8 +190,8 @@ def _may_pass(error: BaseException) -> bool:
     )
 
 
-def _why(error: Exception) -> str:
-    """An error in one line."""
+def reason(error: Exception) -> str:
+    """Why a request has failed, in one line."""
     if isinstance(error, httpx.HTTPStatusError):
         return f"answered {error.response.status_code} {error.response.reason_phrase}".rstrip()
     return " ".join(str(error).split()) or type(error).__name__

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from problems.download import download, verify
 from problems.errors import RecastError
-from problems.source import Progress, Rows, Source
+from problems.increments import GrowingSource
+from problems.source import Progress, Rows
 from problems.table import link_only, scan, stored
 
 ARCHIVE = "JENA_ARCHIVE"
@@ -25,7 +26,7 @@ MIRRORS = (
 _MEND = f"set {ARCHIVE} to a local file or folder, or try again later"
 
 
-class JenaSource(Source):
+class JenaSource(GrowingSource):
     """A CSV file of the station, plain or zipped, with its times in `Date Time` as dd.mm.yyyy HH:MM:SS."""
 
     kind: Literal["jena"]
@@ -57,7 +58,7 @@ class JenaSource(Source):
             name = self.mirrors[0].rsplit("/", 1)[-1]
             download(self.mirrors, store / name, progress, attempts=attempts, magic=b"PK\x03\x04", mend=_MEND)
 
-    def read(self, store: Path, scratch: Path) -> Rows:
+    def read_base(self, store: Path, scratch: Path) -> Rows:
         """The rows of the store's one file, unzipped into `scratch` if need be.
 
         Raises:
@@ -67,8 +68,30 @@ class JenaSource(Source):
         with file.open("rb") as content:
             if content.read(512).lstrip().startswith(b"<"):
                 raise RecastError(f"{file}: a web page, not the station's data; delete it, then {_MEND}")
-        frame = scan(_unzipped(file, scratch), name=str(file)) if file.suffix == ".zip" else scan(file)
-        return Rows(frame, time="Date Time", time_format="%d.%m.%Y %H:%M:%S")
+        return self._rows(self.plain(file, scratch), name=str(file))
+
+    def read_increment(self, file: Path, scratch: Path) -> Rows:
+        """The rows of a CSV file of the station.
+
+        Raises:
+            RecastError: it is no table.
+        """
+        return self._rows(file, name=str(file))
+
+    def _rows(self, file: Path, name: str) -> Rows:
+        return Rows(scan(file, name=name), time="Date Time", time_format="%d.%m.%Y %H:%M:%S")
+
+    def plain(self, file: Path, scratch: Path) -> Path:
+        """The file, or the one in the archive.
+
+        Raises:
+            RecastError: the archive is broken, or does not hold one CSV file.
+        """
+        return _unzipped(file, scratch) if file.suffix == ".zip" else file
+
+    def is_fresh_file(self, file: Path) -> bool:
+        """Whether its name is one of a CSV file or of an archive."""
+        return file.suffix in (".csv", ".zip")
 
 
 def _data_file(place: Path, named_by: str) -> Path:
@@ -89,7 +112,7 @@ def _data_file(place: Path, named_by: str) -> Path:
 
 def _unzipped(archive: Path, scratch: Path) -> Path:
     """The CSV file in an archive, as a file that can be scanned."""
-    extracted = scratch / "rows.csv"
+    extracted = scratch / f"{archive.stem}.csv"
     try:
         with zipfile.ZipFile(archive) as members:
             tables = [m for m in members.namelist() if m.endswith(".csv") and not m.startswith("__MACOSX/")]

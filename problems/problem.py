@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from problems.adding import AddingSource
+from problems.contract import Contract
 from problems.copy_memory import CopyMemorySource
 from problems.database import DatabaseSource
 from problems.digits import DigitsSource
+from problems.fresh import AnyFresh
 from problems.imdb import ImdbSource
 from problems.jena import JenaSource
 from problems.language import LanguageSource
@@ -92,6 +94,11 @@ class Table(BaseModel):
     target: str = Field(description="the column that is forecast; one of the features")
     unit: str = Field(description="the target's unit, for people")
     cadence: Duration | None = Field(None, description="time between rows; null: the most frequent one")
+    thin: bool = Field(
+        False,
+        description="where rows come more often than `cadence`, keep of each stretch without a gap those that stand "
+        "whole cadences after its first",
+    )
     sentinels: dict[str, tuple[float, ...]] = Field({}, description="values that stand for a missing one, by column")
     fill: Duration | None = Field(None, description="carry the last value forward over nulls, at most so long")
     scale: Scale | None = Field(None, description="how the columns are scaled; null: as normalize.scale says")
@@ -106,6 +113,12 @@ class Table(BaseModel):
         description="the target's mean by day of the year and hour of the day, in so many harmonics, fitted on the "
         "training rows; at each row and a horizon after it, as further inputs",
     )
+
+    @model_validator(mode="after")
+    def _thins_to_a_cadence(self) -> "Table":
+        if self.thin and self.cadence is None:
+            raise ValueError("cadence must be given where thin is true: it says which rows are kept")
+        return self
 
     @model_validator(mode="after")
     def _columns_are_declared(self) -> "Table":
@@ -160,6 +173,8 @@ class Problem(BaseModel):
     title: str = Field(description="one line for the report")
     source: AnySource
     table: Table
+    fresh: AnyFresh | None = Field(None, description="where new rows come from; null: the source does not grow")
+    contract: Contract = Contract()
     split: AnySplit = Field(
         description="lecture, half, {train, validation}, {validation_from, test_from} or {kind: recent, ...}"
     )
@@ -179,6 +194,19 @@ class Problem(BaseModel):
     def horizon(self) -> timedelta:
         """From the last input to the target, the last one where there are several."""
         return self.window.delay + (self.window.step if self.split.delay_from_row else timedelta(0))
+
+    @model_validator(mode="after")
+    def _fresh_fits_the_source(self) -> "Problem":
+        if self.fresh is not None and self.source.kind not in self.fresh.fits:
+            raise ValueError(
+                f"fresh cannot be {self.fresh.kind} where the source is {self.source.kind}: it fits "
+                f"{' and '.join(self.fresh.fits)}"
+            )
+        for named, columns in (("ranges", self.contract.ranges), ("stuck", self.contract.stuck)):
+            unknown = [name for name in columns if name not in self.table.features] if isinstance(columns, dict) else []
+            if unknown:
+                raise ValueError(f"contract has {named} for {unknown[0]!r}, which is no feature")
+        return self
 
     @model_validator(mode="after")
     def _windows_fit(self) -> "Problem":

@@ -67,13 +67,17 @@ RepeatedHour = Literal["refuse", "in order"]
 PLACE = "__place__"
 """The column of `Rows.frame` that says where a row stands, for people: `weather.csv, line 7`."""
 
+AGE = "__age__"
+"""The column of `Rows.frame`, where there is one, by which rows of the same time count: the one with the least."""
+
 
 @dataclass(frozen=True)
 class Rows:
     """The rows of a source in any order, before anything about them is checked; `ingest` names what is wrong.
 
     Attributes:
-        frame: the columns under the names that `features` uses, numbers or text that should be numbers, and `PLACE`
+        frame: the columns under the names that `features` uses, numbers or text that should be numbers, `PLACE`
+            and perhaps `AGE`
         time: the column that holds the time: a Datetime, a Date, text, or numbers where `time_format` is given
         time_format: how the time is written, in strptime's letters, or one of `EPOCHS`; None: ISO 8601
         series: the column that names the series of a row; None: there is one series

@@ -16,7 +16,8 @@ from pydantic import AfterValidator, Field
 
 from problems.download import LEFTOVERS, record
 from problems.errors import RecastError
-from problems.source import PLACE, Progress, RepeatedHour, Rows, Source, TimeZone
+from problems.increments import FOLDER, KEPT, GrowingSource, increments
+from problems.source import PLACE, Progress, RepeatedHour, Rows, TimeZone
 
 _LINE = "__line__"
 
@@ -30,7 +31,7 @@ def _encoding(value: str) -> str:
         ) from None
 
 
-class TableSource(Source):
+class TableSource(GrowingSource):
     """CSV or Parquet files of the user's own, with a header, read from where they are."""
 
     kind: Literal["table"]
@@ -66,7 +67,7 @@ class TableSource(Source):
         """
         link_only(store, files(self.path, f"problems.{store.name}.source.path"))
 
-    def read(self, store: Path, scratch: Path) -> Rows:
+    def read_base(self, store: Path, scratch: Path) -> Rows:
         """The rows of every file in the store, in the order of the files' names.
 
         Raises:
@@ -84,19 +85,55 @@ class TableSource(Source):
                     f"{', '.join(differing)}; name the files of one kind with a pattern, or mend a header"
                 )
         frame = pl.concat([frame.select(sorted(names[first])) for frame in frames.values()], how="vertical_relaxed")
+        return self._rows(frame, first, f"problems.{store.name}.source.time")
+
+    def read_increment(self, file: Path, scratch: Path) -> Rows:
+        """The rows of one file.
+
+        Raises:
+            RecastError: it is empty or cannot be read.
+        """
+        return self._rows(self.scan(file, scratch), file, "source.time")
+
+    def plain(self, file: Path, scratch: Path) -> Path:
+        """The file, unpacked where its name ends in .gz.
+
+        Raises:
+            RecastError: it is cut short or broken.
+        """
+        if not is_packed(file):
+            return file
+        copy = scratch / file.name.removesuffix(file.suffix)
+        try:
+            with opened(file) as there, copy.open("wb") as here:
+                shutil.copyfileobj(there, here, 1 << 20)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise RecastError(f"{file}: not a whole gzip file: {error}") from None
+        return copy
+
+    def is_fresh_file(self, file: Path) -> bool:
+        """Whether its name is one of a CSV or Parquet file."""
+        return file.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+
+    def _rows(self, frame: pl.LazyFrame, file: Path, setting: str) -> Rows:
+        """The columns of `file`, and perhaps of others, as rows.
+
+        Raises:
+            RecastError: one of the columns that the time is spread over is not there; correct `setting`.
+        """
         time = self.time
         if not isinstance(time, str):
-            if missing := [name for name in self.time if name not in names[first]]:
-                raise RecastError(
-                    f"{first.resolve()}: there is no column {missing[0]!r}; correct problems.{store.name}.source.time"
-                )
-            time = " ".join(self.time)
-            frame = frame.with_columns(pl.concat_str(self.time, separator=" ").alias(time))
+            names = frame.collect_schema().names()
+            if missing := [name for name in time if name not in names]:
+                raise RecastError(f"{file.resolve()}: there is no column {missing[0]!r}; correct {setting}")
+            frame = frame.with_columns(pl.concat_str(time, separator=" ").alias(" ".join(time)))
+            time = " ".join(time)
         return Rows(frame, time, self.time_format, self.series, self.time_zone, self.repeated_hour, self.decimal)
 
     def fault(self, store: Path) -> str | None:
         """The first line in the store's CSV files that has too many cells, or opens a quotation that nothing closes."""
-        return next((found for file in stored(store) if (found := self.fault_of(file))), None)
+        files = [*stored(store), *increments(store / FOLDER)]
+        return next((found for file in files if (found := self.fault_of(file))), None)
 
     def fault_of(self, file: Path) -> str | None:
         """The same for one file, which `scan` has read."""
@@ -235,15 +272,15 @@ def scan(
 
 
 def stored(store: Path) -> list[Path]:
-    """The data files of a store, by name; a link whose target is gone is none."""
-    files = [file for file in store.iterdir() if file.name != ".gitkeep" and not file.name.endswith(LEFTOVERS)]
+    """The data files of a store but for its increments, by name; a link whose target is gone is none."""
+    files = [file for file in store.iterdir() if file.name not in KEPT and not file.name.endswith(LEFTOVERS)]
     return sorted(file for file in files if file.is_file())
 
 
 def link_only(store: Path, files: Iterable[Path]) -> None:
     """Make the store hold links to these files, under their own names, and no other data.
 
-    Links and downloads of another time are removed; a file that somebody put there by hand is not.
+    Links and downloads of another time are removed; a file that somebody put there by hand is not, nor are increments.
 
     Raises:
         RecastError: two files have the same name, or the store holds a file that is neither link nor download.
@@ -254,7 +291,7 @@ def link_only(store: Path, files: Iterable[Path]) -> None:
         if targets.setdefault(link, target) != target:
             raise RecastError(f"{targets[link]} and {target} have the same name: rename one of them")
     # A file that lies in the store already is its own target.
-    old = [file for file in store.iterdir() if file.name != ".gitkeep" and targets.get(file) != file.absolute()]
+    old = [file for file in store.iterdir() if file.name not in KEPT and targets.get(file) != file.absolute()]
     ours = {file for file in old if file.is_symlink() or file.name.endswith(LEFTOVERS) or record(file).exists()}
     if foreign := [str(file) for file in old if file not in ours]:
         raise RecastError(f"{', '.join(foreign)}: neither a link nor a download; move it elsewhere, then run again")

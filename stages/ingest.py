@@ -19,8 +19,9 @@ from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, Transf
 from rich.progress import Progress as Bar
 
 from problems.errors import RecastError
+from problems.increments import FOLDER, increments
 from problems.problem import Problem, SequenceProblem
-from problems.source import EPOCHS, PLACE, Progress, Rows, written
+from problems.source import AGE, EPOCHS, PLACE, Progress, Rows, written
 from problems.table import stored
 from stages import places
 from stages.atomic import replaced_folder, write_json
@@ -58,7 +59,7 @@ class SeriesQuality:
     Attributes:
         first, last: times of the first and last row
         rows: rows kept
-        duplicates: rows dropped because an earlier one had the same time
+        duplicates: rows dropped because an earlier one, or one of a newer increment, had the same time
         out_of_order: rows read that were earlier than the row before them
         cadence: the most frequent time between neighbours; None for a single row
         off_cadence: neighbours closer to each other than the problem's cadence
@@ -98,7 +99,7 @@ class Quality:
 
     Attributes:
         synthetic: the rows are simulated
-        files: sha256 of each raw file
+        files: sha256 of each raw file, by its name in the store
         cadence: time between rows, declared or else the most frequent
     """
 
@@ -117,28 +118,50 @@ def ingest(problem: Problem, store: Path, out: Path) -> Quality:
     """Read the raw files in `store` into `out`: `table.parquet` and `quality.json`, both or neither.
 
     The table has `time` (Datetime, ms), `series` (`all` where there is one) and the features as Float64 in their
-    declared order, sorted by series and time. Of rows with the same series and time the first is kept; sentinels and
-    NaN are null. Memory does not grow with the rows as long as they come in order.
+    declared order, sorted by series and time. Of rows with the same series and time that of the newest increment is
+    kept, else the first; sentinels and NaN are null. Memory does not grow with the rows as long as they come in order.
 
     Raises:
         RecastError: a file, a column or a cell is not what the problem declares; the message names it.
         OSError: the disk refuses.
     """
-    with replaced_folder(out) as folder, _readable_polars_errors(store, out, problem.source.fault):
+    with replaced_folder(out) as folder, readable_polars_errors(store, out, problem.source.fault):
         scratch = folder / "scratch"
         scratch.mkdir()
-        rows = problem.source.read(store, scratch)
-        _check_columns(rows, problem.table.features)
-        found = _read(rows, problem, folder / TABLE)
-        disorder = _disorder(pl.scan_parquet(folder / TABLE))
-        if disorder:
-            as_read = (folder / TABLE).rename(scratch / "as_read.parquet")
-            in_order = pl.scan_parquet(as_read).sort("series", "time", maintain_order=True)
-            _sink(in_order.filter(~_REPEATED), folder / TABLE).collect(engine="streaming")
+        found, disorder = tabulate(problem.source.read(store, scratch), problem, folder / TABLE, scratch)
         quality = _quality(problem, found, disorder, pl.scan_parquet(folder / TABLE), store)
         shutil.rmtree(scratch)
         write_json(folder / QUALITY, asdict(quality))
     return quality
+
+
+def tabulate(rows: Rows, problem: Problem, table: Path, scratch: Path) -> tuple[dict[str, int], "dict[str, Disorder]"]:
+    """Write the table of some rows, see `ingest`; what was counted in them, and each series that was not in order.
+
+    Raises:
+        RecastError: a column or a cell is not what the problem declares; the message names it.
+    """
+    check_columns(rows, problem.table.features)
+    found = _read(rows, problem, table)
+    disorder = _disorder(pl.scan_parquet(table))
+    aged, thin = AGE in rows.frame.collect_schema(), problem.table.thin
+    if disorder or aged or thin:
+        as_read = table.rename(scratch / "as_read.parquet")
+        frame = pl.scan_parquet(as_read)
+        if disorder:
+            frame = frame.sort("series", "time", *([AGE] if aged else []), maintain_order=True).filter(~_REPEATED)
+        if thin and problem.table.cadence is not None:
+            frame = _thinned(frame, problem.table.cadence)
+        _sink(frame.drop(AGE, strict=False), table).collect(engine="streaming")
+        as_read.unlink()
+    return found, disorder
+
+
+def _thinned(table: pl.LazyFrame, cadence: timedelta) -> pl.LazyFrame:
+    """Of each stretch of a sorted table, rows at most a cadence apart, those whole cadences after its first."""
+    begins = (~_SAME_SERIES | (pl.col("time").diff() > cadence)).fill_null(True)
+    since = pl.col("time") - pl.when(begins).then(pl.col("time")).forward_fill()
+    return table.filter(since.dt.total_milliseconds() % round(cadence.total_seconds() * 1000) == 0)
 
 
 def fetch(problem: str, settings: Settings) -> None:
@@ -160,7 +183,7 @@ def main(problem: str) -> None:
     fetch(problem, settings)
     declared, store, out = settings.problem(problem), places.raw(problem), places.stage("ingest", problem)
     if isinstance(declared, SequenceProblem):
-        with _readable_polars_errors(store, out):
+        with readable_polars_errors(store, out):
             read = ingest_sequences(declared, store, out, _hashes(store))
         print(f"{problem}: {read.described}")
         return
@@ -179,10 +202,14 @@ _REPEATED = (_SAME_SERIES & (pl.col("time") == pl.col("time").shift())).fill_nul
 
 
 @dataclass(frozen=True)
-class _Disorder:
-    """A series whose rows are not in order as they were read, or repeat a time."""
+class Disorder:
+    """A series whose rows are not in order as they were read, or repeat a time.
 
-    rows: int
+    Attributes:
+        repeated: rows that had the time of another one, and were not kept
+    """
+
+    repeated: int
     out_of_order: int
 
 
@@ -191,18 +218,23 @@ def _sink(frame: pl.LazyFrame, file: Path) -> pl.LazyFrame:
     return frame.sink_parquet(file, row_group_size=_ROW_GROUP_ROWS, lazy=True)
 
 
-def _disorder(table: pl.LazyFrame) -> dict[str, _Disorder]:
+def _disorder(table: pl.LazyFrame) -> dict[str, Disorder]:
     """What was read of each series, if the rows are not sorted by series and time, each time once; else nothing."""
     earlier = pl.col("series") < pl.col("series").shift()
     late = _SAME_SERIES & (pl.col("time") <= pl.col("time").shift())
     if not table.select((earlier | late).any()).collect(engine="streaming").item():
         return {}
     late = (pl.col("time").diff() < timedelta(0)).sum()
-    read = table.select("series", "time").collect().group_by("series").agg(pl.len(), late)
-    return {name: _Disorder(rows, out_of_order) for name, rows, out_of_order in read.iter_rows()}
+    read = (
+        table.select("series", "time")
+        .collect()
+        .group_by("series")
+        .agg(pl.len() - pl.col("time").n_unique(), late.alias("out of order"))
+    )
+    return {name: Disorder(repeated, out_of_order) for name, repeated, out_of_order in read.iter_rows()}
 
 
-def _time(rows: Rows) -> pl.Expr:
+def time_of(rows: Rows) -> pl.Expr:
     """The time of a row in UTC; null where it cannot be read, or where the clock showed it twice or never."""
     return pl.coalesce(written_times(rows)[0], _in_utc(rows))
 
@@ -246,16 +278,17 @@ def _in_utc(rows: Rows) -> pl.Expr:
         return local
     ambiguous: pl.Expr | Literal["null"] = "null"
     if rows.repeated_hour == "in order":
-        again = local.cum_count().over(_series(rows), local) > 1
+        file = [AGE] if AGE in rows.frame.collect_schema() else []
+        again = local.cum_count().over(series_of(rows), local, *file) > 1
         ambiguous = pl.when(again).then(pl.lit("latest")).otherwise(pl.lit("earliest"))
     return _utc(local.dt.replace_time_zone(rows.time_zone, ambiguous=ambiguous, non_existent="null"))
 
 
-def _series(rows: Rows) -> pl.Expr:
+def series_of(rows: Rows) -> pl.Expr:
     return pl.lit(ONLY_SERIES) if rows.series is None else pl.col(rows.series).cast(pl.String)
 
 
-def _number(rows: Rows, feature: str) -> pl.Expr:
+def number_of(rows: Rows, feature: str) -> pl.Expr:
     """The cell as a number; null where it is none."""
     column = pl.col(feature)
     if rows.frame.collect_schema()[feature] == pl.String:
@@ -272,7 +305,7 @@ def decimal_point(cells: pl.Expr, decimal: str) -> pl.Expr:
 
 def _is_wrong(rows: Rows, feature: str) -> pl.Expr:
     """Whether a cell holds something that is neither a finite number nor a missing value."""
-    number, column = _number(rows, feature), pl.col(feature)
+    number, column = number_of(rows, feature), pl.col(feature)
     if rows.frame.collect_schema()[feature] == pl.String:
         return (column.str.strip_chars() != "") & ~(number.is_finite() | number.is_nan()).fill_null(False)
     return number.is_infinite()
@@ -286,29 +319,29 @@ def _value(problem: Problem, feature: str) -> pl.Expr:
     return number.fill_nan(None).alias(feature)
 
 
-def _check_columns(rows: Rows, features: tuple[str, ...]) -> None:
+def check_columns(rows: Rows, features: tuple[str, ...]) -> None:
     """Every column that is needed is there once, and of a type that can be read."""
     schema = rows.frame.collect_schema()
-    there = [name for name in schema.names() if name != PLACE]
+    there = [name for name in schema.names() if name not in (PLACE, AGE)]
     for column in dict.fromkeys([rows.time, *([rows.series] if rows.series else []), *features]):
         if column not in schema:
             garbled = [n for n in there if _UNDECODABLE in n and len(n) == len(column) and _matches(n, column)]
             if garbled:
                 raise RecastError(
-                    f"{_first_place(rows)}: the header of column {column!r} has bytes that are not UTF-8 "
+                    f"{first_place(rows)}: the header of column {column!r} has bytes that are not UTF-8 "
                     f"({garbled[0]!r}); save the file as UTF-8"
                 )
             raise RecastError(
-                f"{_first_place(rows)}: there is no column {column!r}; the columns are {', '.join(there)}. "
+                f"{first_place(rows)}: there is no column {column!r}; the columns are {', '.join(there)}. "
                 "Correct the name in params.yaml, or the file's header"
             )
     time = schema[rows.time]
     if not (time in (pl.String, pl.Date, pl.Datetime) or (time.is_numeric() and rows.time_format)):
         mend = "; if they are times, say in time_format how they are written" if time.is_numeric() else ""
-        raise RecastError(f"{_first_place(rows)}: column {rows.time!r} holds {time}, not times{mend}")
+        raise RecastError(f"{first_place(rows)}: column {rows.time!r} holds {time}, not times{mend}")
     for feature in features:
         if not (schema[feature].is_numeric() or schema[feature] in (pl.String, pl.Boolean, pl.Null)):
-            raise RecastError(f"{_first_place(rows)}: column {feature!r} holds {schema[feature]}, not numbers")
+            raise RecastError(f"{first_place(rows)}: column {feature!r} holds {schema[feature]}, not numbers")
 
 
 def _without_blank(rows: Rows, features: tuple[str, ...]) -> Rows:
@@ -321,7 +354,7 @@ def _matches(garbled: str, column: str) -> bool:
     return all(a in (_UNDECODABLE, b) for a, b in zip(garbled, column, strict=True))
 
 
-def _first_place(rows: Rows) -> str:
+def first_place(rows: Rows) -> str:
     """The file, for a message about all of it."""
     first = rows.frame.select(PLACE).head(1).collect()
     return str(first.item()).rsplit(",", 1)[0] if first.height else "the file"
@@ -366,12 +399,14 @@ def _read_as(rows: Rows, problem: Problem, file: Path) -> dict[str, int]:
     features, schema = problem.table.features, rows.frame.collect_schema()
     zoned, local = written_times(rows)
     texts = [feature for feature in features if schema[feature] == pl.String]
+    aged = [AGE] if AGE in schema else []
     cells = rows.frame.select(
-        _time(rows).alias("time"),
-        _series(rows).alias("series"),
+        *aged,
+        time_of(rows).alias("time"),
+        series_of(rows).alias("series"),
         (zoned.is_null() & local.is_null()).alias(_cell("no time")),
         zoned.is_not_null().alias(_cell("zoned")),
-        *(_number(rows, feature).alias(feature) for feature in features),
+        *(number_of(rows, feature).alias(feature) for feature in features),
         *(pl.col(feature).str.strip_chars().alias(_cell(feature)) for feature in texts),
     )
 
@@ -383,7 +418,7 @@ def _read_as(rows: Rows, problem: Problem, file: Path) -> dict[str, int]:
 
     _, counted = pl.collect_all(
         [
-            _sink(cells.select("time", "series", *(_value(problem, feature) for feature in features)), file),
+            _sink(cells.select("time", "series", *aged, *(_value(problem, feature) for feature in features)), file),
             cells.select(
                 pl.len().alias("rows"),
                 pl.col(_cell("no time")).sum().alias("no time"),
@@ -419,7 +454,7 @@ def _refuse_wrong(rows: Rows, problem: Problem, found: dict[str, int]) -> None:
         RecastError: there are.
     """
     zoned, local = written_times(rows)
-    unreadable, time, unnamed = zoned.is_null() & local.is_null(), _time(rows), _is_unnamed(_series(rows))
+    unreadable, time, unnamed = zoned.is_null() & local.is_null(), time_of(rows), _is_unnamed(series_of(rows))
     if found["no time"]:
         place, value = _first(rows, unreadable, rows.time)
         how = f"written as {rows.time_format}" if rows.time_format else "in ISO 8601, such as 2009-01-01 00:10:00"
@@ -467,7 +502,7 @@ def _first(rows: Rows, wrong: pl.Expr, column: str) -> tuple[str, Any]:
 
 
 def _quality(
-    problem: Problem, found: dict[str, int], disorder: dict[str, _Disorder], table: pl.LazyFrame, store: Path
+    problem: Problem, found: dict[str, int], disorder: dict[str, Disorder], table: pl.LazyFrame, store: Path
 ) -> Quality:
     """Measure the finished table.
 
@@ -525,7 +560,7 @@ def _quality(
 
 
 def _series_quality(
-    disorder: dict[str, _Disorder], table: pl.LazyFrame, steps: pl.DataFrame, cadence: timedelta
+    disorder: dict[str, Disorder], table: pl.LazyFrame, steps: pl.DataFrame, cadence: timedelta
 ) -> dict[str, SeriesQuality]:
     """The report of each series, by its name."""
     kept = (
@@ -544,12 +579,12 @@ def _series_quality(
         mine = steps.filter(pl.col("series") == name)
         holes = gaps.filter(pl.col("series") == name)
         missing = [_missing(before - after, cadence) for after, before in holes.select("after", "before").iter_rows()]
-        read = disorder.get(name, _Disorder(count, 0))
+        read = disorder.get(name, Disorder(0, 0))
         reports[name] = SeriesQuality(
             first=str(first),
             last=str(last),
             rows=count,
-            duplicates=read.rows - count,
+            duplicates=read.repeated,
             out_of_order=read.out_of_order,
             cadence=None if mine.is_empty() else written(_most_frequent(mine)),
             off_cadence=int(mine.filter(pl.col("step") < cadence)["len"].sum()),
@@ -576,8 +611,9 @@ def _missing(gap: timedelta, cadence: timedelta) -> int:
 
 
 def _hashes(store: Path) -> dict[str, str]:
-    """sha256 of each raw file, by its name."""
-    return {file.name: _sha256(file) for file in stored(store)}
+    """sha256 of each raw file, by its name in the store."""
+    files = [*stored(store), *increments(store / FOLDER)]
+    return {file.relative_to(store).as_posix(): _sha256(file) for file in files}
 
 
 def _sha256(file: Path) -> str:
@@ -586,7 +622,7 @@ def _sha256(file: Path) -> str:
 
 
 @contextmanager
-def _readable_polars_errors(
+def readable_polars_errors(
     store: Path, out: Path, fault: Callable[[Path], str | None] = lambda store: None
 ) -> Iterator[None]:
     """What Polars raises, as an error that names the place, which `fault` finds; a full disk as Python reports it."""

@@ -29,11 +29,29 @@ def raw(problem: str) -> Path:
     return Path("data/raw") / problem
 
 
-def stage(name: str, problem: str) -> Path:
-    """The folder that a stage writes for a problem."""
-    return Path("data") / name / problem
+def backtest(problem: str) -> Path:
+    """What a backtest of a problem leaves: data of its origins, trials, the result. DVC tracks none of it."""
+    return Path("data/backtest") / problem
 
 
-def trials(problem: str) -> Path:
-    """The trials of a problem, one folder a key. It persists: nothing in it is trained twice."""
-    return Path("trials") / problem
+def pending(problem: str) -> Path:
+    """New rows that have come and are not checked yet; it is made anew each time."""
+    return Path("data/pending") / problem
+
+
+def quarantine(problem: str) -> Path:
+    """New rows that break the contract, with the reasons."""
+    return Path("data/quarantine") / problem
+
+
+def stage(name: str, problem: str, origin: str | None = None) -> Path:
+    """The folder that a stage writes for a problem, or for an origin of its backtest."""
+    return (backtest(problem) / origin if origin else Path("data")) / name / problem
+
+
+def trials(problem: str, origin: str | None = None) -> Path:
+    """The trials of a problem, one folder a key. It persists: nothing in it is trained twice.
+
+    Those of a backtest stand apart, those of all its origins together.
+    """
+    return backtest(problem) / "trials" if origin else Path("trials") / problem

@@ -1,15 +1,39 @@
-"""New rows of a source that grows: fetched as one increment, taken into the raw store or put into quarantine."""
+"""New rows of a source that grows: fetched as one increment, taken into the raw store or put into quarantine.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+What is new is found by comparing what the source has with what is known, so that no note of what came could be wrong:
+a row is known if the raw store gives the same values for its series and time, or if it lies in quarantine. A run that
+is killed at any point therefore loses and doubles nothing.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from problems.source import Progress
+import polars as pl
+
+from problems.errors import RecastError
+from problems.fresh import QueryFresh
+from problems.increments import FOLDER, GrowingSource, increments, number
+from problems.problem import Problem
+from problems.source import AGE, Progress, Rows
+from problems.table import TableSource, is_parquet
+from stages import places
+from stages.atomic import replaced_file, write_json
+from stages.ingest import check_columns, fetch, number_of, readable_polars_errors, series_of, tabulate, time_of
 from stages.settings import Settings
 
 if TYPE_CHECKING:
     from stages.contract import Breach
+
+_FILE, _LINE, _RAW = "__file__", "__line__", "__raw__"
+_KEY = ("series", "time")
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,20 @@ class Arrival:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Quarantined:
+    """An increment in quarantine.
+
+    Attributes:
+        arrival: what was counted when it came
+        breaches: why it lies here, as `stages.contract.Breach`
+    """
+
+    file: Path
+    arrival: dict[str, Any]
+    breaches: list[dict[str, Any]]
+
+
 def arrived(problem: str, settings: Settings, progress: Progress) -> Arrival | None:
     """Fetch what is new, as one increment; None: there is nothing.
 
@@ -47,7 +85,61 @@ def arrived(problem: str, settings: Settings, progress: Progress) -> Arrival | N
         Unreachable: the source cannot be reached now.
         RecastError: the problem has no `fresh`, or what came cannot be read as its source says.
     """
-    raise NotImplementedError
+    declared, source = growing(problem, settings)
+    fetch(problem, settings)
+    store, folder = places.raw(problem), places.pending(problem)
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch, cache = folder / "scratch", places.STATE / "fresh" / problem
+    for each in (scratch, cache):
+        each.mkdir(parents=True, exist_ok=True)
+    came: list[_Came] = []
+    with readable_polars_errors(store, folder, lambda _: _fault(source, [each.file for each in came])):
+        for file in _fetched(declared, source, store, scratch, cache, progress, settings.ingest.attempts):
+            came.append(file)
+        found = _compared(came, declared, source, store, scratch)
+        arrival = None if found is None else _written(problem, found, folder)
+    shutil.rmtree(scratch if arrival else folder)
+    return arrival
+
+
+def _fetched(
+    problem: Problem,
+    source: GrowingSource,
+    store: Path,
+    scratch: Path,
+    cache: Path,
+    progress: Progress,
+    attempts: int,
+) -> "list[_Came]":
+    """The files that have rows.
+
+    A last line without an end may be half of one: it is left for the next time, and taken then if the file is the same.
+    """
+    fresh, after = problem.fresh, None
+    assert fresh is not None
+    if isinstance(fresh, QueryFresh):
+        after = _last_known(source, store, scratch, fresh.overlap or timedelta(0))
+    files = fresh.files(source, cache, after, store.name, progress, attempts)
+    note = cache / "sizes.json"
+    sizes = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    came = [_Came.of(file, source, scratch, sizes.get(str(file)) == file.stat().st_size) for file in files]
+    write_json(note, {str(file): file.stat().st_size for file in files})
+    return [each for each in came if each.lines]
+
+
+def growing(problem: str, settings: Settings) -> tuple[Problem, GrowingSource]:
+    """A problem whose source grows.
+
+    Raises:
+        RecastError: it does not.
+    """
+    declared = settings.problem(problem)
+    if not isinstance(declared, Problem) or declared.fresh is None or not isinstance(declared.source, GrowingSource):
+        raise RecastError(
+            f"problems.{problem} has no `fresh`, which says where new rows come from; see docs/refresh.md, or name "
+            "another problem"
+        )
+    return declared, declared.source
 
 
 def accept(arrival: Arrival) -> Path:
@@ -56,7 +148,7 @@ def accept(arrival: Arrival) -> Path:
     Raises:
         RecastError: it is no longer there.
     """
-    raise NotImplementedError
+    return _moved(arrival.pending, places.raw(arrival.problem) / FOLDER)
 
 
 def quarantine(arrival: Arrival, breaches: "Sequence[Breach]") -> Path:
@@ -65,4 +157,296 @@ def quarantine(arrival: Arrival, breaches: "Sequence[Breach]") -> Path:
     Raises:
         RecastError: it is no longer there.
     """
-    raise NotImplementedError
+    folder = places.quarantine(arrival.problem)
+    # The reasons come first: rows without them would be a riddle.
+    about = {**asdict(arrival), "pending": arrival.pending.name}
+    reasons = {"arrival": about, "breaches": [asdict(each) for each in breaches]}
+    write_json((folder / arrival.pending.name).with_suffix(".json"), reasons)
+    return _moved(arrival.pending, folder)
+
+
+def quarantined(problem: str) -> list[Quarantined]:
+    """The increments in quarantine, the oldest first."""
+    found = []
+    for file in increments(places.quarantine(problem)):
+        about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        found.append(Quarantined(file, about["arrival"], about["breaches"]))
+    return found
+
+
+def release(problem: str, name: str, settings: Settings) -> Path:
+    """Take an increment out of quarantine into the raw store, which the caller then has DVC track.
+
+    Raises:
+        RecastError: there is none of this name, or its rows cannot be read, so that no table could be made of them.
+    """
+    declared, source = growing(problem, settings)
+    file = _in_quarantine(problem, name)
+    with readable(source, file, declared):
+        pass
+    moved = _moved(file, places.raw(problem) / FOLDER)
+    file.with_suffix(".json").unlink()
+    return moved
+
+
+def drop(problem: str, name: str) -> None:
+    """Delete an increment in quarantine. What the source still has of it comes again, and is checked again.
+
+    Raises:
+        RecastError: there is none of this name.
+    """
+    file = _in_quarantine(problem, name)
+    file.unlink()
+    file.with_suffix(".json").unlink()
+
+
+@contextmanager
+def readable(source: GrowingSource, file: Path, problem: Problem) -> Iterator[pl.DataFrame]:
+    """The table of an increment alone, with all its rows, as `ingest` would make it.
+
+    Raises:
+        RecastError: a column or a cell is not what the problem declares.
+    """
+    whole = problem.model_copy(update={"table": problem.table.model_copy(update={"thin": False})})
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        with readable_polars_errors(file, scratch, lambda _: _fault(source, [file])):
+            tabulate(source.read_increment(file, scratch), whole, scratch / "table.parquet", scratch)
+        yield pl.read_parquet(scratch / "table.parquet")
+
+
+def _in_quarantine(problem: str, name: str) -> Path:
+    """
+    Raises:
+        RecastError: nothing of this name lies there.
+    """
+    there = increments(places.quarantine(problem))
+    for file in there:
+        if name in (file.name, file.stem):
+            return file
+    names = ", ".join(file.stem for file in there) or "none"
+    raise RecastError(f"{places.quarantine(problem)}: no increment {name}; there are: {names}")
+
+
+def _moved(file: Path, folder: Path) -> Path:
+    """Move an increment into a folder, unless it is there.
+
+    Raises:
+        RecastError: it is nowhere.
+    """
+    target = folder / file.name
+    if file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    elif not target.exists():
+        raise RecastError(f"{file}: the increment is no longer there; refresh again")
+    return target
+
+
+@dataclass(frozen=True)
+class _Came:
+    """A file that has come, without what is no row of it.
+
+    Attributes:
+        head: what stands before the rows of a CSV file; the columns of a Parquet file
+        lines: how many rows there are
+    """
+
+    file: Path
+    head: bytes
+    lines: int
+
+    @classmethod
+    def of(cls, file: Path, source: GrowingSource, scratch: Path, ended: bool) -> "_Came":
+        """Copy the whole lines of a file into `scratch`; a last one without an end only if the file has `ended`.
+
+        Raises:
+            RecastError: the file cannot be read.
+        """
+        plain = source.plain(file, scratch)
+        if is_parquet(plain):
+            frame = pl.scan_parquet(plain)
+            try:
+                schema = frame.collect_schema()
+            except pl.exceptions.PolarsError as error:
+                raise RecastError(
+                    f"{file}: not a whole Parquet file: {str(error).splitlines()[0]}; if it is still being written, "
+                    "refresh again later"
+                ) from error
+            return cls(plain, str(schema).encode(), frame.select(pl.len()).collect().item())
+        table = source if isinstance(source, TableSource) else None
+        if table is not None and not "a\n".encode(table.encoding).endswith(b"a\n"):
+            raise RecastError(f"{file}: lines that are {table.encoding} cannot be told apart; save it as utf-8")
+        copy, lines = scratch / file.name / f"{plain.stem}.csv", 0
+        copy.parent.mkdir()
+        with plain.open("rb") as content, copy.open("wb") as out:
+            head = b"".join(content.readline() for _ in range(1 + (table.skip_lines if table else 0)))
+            out.write(head)
+            for line in content:
+                if not line.strip():
+                    continue
+                if not line.endswith(b"\n"):
+                    if not ended:
+                        break
+                    line += b"\n"
+                out.write(line)
+                lines += 1
+        return cls(copy, head, lines)
+
+    def rows(self, problem: Problem, source: GrowingSource, scratch: Path) -> pl.DataFrame:
+        """The rows by their line: time, series, features, and what the cells hold as they are written.
+
+        Raises:
+            RecastError: they have no time or no series, or are not a line each.
+        """
+        rows = source.read_increment(self.file, scratch)
+        check_columns(rows, ())
+        found = _values(replace(rows, frame=rows.frame.with_row_index(_LINE)), problem, _LINE).collect()
+        if found.height != self.lines:
+            raise RecastError(
+                f"{self.file}: {found.height:,} rows stand in {self.lines:,} lines; a text in quotation marks must not "
+                "have a line's end in it"
+            )
+        return found
+
+
+def _values(rows: Rows, problem: Problem, *others: str) -> pl.LazyFrame:
+    """Time, series and features of rows, null where a cell holds no number; and the cells' texts, as one."""
+    names = rows.frame.collect_schema().names()
+    cells = [name for name in (rows.time, rows.series, *problem.table.features) if name in names]
+    return rows.frame.select(
+        *others,
+        time_of(rows).alias("time"),
+        series_of(rows).alias("series"),
+        *(
+            (number_of(rows, each).fill_nan(None) if each in names else pl.lit(None, pl.Float64)).alias(each)
+            for each in problem.table.features
+        ),
+        pl.concat_str(pl.col(cells).cast(pl.String, strict=False).fill_null("\0"), separator="\x1f").alias(_RAW),
+    )
+
+
+@dataclass(frozen=True)
+class _New:
+    """What is new of the files that have one head.
+
+    Attributes:
+        lines: which lines of each are new, counted from 0
+    """
+
+    files: list[_Came]
+    lines: list[list[int]]
+    corrected: int
+    late: int
+    known: int
+    first: Any
+    last: Any
+
+
+def _compared(
+    came: Sequence[_Came], problem: Problem, source: GrowingSource, store: Path, scratch: Path
+) -> _New | None:
+    """The rows that are not known yet, of the first file that has any and of those with the same columns."""
+    if not came:
+        return None
+    features = list(problem.table.features)
+    numbered = [
+        each.rows(problem, source, scratch).with_columns(pl.lit(i, pl.Int32).alias(_FILE))
+        for i, each in enumerate(came)
+    ]
+    rows = pl.concat(numbered)
+    # Of the rows with one time the last one counts, as it does when they come one by one.
+    unplaced = pl.any_horizontal(pl.col(_KEY).is_null())
+    placed = rows.filter(~unplaced).unique(_KEY, keep="last", maintain_order=True)
+    unreadable = rows.filter(unplaced).unique(_RAW, keep="last", maintain_order=True)
+    known = _known(placed, problem, source.read(store, scratch))
+    new = placed.join(known, on=[*_KEY, *features], how="anti", nulls_equal=True)
+    new = pl.concat([new, unreadable]).sort(_FILE, _LINE)
+    for increment in increments(places.quarantine(store.name)):
+        there = _values(source.read_increment(increment, scratch), problem).select(_RAW).collect()
+        new = new.join(there, on=_RAW, how="anti")
+    if new.is_empty():
+        return None
+    head = came[new[_FILE][0]].head
+    alike = [i for i, each in enumerate(came) if each.head == head]
+    new = new.filter(pl.col(_FILE).is_in(alike))
+    corrected = new.join(known, on=_KEY, how="semi").height
+    late = new.join(_last(source.read(store, scratch)), on="series").filter(pl.col("time") < pl.col("last")).height
+    return _New(
+        [came[i] for i in alike],
+        [new.filter(pl.col(_FILE) == i)[_LINE].to_list() for i in alike],
+        corrected,
+        late - corrected,
+        sum(came[i].lines for i in alike) - new.height,
+        new["time"].min(),
+        new["time"].max(),
+    )
+
+
+def _known(placed: pl.DataFrame, problem: Problem, store: Rows) -> pl.DataFrame:
+    """What the raw store says at the times of these rows: one row a time, of the newest increment."""
+    aged = [AGE] if AGE in store.frame.collect_schema() else []
+    there = _values(store, problem, *aged).drop(_RAW)
+    there = there.join(placed.lazy().select(_KEY), on=_KEY, how="semi").collect(engine="streaming").lazy()
+    return (
+        there.sort(*aged, maintain_order=True).unique(_KEY, keep="first").drop(aged).collect()
+        if aged
+        else (there.unique(_KEY, keep="first", maintain_order=True).collect())
+    )
+
+
+def _last(store: Rows) -> pl.DataFrame:
+    """The last time of each series in the raw store."""
+    frame = store.frame.select(time_of(store).alias("time"), series_of(store).alias("series"))
+    return frame.group_by("series").agg(pl.col("time").max().alias("last")).collect(engine="streaming")
+
+
+def _last_known(source: GrowingSource, store: Path, scratch: Path, overlap: timedelta) -> Any:
+    """The time up to which the rows of every series are known, but for `overlap`, as the source writes it."""
+    rows = source.read(store, scratch)
+    until: Any = _last(rows)["last"].min()
+    times = rows.frame.select(time_of(rows).alias("time"), pl.col(rows.time).alias("written"))
+    earlier = times.filter(pl.col("time") <= until - overlap).collect(engine="streaming")
+    return (times.collect() if earlier.is_empty() else earlier).sort("time")["written"][0 if earlier.is_empty() else -1]
+
+
+def _written(problem: str, new: _New, folder: Path) -> Arrival:
+    """Write the increment."""
+    suffix = ".parquet" if is_parquet(new.files[0].file) else ".csv"
+    draft = folder / f"draft{suffix}"
+    with replaced_file(draft) as temporary:
+        if suffix == ".parquet":
+            parts = [
+                pl.scan_parquet(each.file).with_row_index(_LINE).filter(pl.col(_LINE).is_in(lines)).drop(_LINE)
+                for each, lines in zip(new.files, new.lines, strict=True)
+            ]
+            pl.concat(parts).sink_parquet(temporary)
+        else:
+            with temporary.open("wb") as out:
+                out.write(new.files[0].head)
+                for each, lines in zip(new.files, new.lines, strict=True):
+                    out.writelines(_picked(each, set(lines)))
+    with draft.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    there = [*increments(places.raw(problem) / FOLDER), *increments(places.quarantine(problem))]
+    following = max(map(number, there), default=0) + 1
+    pending = draft.rename(folder / f"{following:04d}-{sha256[:8]}{suffix}")
+    rows = sum(map(len, new.lines))
+    first, last = (None if each is None else str(each) for each in (new.first, new.last))
+    return Arrival(problem, rows, new.corrected, new.late, new.known, first, last, pending, sha256)
+
+
+def _picked(came: _Came, lines: set[int]) -> Iterator[bytes]:
+    """Some lines of a file, as they are."""
+    with came.file.open("rb") as content:
+        content.seek(len(came.head))
+        for i, line in enumerate(content):
+            if i in lines:
+                yield line
+
+
+def _fault(source: GrowingSource, files: Sequence[Path]) -> str | None:
+    """Where one of the files breaks its own form."""
+    if not isinstance(source, TableSource):
+        return None
+    return next((found for file in files if (found := source.fault_of(file))), None)
