@@ -56,8 +56,29 @@ def repository(patience: float = 0) -> Iterator[Repo]:
             raise RecastError(f"DVC: {error}") from error
 
 
+def track(path: Path) -> bool:
+    """Have DVC keep what a folder holds now and note it in `<path>.dvc`; False: it was noted already.
+
+    Raises:
+        RecastError: another DVC command runs, or the folder is not there.
+    """
+    with repository(PATIENCE_SECONDS) as repo:
+        file = f"{path}.dvc"
+        if Path(file).exists():
+            (stage,) = repo.stage.collect(file)
+            if not stage.changed():
+                return False
+        if not path.exists():
+            raise RecastError(f"{path}: it is not there, and {file} says what it held: dvc checkout {file}, or dvc pull")
+        repo.add(str(path))
+        return True
+
+
 def ordered(repo: Repo, problems: Sequence[str]) -> list[Any]:
-    """The stages that lead to these problems' evaluations, in the order in which `dvc repro` runs them."""
+    """The stages that lead to these problems' evaluations, in the order in which `dvc repro` runs them.
+
+    Increments of a raw store that DVC tracks are among them, as a stage without a command.
+    """
     targets = [f"evaluate@{problem}" for problem in problems]
     return list(plan_repro(repo.index.graph, collect_stages(repo, targets)))
 

@@ -22,7 +22,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import STARTED, train
-from flows.dag import PATIENCE_SECONDS, entries, hashes, ordered, record, repository
+from flows.dag import PATIENCE_SECONDS, entries, hashes, ordered, record, repository, track
 from flows.progress import console, progress, running, shown
 from problems.errors import RecastError
 from stages import leaderboard, places
@@ -31,7 +31,7 @@ from stages.settings import Settings, load
 from stages.train import retryable
 from stages.trials import expand
 
-UP_TO_DATE, RESTORED, RAN = "Up to date", "Restored", "Ran"
+UP_TO_DATE, TRACKED, RESTORED, RAN = "Up to date", "Tracked", "Restored", "Ran"
 
 POLL_SECONDS = 0.5
 
@@ -40,6 +40,8 @@ POLL_SECONDS = 0.5
 def stage_task(name: str, sequence: list[str], forced: bool) -> State[None]:
     """Bring one stage up to date: leave it, restore it from DVC's run cache, or run it and record it through DVC.
 
+    Of data that DVC tracks, such as the increments of a raw store, it is recorded what they are now.
+
     Args:
         sequence: the stages in the order of their entries in dvc.lock.
         forced: run it in any case.
@@ -47,6 +49,8 @@ def stage_task(name: str, sequence: list[str], forced: bool) -> State[None]:
     Raises:
         RecastError: it has failed, or what it depends on was changed while it ran; it is not recorded then.
     """
+    if name.endswith(".dvc"):
+        return Completed(name=TRACKED if track(Path(name.removesuffix(".dvc"))) else UP_TO_DATE)
     with repository(PATIENCE_SECONDS) as repo:
         (stage,) = repo.stage.collect(name)
         if not forced and not stage.changed():
@@ -148,7 +152,7 @@ def pipeline(problems: list[str], retry: bool = False) -> None:
             # Ctrl-C, or what Prefect makes of SIGTERM.
             train.stop()
             raise
-    for what in (RAN, RESTORED, UP_TO_DATE):
+    for what in (RAN, RESTORED, TRACKED, UP_TO_DATE):
         if names := [name for name, future in futures.items() if future.state.name == what]:
             console.print(f"{what}: {', '.join(names)}", soft_wrap=True, markup=False, highlight=False)
     _raise_failures(futures)
