@@ -69,7 +69,9 @@ def track(path: Path) -> bool:
             if not stage.changed():
                 return False
         if not path.exists():
-            raise RecastError(f"{path}: it is not there, and {file} says what it held: dvc checkout {file}, or dvc pull")
+            raise RecastError(
+                f"{path}: it is not there, and {file} says what it held: dvc checkout {file}, or dvc pull"
+            )
         repo.add(str(path))
         return True
 
