@@ -167,7 +167,9 @@ class Forecaster:
         Raises:
             RecastError: it is none, or this code forecasts otherwise; the message names the commit to check out.
         """
-        stored = folder / "artifacts" if (folder / "artifacts").is_dir() else folder
+        stored = folder
+        while not (stored / ABOUT).exists() and (stored / "artifacts").is_dir():
+            stored /= "artifacts"
         try:
             about = TypeAdapter(About).validate_json((stored / ABOUT).read_bytes())
         except (FileNotFoundError, ValueError) as error:
@@ -298,6 +300,11 @@ class Forecaster:
             raise InputError(
                 f"series {series}: column {about.columns[column]!r} is infinite at {_moment(times_N[row])}; "
                 "leave out what is not known"
+            )
+        if prepared.climatologies and series not in prepared.climatologies:
+            raise InputError(
+                f"series {series}: there is no climatology of it, as it was not among the training rows; known are "
+                f"{', '.join(prepared.climatologies)}"
             )
         breaks_N: NDArray[np.bool_] = np.concatenate([[True], steps_N != cadence])
         known = [about.columns.index(name) for name in self._known]

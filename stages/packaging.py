@@ -159,7 +159,7 @@ def _ranges(table: Table, normalized: Path) -> dict[str, tuple[float, float]]:
     return dict(zip(table.preparation.table.features, zip(low_C.tolist(), high_C.tolist(), strict=True), strict=True))
 
 
-def _example(about: About, ingested: Path, normalized: Path, windowed: Path) -> pl.DataFrame:
+def example_of(about: About, ingested: Path, normalized: Path, windowed: Path) -> pl.DataFrame:
     """The rows of the first training window, as a user has them."""
     assert about.preparation
     known, fill = about.preparation.table.known, about.preparation.table.fill
@@ -217,7 +217,7 @@ def _store(trial: Trial, run: str, evaluation: Evaluation, row: Row) -> str:
     about = forecaster.about
     example: pl.DataFrame | NDArray[Any]
     if about.preparation:
-        example = _example(about, ingested, normalized, windowed)
+        example = example_of(about, ingested, normalized, windowed)
         answer = forecaster.forecast(example).drop("inputs")
     else:
         data = batches.read(normalized, windowed, torch.device("cpu"))["train"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
+import polars as pl
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -85,15 +85,16 @@ def test_parameters_are_flat_and_metrics_come_by_epoch_in_both_units(finished: C
 
 
 def test_the_packaged_models_forecast_in_real_units(finished: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each packaged model gives, for raw test windows, what its trial's network gives for the normalised ones."""
+    """Each packaged model gives, for a user's rows, what its trial's network gives for the normalised test windows."""
     _, _, runs_by_name = runs(finished)
     monkeypatch.chdir(finished.root)
     mlflow.set_tracking_uri(f"sqlite:///{finished.file('mlruns/mlflow.db')}")
     normalized, windowed = places.stage("normalize", "demo"), places.stage("window", "demo")
     table, windowing = Table.read(normalized), Windowing.read(windowed)
-    data = batches.read(normalized, windowed, torch.device("cpu"))["test"]
-    x_BTF = data.at(torch.arange(7)).x_BTF
-    raw_BTF = (x_BTF.double().numpy() * table.preparation.scale + table.preparation.center).astype(np.float32)
+    data = batches.read_rows(normalized, windowed, windowing, torch.device("cpu"))["test"]
+    row, x_BTF = data.rows(torch.arange(7)).tolist(), data.at(torch.arange(7)).x_BTF
+    rows = pl.read_parquet(finished.file("data/ingest/demo/table.parquet")).drop("series")
+    assert rows.columns == ["time", "T (degC)", "p (mbar)"]
     packaged = 0
     for trial in expand(load(), "demo", windowed):
         uri = runs_by_name[trial.label].data.tags.get("recast.model")
@@ -101,12 +102,21 @@ def test_the_packaged_models_forecast_in_real_units(finished: Checkout, monkeypa
             continue
         packaged += 1
         model = mlflow.pyfunc.load_model(uri)
-        assert model.metadata.signature is not None and model.input_example is not None
+        assert model.metadata.signature is not None
+        assert model.predict(model.input_example).notna().all(axis=None)
         with torch.inference_mode():
             expected_B = load_network(trial, windowing)(x_BTF)[:, 0, 0].double().numpy()
         center, scale = table.preparation.of_target
-        expected_B = expected_B * scale + center
-        assert model.predict(raw_BTF) == pytest.approx(expected_B, abs=1e-3)
+        # A window is named by the row after its inputs.
+        found = model.predict(rows.head(row[-1]).to_pandas(), params={"all_windows": True}).tail(7)
+        assert found["forecast"].to_numpy() == pytest.approx(expected_B * scale + center, abs=1e-5)
+        assert found["origin"].tolist() == rows["time"][[each - 1 for each in row]].to_list()
+        assert found["target_time"].tolist() == rows["time"][[each + windowing.delay for each in row]].to_list()
+        assert model.predict(rows.head(row[0]).to_pandas())["forecast"].tolist() == pytest.approx(
+            expected_B[:1] * scale + center, abs=1e-5
+        )
+        with pytest.raises(RecastError, match="40 rows are too few; a window takes 48 rows"):
+            model.predict(rows.head(40).to_pandas())
     assert packaged == 3, "one for each architecture"
     files = [path.name for path in Path("mlruns").rglob("*") if path.is_file()]
     assert not [file for file in files if file.endswith((".pkl", ".pickle"))], "nothing is pickled"
@@ -410,7 +420,13 @@ def test_packaging_leaves_the_imports_of_the_process_and_the_times_of_the_runs_a
     tracking.log_evaluation(context, evaluation, ended, places.stage("evaluate", "demo"))
     path, modules = list(sys.path), dict(sys.modules)
     times = {run.info.run_id: run.info.end_time for run in in_store()}
-    assert len(package(evaluation, ended)) == 3
+    first = package(evaluation, ended)
+    assert len(first) == 3
+    assert package(evaluation, ended) == []
+    (run,) = (run for run in in_store() if run.data.tags.get("recast.model") == first[0])
+    tracking.client().delete_tag(run.info.run_id, "recast.model.form")
+    (again,) = package(evaluation, ended)
+    assert again != first[0], "a model of an earlier form is stored again"
     assert sys.path == path
     assert {name: module for name, module in sys.modules.items() if name in modules} == modules
     assert {run.info.run_id: run.info.end_time for run in in_store()} == times
