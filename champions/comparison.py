@@ -233,9 +233,7 @@ def publish(decision: Decision, challenger: Version, page: str) -> None:
         "recast.promotion": "advised" if decision.promoted else "not advised",
         "recast.reason": decision.reasons[0],
     }
-    with tracking.reported():
-        for name, value in tags.items():
-            tracking.client().set_model_version_tag(challenger.problem, str(challenger.version), name, value)
+    registry.tag(challenger, tags)
 
 
 # The comparison

@@ -96,6 +96,11 @@ def between(problem: str, first: datetime, last: datetime) -> pl.DataFrame:
     return _selected(file_of(problem), "target_time >= ? and target_time < ?", bounds)
 
 
+def of_version(problem: str, version: int) -> pl.DataFrame:
+    """The forecasts that a version of a problem's model has made, as `between` gives them."""
+    return _selected(file_of(problem), "model_version = ?", (version,))
+
+
 def _selected(file: Path, where: str, values: tuple[Any, ...]) -> pl.DataFrame:
     columns = {
         "forecast_id": pl.String,

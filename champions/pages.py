@@ -107,7 +107,7 @@ def write_history(problem: str) -> Path:
                 drawn=DRAWN,
             )
         )
-    with replaced_file(page) as temporary:
+    with registry.writing(problem), replaced_file(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
 

@@ -7,7 +7,8 @@ A kill between the two, or at any other moment, is mended by the next call.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,8 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 KEY, LABEL = "recast.key", "recast.label"
 """Tags of a version: the key of its trial, and what it is for people."""
 LONGEST_WAIT_SECONDS = 15
+FOLDER = Path("data/champion")
+"""Histories, decisions and pages, a folder a problem."""
 
 T = TypeVar("T")
 
@@ -89,7 +92,7 @@ class Entry:
 
 def folder(problem: str) -> Path:
     """Where a problem's history, decisions and pages are."""
-    return Path("data/champion") / problem
+    return FOLDER / problem
 
 
 def _file(problem: str) -> Path:
@@ -115,10 +118,22 @@ def history(problem: str) -> list[Entry]:
         ) from error
 
 
-def _append(problem: str, entry: Entry) -> None:
-    """Add an entry; the file has it, or is as it was."""
-    with replaced_file(_file(problem)) as temporary:
-        temporary.write_bytes(TypeAdapter(list[Entry]).dump_json([*history(problem), entry], indent=1) + b"\n")
+@contextmanager
+def writing(problem: str) -> Iterator[None]:
+    """Hold the lock of what is written of a problem's champion: a person may roll back while a flow promotes."""
+    STATE.mkdir(exist_ok=True)
+    with FileLock(STATE / f"champion-{problem}.lock"):
+        yield
+
+
+def _append(problem: str, made: Callable[[list[Entry]], Entry | None]) -> None:
+    """Add what is made of the entries that there are, if anything is; the file has it, or is as it was."""
+    with writing(problem):
+        entries = history(problem)
+        entry = made(entries)
+        if entry is not None:
+            with replaced_file(_file(problem)) as temporary:
+                temporary.write_bytes(TypeAdapter(list[Entry]).dump_json([*entries, entry], indent=1) + b"\n")
 
 
 def reign(entries: Sequence[Entry]) -> list[Entry]:
@@ -138,13 +153,21 @@ def _version(problem: str, entry: Entry) -> Version:
 
 def champion(problem: str) -> Version | None:
     """The champion by the history, or None where there was never one. MLflow is not asked."""
-    found = reign(history(problem))
+    return _champion(problem, history(problem))
+
+
+def _champion(problem: str, entries: Sequence[Entry]) -> Version | None:
+    found = reign(entries)
     return _version(problem, found[-1]) if found else None
 
 
 def challenger(problem: str) -> Version | None:
     """The version that was last proposed, unless it has become champion."""
-    found = [entry for entry in history(problem) if entry.kind != "rollback"]
+    return _challenger(problem, history(problem))
+
+
+def _challenger(problem: str, entries: Sequence[Entry]) -> Version | None:
+    found = [entry for entry in entries if entry.kind != "rollback"]
     return _version(problem, found[-1]) if found and found[-1].kind != "promotion" else None
 
 
@@ -176,6 +199,22 @@ def _read(problem: str, found: ModelVersion) -> Version | None:
 
 
 @tracking.reported()
+def is_stored(trial: Trial) -> bool:
+    """Whether MLflow has the trial's run and its model.
+
+    Raises:
+        TrackingError: MLflow has failed.
+    """
+    try:
+        run = tracking.client().get_run(str(read_run(trial_folder(trial)).get("mlflow_run_id")))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return PACKAGED in run.data.tags
+
+
+@tracking.reported()
 def register(trial: Trial, tags: dict[str, str]) -> Version:
     """The version of a trial whose model is stored; a new one where there is none, however often it is called.
 
@@ -202,15 +241,32 @@ def register(trial: Trial, tags: dict[str, str]) -> Version:
     return Version(problem, int(made.version), trial.key, run, trial.label)
 
 
+@tracking.reported()
+def tag(version: Version, tags: dict[str, str]) -> None:
+    """Set tags of a version.
+
+    Raises:
+        TrackingError: MLflow has failed.
+    """
+    for name, value in tags.items():
+        tracking.client().set_model_version_tag(version.problem, str(version.version), name, value)
+
+
 def challenge(version: Version) -> None:
     """Note in the history that a version is to be compared with the champion, and set the alias.
 
     Raises:
         TrackingError: MLflow has failed; the history has it all the same.
     """
-    if challenger(version.problem) != version:
-        _append(version.problem, _entry("challenge", version, None, "", "retrain", None))
-    reconcile(version.problem)
+    problem = version.problem
+
+    def made(entries: list[Entry]) -> Entry | None:
+        if _challenger(problem, entries) == version:
+            return None
+        return _entry("challenge", version, entries, None, "", "retrain", None)
+
+    _append(problem, made)
+    reconcile(problem)
 
 
 def promote(
@@ -229,8 +285,13 @@ def promote(
     Raises:
         TrackingError: MLflow has failed; the history has it all the same.
     """
-    if champion(problem) != version:
-        _append(problem, _entry("promotion", version, decision, reason, by, experiment))
+
+    def made(entries: list[Entry]) -> Entry | None:
+        if _champion(problem, entries) == version:
+            return None
+        return _entry("promotion", version, entries, decision, reason, by, experiment)
+
+    _append(problem, made)
     reconcile(problem)
 
 
@@ -242,14 +303,24 @@ def refuse(
     Raises:
         TrackingError: MLflow has failed; the history has it all the same.
     """
-    if not decided(version.problem, decision):
-        _append(version.problem, _entry("refusal", version, decision, reason, by, experiment))
-    reconcile(version.problem)
+    problem = version.problem
+
+    def made(entries: list[Entry]) -> Entry | None:
+        if _decided(entries, decision):
+            return None
+        return _entry("refusal", version, entries, decision, reason, by, experiment)
+
+    _append(problem, made)
+    reconcile(problem)
 
 
 def decided(problem: str, decision: str | None) -> Entry | None:
     """What became of a comparison, where something has."""
-    found = [entry for entry in history(problem) if decision and entry.decision == decision]
+    return _decided(history(problem), decision)
+
+
+def _decided(entries: Sequence[Entry], decision: str | None) -> Entry | None:
+    found = [entry for entry in entries if decision and entry.decision == decision]
     return found[-1] if found else None
 
 
@@ -260,25 +331,31 @@ def rollback(problem: str, by: str = "retrain", reason: str = "") -> Version:
         RecastError: there is none.
         TrackingError: MLflow has failed; the history has it all the same.
     """
-    found = reign(history(problem))
-    if len(found) < 2:
-        now = f"version {found[-1].version} is the first champion" if found else "there is no champion"
-        raise RecastError(f"{problem}: {now}, so there is no former one to go back to")
-    former = _version(problem, found[-2])
-    _append(problem, _entry("rollback", former, None, reason, by, None))
+
+    def made(entries: list[Entry]) -> Entry:
+        found = reign(entries)
+        if len(found) < 2:
+            now = f"version {found[-1].version} is the first champion" if found else "there is no champion"
+            raise RecastError(f"{problem}: {now}, so there is no former one to go back to")
+        return _entry("rollback", _version(problem, found[-2]), entries, None, reason, by, None)
+
+    _append(problem, made)
     reconcile(problem)
-    return former
+    now = champion(problem)
+    assert now is not None
+    return now
 
 
 def _entry(
     kind: Literal["challenge", "promotion", "refusal", "rollback"],
     version: Version,
+    entries: Sequence[Entry],
     decision: str | None,
     reason: str,
     by: str,
     experiment: str | None,
 ) -> Entry:
-    now = champion(version.problem)
+    now = _champion(version.problem, entries)
     return Entry(
         kind,
         datetime.now(UTC).isoformat(timespec="seconds"),
@@ -294,7 +371,6 @@ def _entry(
     )
 
 
-@tracking.reported()
 def reconcile(problem: str) -> None:
     """Set MLflow's aliases to what the history says.
 
@@ -305,20 +381,48 @@ def reconcile(problem: str) -> None:
         RecastError: MLflow lacks a version that the history has.
         TrackingError: MLflow has failed.
     """
+    with tracking.reported():
+        if not _file(problem).exists():
+            _take_over(problem)
+        # What is set follows from one reading of the history, and nobody writes it meanwhile.
+        with writing(problem):
+            if entries := history(problem):
+                _set_aliases(problem, entries)
+
+
+def _take_over(problem: str) -> None:
+    """Begin a history with the champion that MLflow has, if it has one."""
+    version = known(problem).get(_aliases(problem).get(CHAMPION, 0))
+    if version:
+        _append(
+            problem,
+            lambda entries: (
+                None
+                if entries
+                else _entry("promotion", version, entries, None, "taken over from MLflow's alias", "MLflow", None)
+            ),
+        )
+
+
+def _aliases(problem: str) -> dict[str, int]:
+    """The aliases that MLflow has; none where it has no such model."""
     try:
-        aliases = {name: int(at) for name, at in tracking.client().get_registered_model(problem).aliases.items()}
+        return {name: int(at) for name, at in tracking.client().get_registered_model(problem).aliases.items()}
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        if champion(problem):
-            raise _lost(problem) from error
-        return
-    if not _file(problem).exists():
-        if version := known(problem).get(aliases.get(CHAMPION, 0)):
-            _append(problem, _entry("promotion", version, None, "taken over from MLflow's alias", "MLflow", None))
-        return
-    reigned = reign(history(problem))
-    proposed = challenger(problem)
+        return {}
+
+
+def _set_aliases(problem: str, entries: Sequence[Entry]) -> None:
+    """Set those that differ.
+
+    Raises:
+        RecastError: MLflow lacks a version.
+    """
+    aliases = _aliases(problem)
+    reigned = reign(entries)
+    proposed = _challenger(problem, entries)
     wanted = {
         CHAMPION: reigned[-1].version if reigned else None,
         PREVIOUS: reigned[-2].version if len(reigned) > 1 else None,

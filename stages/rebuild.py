@@ -19,10 +19,11 @@ def rebuild(settings: Settings, problem: str) -> int:
         TrackingError: MLflow cannot be reached.
     """
     with only_pipeline():
-        return _rebuild(settings, problem)
+        return write_missing(settings, problem)
 
 
-def _rebuild(settings: Settings, problem: str) -> int:
+def write_missing(settings: Settings, problem: str) -> int:
+    """`rebuild`, for who holds the lock of the checkout."""
     windowed = places.stage("window", problem)
     if not (windowed / "windows.json").exists():
         raise RecastError(f"{windowed} is not there; `dvc checkout` or `dvc pull` restores what was trained")
