@@ -151,8 +151,13 @@ class Forecasts:
 class Forecaster:
     """A network, and what it needs to forecast from a user's rows. Threads may share it."""
 
-    def __init__(self, about: About, network: Network) -> None:
+    def __init__(self, about: About, network: Network, example: pl.DataFrame | None = None) -> None:
+        """
+        Args:
+            example: rows of a window, as a user has them.
+        """
         self.about = about
+        self.example = pl.DataFrame() if example is None else example
         self._network = network.eval()
         # A network may note what it sees on its way.
         self._lock = threading.Lock()
@@ -183,7 +188,8 @@ class Forecaster:
             network.load_state_dict(load_file(stored / WEIGHTS) if (stored / WEIGHTS).exists() else {})
         except (KeyError, RuntimeError, ValueError) as error:
             raise _changed(about, " ".join(str(error).split())) from None
-        forecaster = cls(about, network)
+        rows = stored / f"{EXAMPLE}.parquet"
+        forecaster = cls(about, network, pl.read_parquet(rows) if rows.exists() else None)
         forecaster._check(stored)
         return forecaster
 
@@ -211,7 +217,7 @@ class Forecaster:
         else:
             answer = pl.read_parquet(stored / f"{ANSWER}.parquet")
             numbers = [name for name, dtype in answer.schema.items() if dtype == pl.Float64]
-            again = self.forecast(pl.read_parquet(stored / f"{EXAMPLE}.parquet"))
+            again = self.forecast(self.example)
             if missing := set(numbers) - set(again.columns):
                 raise _changed(self.about, f"it no longer gives {sorted(missing)}")
             found, wanted = again.select(numbers).to_numpy(), answer.select(numbers).to_numpy()

@@ -1,0 +1,84 @@
+"""Commands that forecast with a problem's champion."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from flows.cli.app import app
+from flows.progress import console
+from problems.errors import RecastError
+from stages import places
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@app.command()
+def serve(
+    problem: Annotated[str, typer.Argument(help="a problem of params.yaml that has a champion")],
+    host: Annotated[str, typer.Option(help="the address to listen on; others than loopback are open to all")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+) -> None:
+    """Answer requests for forecasts over HTTP with the champion, and follow it when another one is promoted."""
+    from stages.settings import load
+
+    places.require_root()
+    load().problem(problem)
+
+    import uvicorn
+
+    from champions import registry
+    from champions.service import Service, make_app
+
+    service = Service(problem, registry)
+    held = service.answering
+    said = f"version {held.version.version} answers" if held else "there is no champion yet; the first one will answer"
+    console.print(f"{problem}: {said}. http://{host}:{port}/docs", markup=False, highlight=False, soft_wrap=True)
+    if host not in LOOPBACK:
+        console.print(
+            f"[yellow]{escape(host)} is not loopback: whoever reaches it may ask; put a proxy with a password before "
+            "it.[/]",
+            soft_wrap=True,
+        )
+    config = uvicorn.Config(
+        make_app(service),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=30,
+    )
+    try:
+        uvicorn.Server(config).run()
+    except KeyboardInterrupt:
+        console.print("Stopped; every forecast is written down.")
+    except SystemExit as error:
+        # Uvicorn has said why, in a line: the port is taken, or the address is not this machine's.
+        raise RecastError(f"{host}:{port} cannot be listened on; name another with --port or --host") from error
+
+
+@app.command()
+def predict(
+    problem: Annotated[str, typer.Argument(help="a problem of params.yaml that has a champion")],
+    rows: Annotated[
+        Path | None,
+        typer.Option(help="Parquet or CSV: time (UTC), series, the problem's columns; none: the newest rows ingested"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Parquet; none: data/forecasts/<problem>.parquet")] = None,
+    all_windows: Annotated[
+        bool, typer.Option("--all", help="forecast at every row at which a window is complete, not at the last alone")
+    ] = False,
+) -> None:
+    """Forecast with the champion from a file of rows, or from the newest rows ingested, into a Parquet file."""
+    from flows.connection import connect
+    from flows.predict import predict as flow
+    from stages.settings import load
+
+    places.require_root()
+    load().problem(problem)
+    connect()
+    flow(problem, rows, out, all_windows)
