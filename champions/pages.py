@@ -33,7 +33,8 @@ class Drawn:
     svg: Markup
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Of the templates of this package, and of the style that all pages have."""
     here = Path(__file__).parent
     return Environment(
         # The style is that of the report.
@@ -54,7 +55,7 @@ def decision_page(decision: Decision) -> str:
     digits = decimals(max(decision.challenger.mae or 1.0, decision.champion.mae or 1.0), 4)
     with drawing(STYLE):
         return (
-            _environment()
+            environment()
             .get_template("decision.html.jinja")
             .render(
                 d=decision,
@@ -87,7 +88,7 @@ def write_history(problem: str) -> Path:
     page = folder(problem) / "history.html"
     with drawing(STYLE):
         text = (
-            _environment()
+            environment()
             .get_template("history.html.jinja")
             .render(
                 problem=problem,

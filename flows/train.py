@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
 
@@ -29,7 +29,7 @@ from problems.errors import RecastError
 from stages import places, tracking
 from stages.command import command
 from stages.fit import epochs_of
-from stages.settings import load
+from stages.settings import Settings, load
 from stages.train import Outcome, is_done, outcome, record_lost, train_bundle, write_list
 from stages.trials import Trial, bundles, check_shapes, expand, read_run, trial_folder
 from stages.window import read_windows
@@ -94,10 +94,7 @@ def train(problem: str) -> list[Outcome]:
     missing = [trial for trial in trials if not is_done(trial)]
     context = tracking.open_pipeline(problem, settings, trials, flow_run.id)
 
-    groups = bundles(missing, settings.runner.bundle)
-    choice = slots(settings.runner, settings.train.threads)
-    dispatch = {"inline": _in_turn, "local": _dispatch}[settings.runner.kind]
-    trained = dispatch(groups, choice, context)
+    trained = dispatch(f"train {problem}", bundles(missing, settings.runner.bundle), settings, {None: context})
     ended = write_list(trials, places.stage("train", problem))
     # What MLflow lacks: trials that came by `dvc pull`, those of a run whose MLflow went away, and what it refused now.
     tracking.log_unlogged(context, trials)
@@ -112,24 +109,39 @@ def train(problem: str) -> list[Outcome]:
     return ended
 
 
+Contexts = Mapping[str | None, tracking.Context]
+"""Of trials, by the origin of a backtest that their data are of; None: the problem's own."""
+
+
+def dispatch(title: str, groups: list[list[Trial]], settings: Settings, contexts: Contexts) -> list[Outcome]:
+    """Train bundles, of one origin each, on every slot there is, a Prefect task each; how their trials ended.
+
+    Args:
+        title: of the progress bar.
+    """
+    choice = slots(settings.runner, settings.train.threads)
+    return {"inline": _in_turn, "local": _in_processes}[settings.runner.kind](title, groups, choice, contexts)
+
+
 def _name(bundle: Sequence[Trial]) -> str:
+    origin = f"{bundle[0].origin} " if bundle[0].origin else ""
     rest = f" and {len(bundle) - 1} more" if len(bundle) > 1 else ""
-    return bundle[0].label + rest
+    return origin + bundle[0].label + rest
 
 
-def _in_turn(groups: list[list[Trial]], choice: list[Slot], context: tracking.Context) -> list[Outcome]:
+def _in_turn(title: str, groups: list[list[Trial]], choice: list[Slot], contexts: Contexts) -> list[Outcome]:
     """Train bundles one after the other in this process, where a debugger can follow."""
     outcomes: list[Outcome] = []
     with progress() as display:
-        bar = display.add_task(f"train {context.problem}", total=sum(_epochs(group) for group in groups))
+        bar = display.add_task(title, total=sum(_epochs(group) for group in groups))
         for group in groups:
-            outcomes += bundle_task(_name(group), group, choice, context)
+            outcomes += bundle_task(_name(group), group, choice, contexts[group[0].origin])
             display.advance(bar, _epochs(group))
         display.remove_task(bar)
     return outcomes
 
 
-def _dispatch(groups: list[list[Trial]], choice: list[Slot], context: tracking.Context) -> list[Outcome]:
+def _in_processes(title: str, groups: list[list[Trial]], choice: list[Slot], contexts: Contexts) -> list[Outcome]:
     """Train bundles in processes.
 
     A process that dies takes its pool with it. The trials that were under way are tried again, each alone, and
@@ -138,7 +150,7 @@ def _dispatch(groups: list[list[Trial]], choice: list[Slot], context: tracking.C
     outcomes: list[Outcome] = []
     total = sum(_epochs(group) for group in groups)
     with progress() as display:
-        bar = display.add_task(f"train {context.problem}", total=total)
+        bar = display.add_task(title, total=total)
 
         def show(epochs: int) -> None:
             # Counted from what the rounds before have left.
@@ -146,7 +158,7 @@ def _dispatch(groups: list[list[Trial]], choice: list[Slot], context: tracking.C
 
         while groups:
             since = time.time()
-            ended, lost = _round(groups, choice, context, show)
+            ended, lost = _round(groups, choice, contexts, show)
             outcomes += ended
             groups = []
             suspects = []
@@ -157,7 +169,7 @@ def _dispatch(groups: list[list[Trial]], choice: list[Slot], context: tracking.C
                 if not_begun := [trial for trial in open_ if not _begun(trial, since)]:
                     groups.append(not_begun)
             for trial in suspects:
-                again, dead = _round([[trial]], choice, context, lambda epochs: None)
+                again, dead = _round([[trial]], choice, contexts, lambda epochs: None)
                 outcomes += again
                 if dead:
                     reason = "its process died, and died again when it was tried alone; most likely for want of memory"
@@ -176,7 +188,7 @@ def _begun(trial: Trial, since: float) -> bool:
 
 
 def _round(
-    groups: list[list[Trial]], choice: list[Slot], context: tracking.Context, show: Callable[[int], None]
+    groups: list[list[Trial]], choice: list[Slot], contexts: Contexts, show: Callable[[int], None]
 ) -> tuple[list[Outcome], list[list[Trial]]]:
     """Train bundles in one pool of processes; outcomes, and the bundles that a dying process took with it.
 
@@ -191,6 +203,7 @@ def _round(
     with ProcessPoolTaskRunner(max_workers=workers, initializer=_end_with, initargs=(os.getpid(), over)) as runner:
         waiting = {}
         for group in groups:
+            context = contexts[group[0].origin]
             parameters = {"name": _name(group), "bundle": group, "choice": choice, "context": context}
             waiting[runner.submit(bundle_task, parameters)] = group
         try:

@@ -116,13 +116,13 @@ def evaluate(
     by_configuration: dict[str, list[Trial]] = {}
     for trial in trials:
         by_configuration.setdefault(trial.configuration.label, []).append(trial)
-    rows = [_validated(group, ended) for group in by_configuration.values()]
+    rows = [validated(group, ended) for group in by_configuration.values()]
     rows.sort(key=lambda row: (not row.complete, _selecting(row, aim)))
 
     data = batches.read(normalized, windowed, torch.device("cpu"))
     table = Table.read(normalized) if isinstance(windows, Windowing) else None
     center, scale = table.preparation.of_target if table else (0.0, 1.0)
-    reference = _reference(data["test"], windows, trials[0], aim, scale)
+    reference = persistence_error(data["test"], windows, trials[0], aim, scale)
 
     tested: dict[str, list[Answers]] = {}
     curves: dict[str, dict[str, list[Epoch]]] = {}
@@ -230,7 +230,7 @@ def _selecting(row: Row, aim: Objective) -> float:
     return row.validation[aim.measure.name].mean if row.validation else math.inf
 
 
-def _reference(test: Data, windows: AnyWindows, trial: Trial, aim: Objective, scale: float) -> float | None:
+def persistence_error(test: Data, windows: AnyWindows, trial: Trial, aim: Objective, scale: float) -> float | None:
     """The test error of persistence; None where it is no answer."""
     try:
         baseline = REGISTRY[BASELINE](shape_for(windows, trial.train), Axes())
@@ -239,7 +239,7 @@ def _reference(test: Data, windows: AnyWindows, trial: Trial, aim: Objective, sc
     return aim.measured(answered(baseline, test, aim, windows.objective).means, scale)[aim.measure.name]
 
 
-def _validated(group: Sequence[Trial], ended: dict[str, Any]) -> Row:
+def validated(group: Sequence[Trial], ended: dict[str, Any]) -> Row:
     """A configuration by its trials' validation errors."""
     finished = [trial for trial in group if ended[trial.key]["status"] == "finished"]
     results = [ended[trial.key]["validation"] for trial in finished]

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +36,7 @@ from pynvml import NVMLError
 from sqlalchemy.exc import SQLAlchemyError
 
 from problems.errors import RecastError
+from problems.problem import AnyProblem
 from stages import history
 from stages.drawing import drawing
 from stages.history import Epoch
@@ -144,7 +145,7 @@ def experiment(problem: str) -> str:
 
 @dataclass(frozen=True)
 class Context:
-    """What every run of one pipeline run shares. It travels to the worker processes.
+    """What every run of one pipeline run, or of one origin of a backtest, shares. It travels to the worker processes.
 
     Attributes:
         parent: id of the parent run.
@@ -175,9 +176,58 @@ def open_pipeline(
     Raises:
         TrackingError: the store cannot be reached.
     """
+    name = time.strftime("pipeline %Y-%m-%d %H:%M:%S")
+    context, run = _open("pipeline", problem, settings, settings.problem(problem), trials, name, newest, prefect_run)
+    # Else it was trained at another time, perhaps by another commit.
+    if not newest:
+        _describe(run, {}, {"mlflow.source.git.commit": commit(), "recast.prefect_run": prefect_run})
+    return context
+
+
+@reported()
+def open_backtest(
+    problem: str,
+    settings: Settings,
+    origins: Mapping[str, tuple[AnyProblem, Sequence[Trial]]],
+    prefect_run: str | None,
+) -> tuple[Context, dict[str | None, Context]]:
+    """The run of a backtest and, below it, one of each origin, in which those of its trials stand.
+
+    The same backtest has the same runs, however often it is run.
+
+    Args:
+        origins: the problem with each one's split, and its trials.
+
+    Raises:
+        TrackingError: the store cannot be reached.
+    """
+    now = {"mlflow.source.git.commit": commit(), "recast.prefect_run": prefect_run}
+    everything = [trial for _, trials in origins.values() for trial in trials]
+    name = time.strftime("backtest %Y-%m-%d %H:%M:%S")
+    declared = settings.problem(problem)
+    whole, run = _open("backtest", problem, settings, declared, everything, name, True, prefect_run)
+    _describe(run, {}, now)
+    found: dict[str | None, Context] = {}
+    for origin, (about, trials) in origins.items():
+        name = f"origin {origin}"
+        found[origin], run = _open("origin", problem, settings, about, trials, name, True, prefect_run)
+        _describe(run, {}, {**now, "mlflow.parentRunId": whole.parent, "recast.origin": origin})
+    return whole, found
+
+
+def _open(
+    kind: str,
+    problem: str,
+    settings: Settings,
+    about: AnyProblem,
+    trials: Sequence[Trial],
+    name: str,
+    newest: bool,
+    prefect_run: str | None,
+) -> tuple[Context, Run]:
+    """The run of a kind for these trials: a new one, one that was left open or, with `newest`, the newest."""
     where = experiment(problem)
     grid = hashlib.sha256(" ".join(sorted(trial.key for trial in trials)).encode()).hexdigest()[:16]
-    about = settings.problem(problem)
     tags = {
         "recast.problem": problem,
         "recast.data": trials[0].data,
@@ -191,28 +241,22 @@ def open_pipeline(
         **{name: str(value) for name, value in about.window.model_dump().items()},
         **{name: str(value) for name, value in settings.train.model_dump().items()},
     }
-    same = f"tags.`recast.grid` = '{grid}' and tags.`recast.checkout` = '{_here()}'"
+    same = f"tags.`recast.grid` = '{grid}' and tags.`recast.checkout` = '{_here()}' and tags.`recast.kind` = '{kind}'"
     still_open = "" if newest else " and attributes.status = 'RUNNING'"
     found = client().search_runs([where], same + still_open, max_results=1)
     run = found[0] if found else None
     if run is None:
         # MLflow shows it on the run's page.
         note = f"All trials of this grid, those trained before too: filter runs by ``tags.`recast.grid.{grid}` = '1'``"
-        identity = {"recast.kind": "pipeline", "recast.grid": grid, "recast.checkout": _here()}
-        run = client().create_run(
-            where,
-            run_name=time.strftime("pipeline %Y-%m-%d %H:%M:%S"),
-            tags={**tags, **identity, "mlflow.note.content": note},
-        )
-    # Else it was trained at another time, perhaps by another commit.
-    now = {} if newest else {"mlflow.source.git.commit": commit(), "recast.prefect_run": prefect_run}
-    _describe(run, {**params, "trials": str(len(trials))}, {**tags, **now})
+        identity = {"recast.kind": kind, "recast.grid": grid, "recast.checkout": _here()}
+        run = client().create_run(where, run_name=name, tags={**tags, **identity, "mlflow.note.content": note})
+    _describe(run, {**params, "trials": str(len(trials))}, tags)
     with storing():
         client().log_text(run.info.run_id, FILE.read_text(encoding="utf-8"), FILE.name)
-    return Context(problem, where, run.info.run_id, f"recast.grid.{grid}", tags, params, prefect_run)
+    return Context(problem, where, run.info.run_id, f"recast.grid.{grid}", tags, params, prefect_run), run
 
 
-def _describe(run: Run, params: dict[str, str], tags: dict[str, str | None]) -> None:
+def _describe(run: Run, params: Mapping[str, str], tags: Mapping[str, str | None]) -> None:
     """Write the parameters that a run does not have yet (MLflow lets none be changed) and the tags that are known."""
     client().log_batch(
         run.info.run_id,

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 
 from architectures import Network, Output
 from problems.errors import RecastError
-from stages import batches, history, places, tracking
+from stages import batches, history, tracking
 from stages.atomic import replaced_file, write_json
 from stages.fit import Progress, TrialFailed, build, failure, fit, means
 from stages.history import Epoch
@@ -98,9 +98,8 @@ def train_bundle(
 
 
 @lru_cache(maxsize=1)
-def _data(problem: str, data: str, device: torch.device) -> dict[str, batches.Data]:
+def _data(normalized: Path, windowed: Path, data: str, device: torch.device) -> dict[str, batches.Data]:
     """The batches of a problem on a device; `data` is their identity. Bundle after bundle uses the same."""
-    normalized, windowed = places.stage("normalize", problem), places.stage("window", problem)
     return batches.read(normalized, windowed, device)
 
 
@@ -119,9 +118,9 @@ def train_trial(
     folder = trial_folder(trial)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
-    scale = target_scale(trial.problem)
+    scale = target_scale(trial)
     begun = time.perf_counter()
-    windows = read_windows(places.stage("window", trial.problem))
+    windows = read_windows(trial.windowed)
     aim = objective(windows, trial.train)
     about = description(trial) | {"scaled": {each.name: scale for each in aim.measures if each.scaled}}
     note_run(
@@ -143,7 +142,7 @@ def train_trial(
 
     network: Network | None = None
     try:
-        data = _data(trial.problem, trial.data, device)
+        data = _data(trial.normalized, trial.windowed, trial.data, device)
         progress = fit(
             trial.configuration.architecture,
             trial.configuration.hyperparameters,
@@ -211,11 +210,11 @@ class _Tracked:
             logging.getLogger(__name__).warning("%s", error)
 
 
-def target_scale(problem: str) -> float:
+def target_scale(trial: Trial) -> float:
     """What a normalised error is multiplied by to be in the target's unit."""
-    if not isinstance(read_windows(places.stage("window", problem)), Windowing):
+    if not isinstance(read_windows(trial.windowed), Windowing):
         return 1.0
-    table = Table.read(places.stage("normalize", problem))
+    table = Table.read(trial.normalized)
     return table.preparation.of_target[1]
 
 

@@ -32,6 +32,7 @@ class Trial:
         train: how it is trained.
         data: identity of the windows and the table they index.
         code: hash of the source that trains it.
+        origin: of a backtest, whose data these are; None: the problem's own. It is no part of the key.
         key: the content address: the first 16 digits of the specification's SHA-256. It is fixed when the grid is
             expanded, and travels with the trial: a worker must not find another one for code edited since.
     """
@@ -42,6 +43,7 @@ class Trial:
     train: Train
     data: str
     code: str
+    origin: str | None = None
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +65,16 @@ class Trial:
         }
 
     @property
+    def normalized(self) -> Path:
+        """The folder of the table that it is trained on."""
+        return places.stage("normalize", self.problem, self.origin)
+
+    @property
+    def windowed(self) -> Path:
+        """The folder of the windows that it is trained on."""
+        return places.stage("window", self.problem, self.origin)
+
+    @property
     def label(self) -> str:
         """A name for people: gru units=32 seed=1."""
         return f"{self.configuration.label} seed={self.seed}"
@@ -79,7 +91,7 @@ def trial_folder(trial: Trial) -> Path:
     `trial.json` (what it is and how it ended; written last), `history.json`, `weights.safetensors`; and, not tracked by
     DVC, `run.json` (how it ran) and, while it trains, `checkpoint.pt`.
     """
-    return places.trials(trial.problem) / trial.key
+    return places.trials(trial.problem, trial.origin) / trial.key
 
 
 def read_trial(trial: Trial) -> dict[str, Any]:
@@ -186,13 +198,15 @@ def significant(source: str) -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-def expand(settings: Settings, problem: str, windowed: Path) -> list[Trial]:
-    """The trials of the grid on a problem: each configuration once a seed, a baseline once."""
+def expand(settings: Settings, problem: str, windowed: Path, origin: str | None = None) -> list[Trial]:
+    """The trials of the grid on a problem, or on an origin of its backtest: each configuration once a seed, a baseline
+    once.
+    """
     data = hashlib.sha256((windowed / "windows.json").read_bytes())
     for split in ("train", "validation"):
         data.update((windowed / f"{split}.npy").read_bytes())
     return [
-        Trial(problem, configuration, seed, settings.train, data.hexdigest(), code(configuration.architecture))
+        Trial(problem, configuration, seed, settings.train, data.hexdigest(), code(configuration.architecture), origin)
         for configuration in configurations(settings.grid)
         for seed in settings.grid.seeds[: None if REGISTRY[configuration.architecture].trainable else 1]
     ]
