@@ -44,6 +44,9 @@ _LEVELS: dict[AlertKind, int] = {
     "monitor": logging.WARNING,
 }
 
+_UNTOLD = ("Failed", "TimedOut", "Crashed")
+"""The names that Prefect gives to a bad end."""
+
 Log = Logger | LoggerAdapter[Any]
 
 
@@ -138,8 +141,11 @@ def _post(webhook: Webhook, kind: AlertKind, title: str, text: str) -> None:
 def alert_of_end(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """A hook for flows: `@flow(on_failure=[alert_of_end], on_crashed=[alert_of_end])`.
 
-    It runs in the flow's process, or in the worker's when the flow's process has died.
+    It runs in the flow's process, or in the worker's when the flow's process has died. Of a failure that a flow has
+    given a name of its own, such as Breach, it has told itself.
     """
+    if state.name not in _UNTOLD:
+        return
     log = flow_run_logger(flow_run, flow)
     problem = flow_run.parameters.get("problem")
     what = f"{flow.name} of {problem}" if problem else flow.name
