@@ -261,6 +261,38 @@ class Retrain(Section):
     patience: Duration = Field(timedelta(minutes=10), description="how long MLflow may be out of reach")
 
 
+class Monitor(Section):
+    """What forecasts must be like once what they are of was observed; null switches a rule off."""
+
+    window: Duration = Field(
+        timedelta(days=14), description="over how many days figures are: whole days, which end with the day of a figure"
+    )
+    least: int = Field(48, ge=1, description="figures of fewer forecasts are shown but not judged")
+    error: float | None = Field(1.3, gt=0, description="largest MAE, in times the test MAE of the model version")
+    skill: float | None = Field(None, lt=1, description="least skill against persistence at the same moments")
+    coverage: float | None = Field(
+        0.1, gt=0, lt=1, description="how far below its level the coverage of an interval may be"
+    )
+    missing: float | None = Field(
+        None, gt=0, lt=1, description="largest share of what was observed that nothing had forecast"
+    )
+    drift: float | None = Field(
+        1.5,
+        gt=0,
+        description="how far the distribution of a column may be from that of the known rows of the same season, in "
+        "times the farthest of as many days among these",
+    )
+    on_breach: Literal["alert", "retrain"] = Field(
+        "alert", description="retrain: also start a retraining; each once when a rule begins to be broken"
+    )
+
+    @model_validator(mode="after")
+    def _whole_days(self) -> "Monitor":
+        if self.window % timedelta(days=1):
+            raise ValueError("window must be a whole number of days, such as 14d")
+        return self
+
+
 class Settings(Section):
     """All that a user changes."""
 
@@ -278,6 +310,7 @@ class Settings(Section):
     alerts: Alerts = Alerts()
     deploy: Deploy = Deploy()
     retrain: Retrain = Retrain()
+    monitor: Monitor = Monitor()
 
     @model_validator(mode="after")
     def _run_what_is_declared(self) -> "Settings":
