@@ -151,13 +151,13 @@ def tabulate(rows: Rows, problem: Problem, table: Path, scratch: Path) -> tuple[
         if disorder:
             frame = frame.sort("series", "time", *([AGE] if aged else []), maintain_order=True).filter(~_REPEATED)
         if thin and problem.table.cadence is not None:
-            frame = _thinned(frame, problem.table.cadence)
+            frame = thinned(frame, problem.table.cadence)
         _sink(frame.drop(AGE, strict=False), table).collect(engine="streaming")
         as_read.unlink()
     return found, disorder
 
 
-def _thinned(table: pl.LazyFrame, cadence: timedelta) -> pl.LazyFrame:
+def thinned(table: pl.LazyFrame, cadence: timedelta) -> pl.LazyFrame:
     """Of each stretch of a sorted table, rows at most a cadence apart, those whole cadences after its first."""
     begins = (~_SAME_SERIES | (pl.col("time").diff() > cadence)).fill_null(True)
     since = pl.col("time") - pl.when(begins).then(pl.col("time")).forward_fill()
