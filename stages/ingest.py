@@ -173,7 +173,7 @@ def fetch(problem: str, settings: Settings) -> None:
     """
     store = places.raw(problem)
     store.mkdir(parents=True, exist_ok=True)
-    with _shown(f"fetch {problem}") as progress:
+    with shown(f"fetch {problem}") as progress:
         settings.problem(problem).source.fetch(store, progress, settings.ingest.attempts)
 
 
@@ -635,7 +635,7 @@ def readable_polars_errors(
 
 
 @contextmanager
-def _shown(task: str) -> Iterator[Progress]:
+def shown(task: str) -> Iterator[Progress]:
     """A progress bar for downloads on a terminal; silence elsewhere."""
     if not sys.stderr.isatty():
         yield lambda come, total: None

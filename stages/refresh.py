@@ -165,6 +165,11 @@ def quarantine(arrival: Arrival, breaches: "Sequence[Breach]") -> Path:
     return _moved(arrival.pending, folder)
 
 
+def discard(arrival: Arrival) -> None:
+    """Forget the increment: it comes again."""
+    arrival.pending.unlink(missing_ok=True)
+
+
 def quarantined(problem: str) -> list[Quarantined]:
     """The increments in quarantine, the oldest first."""
     found = []
