@@ -312,7 +312,7 @@ def _decide(trial: Trial, challenger: Version, champion: Version | None, setting
         ours_NL, theirs_NL = _forecasts(ours, rows, windows), _forecasts(theirs, rows, windows)
     except InputError as error:
         return replace(undecided, reasons=[f"The champion cannot forecast these windows: {error}."])
-    return _judged(undecided, windows, ours_NL, theirs_NL, _known_until(champion), settings)
+    return _judged(undecided, windows, ours_NL, theirs_NL, known_until(champion), settings)
 
 
 def _persistence(forecaster: Forecaster) -> Forecaster:
@@ -369,7 +369,7 @@ def _forecasts(forecaster: Forecaster, rows: pl.DataFrame, windows: _Windows) ->
     return forecast_NL
 
 
-def _known_until(champion: Version | None) -> np.datetime64 | None:
+def known_until(champion: Version | None) -> np.datetime64 | None:
     """The time of the last target that a champion was trained or selected on; None: persistence knows nothing.
 
     Raises:

@@ -5,13 +5,13 @@ import sys
 from rich.markup import escape
 
 # Each puts its commands on the command line.
-from flows.cli import backtest, champion, data, deployments, forecasts, pipeline, problems, servers
+from flows.cli import backtest, champion, data, deployments, forecasts, monitor, pipeline, problems, servers
 from flows.cli.app import app
 from flows.progress import console
 from problems.errors import RecastError
 from stages.command import plain_errors
 
-__all__ = ["backtest", "champion", "data", "deployments", "forecasts", "main", "pipeline", "problems", "servers"]
+__all__ = ["backtest", "champion", "data", "deployments", "forecasts", "main", "monitor", "pipeline", "problems", "servers"]
 
 
 def main() -> None:

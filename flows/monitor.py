@@ -1,0 +1,121 @@
+"""The monitor flow: forecasts meet what was observed; what breaks a rule is told, and may start a retraining.
+
+It may be repeated: the same observations give the same figures, and people are told of a broken rule once.
+"""
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed
+
+from champions import monitor_page, monitoring, registry
+from champions.comparison import table_problem
+from champions.monitoring import Breached, Watched
+from flows import deployments
+from flows.alerts import alert
+from flows.progress import console
+from problems.errors import RecastError
+from stages import places
+from stages.atomic import replaced_file
+from stages.settings import Settings, load
+
+FINE, BROKEN, NOTHING = "Fine", "Rules broken", "Nothing to tell"
+"""How it ends, by the name of its state. A broken rule is no failure of the flow."""
+
+
+@flow(name="monitor", flow_run_name="monitor {problem}", persist_result=False)
+def monitor(problem: str) -> State[None]:
+    """Bring the history of what became of a problem's forecasts up to date, and judge the newest figures.
+
+    Args:
+        problem: one that params.yaml declares, whose rows have times.
+
+    Raises:
+        RecastError: something a person can mend.
+    """
+    settings = load()
+    declared = table_problem(problem, settings)
+    ingested = places.stage("ingest", problem)
+    if not (ingested / "table.parquet").exists():
+        raise RecastError(f"{ingested / 'table.parquet'} is not there; `recast run {problem}` ingests the rows")
+    patience = settings.retrain.patience.total_seconds()
+    versions = registry.patiently(lambda: monitoring.watched(problem), patience)
+    found = monitoring.figures(declared, problem, settings.monitor, ingested, versions)
+    history = monitoring.updated(monitoring.history(problem), found)
+    if history.is_empty():
+        message = f"{problem}: no forecast of the log has met an observation yet"
+        console.print(message, markup=False, highlight=False)
+        return Completed(name=NOTHING, message=message)
+    monitoring.write_history(problem, history)
+    newest = history.row(-1, named=True)
+    version = versions.get(newest["model_version"])
+    broken = monitoring.breaches(settings.monitor, newest, version.test_mae if version else None, declared.unit)
+    page = monitoring.folder(problem) / "monitor.html"
+    with replaced_file(page) as temporary:
+        text = monitor_page.render(problem, declared, settings.monitor, history, versions, broken)
+        temporary.write_text(text, encoding="utf-8")
+    registry.patiently(lambda: monitoring.log(problem, history, versions, page), patience)
+    _tell(problem, settings, newest["model_version"], str(newest["day"]), broken, version, page)
+    said = _said(problem, newest, declared.unit, broken)
+    console.print(said, markup=False, highlight=False, soft_wrap=True)
+    create_markdown_artifact(
+        f"{said}\n\nPage: `{page}`",
+        key=f"monitor-{problem.replace('_', '-')}",
+        description="What became of the forecasts",
+    )
+    return Completed(name=BROKEN if broken else FINE, message=said)
+
+
+def _said(problem: str, newest: dict[str, object], unit: str, broken: list[Breached]) -> str:
+    """The newest figures in a few lines."""
+    skill = f", skill {newest['skill']:+.3f}" if newest["skill"] is not None else ""
+    figures = f"{problem}, {newest['day']}: MAE {newest['mae']:.4g} {unit}{skill}, {newest['forecasts']:,} forecasts"
+    return "\n".join([figures, *(f"- {each.rule}: {each.message}" for each in broken)])
+
+
+def _tell(
+    problem: str,
+    settings: Settings,
+    number: int,
+    day: str,
+    broken: list[Breached],
+    version: Watched | None,
+    page: Path,
+) -> None:
+    """Tell people of rules that are newly broken, and start a retraining where the settings want one."""
+    news = monitoring.to_tell(problem, number, broken)
+    if news:
+        retrain = settings.monitor.on_breach == "retrain"
+        what = "rule is" if len(news) == 1 else "rules are"
+        lines = [f"- {each.rule}: {each.message}" for each in news]
+        after = ["", f"Version {number}{f' ({version.label})' if version else ''}, up to {day}. Page: {page}"]
+        after += ["A retraining is started." if retrain else f"`recast retrain {problem}` trains anew."]
+        alert("monitor", f"{problem}: {len(news)} {what} broken", "\n".join([*lines, *after]))
+        if retrain:
+            _retrain(problem, settings, f"{number}-{day}-{'-'.join(sorted(each.rule for each in news))}")
+    monitoring.note_told(problem, number, broken)
+
+
+def _retrain(problem: str, settings: Settings, reason: str) -> None:
+    """Start what is deployed to retrain, or where nothing is, retrain here.
+
+    Args:
+        reason: the same one starts one run.
+    """
+    name = f"retrain/{deployments.name(problem, settings.deploy)}"
+    try:
+        run_deployment(
+            name,
+            parameters={"problem": problem, "force": True},
+            timeout=0,
+            as_subflow=False,
+            idempotency_key=f"monitor-{problem}-{reason}",
+        )
+    except ObjectNotFound:
+        from flows.retrain import retrain
+
+        retrain(problem, force=True)
