@@ -11,7 +11,18 @@ from flows.progress import console
 from problems.errors import RecastError
 from stages.command import plain_errors
 
-__all__ = ["backtest", "champion", "data", "deployments", "forecasts", "main", "monitor", "pipeline", "problems", "servers"]
+__all__ = [
+    "backtest",
+    "champion",
+    "data",
+    "deployments",
+    "forecasts",
+    "main",
+    "monitor",
+    "pipeline",
+    "problems",
+    "servers",
+]
 
 
 def main() -> None:
