@@ -158,6 +158,8 @@ def quarantine(arrival: Arrival, breaches: "Sequence[Breach]") -> Path:
         RecastError: it is no longer there.
     """
     folder = places.quarantine(arrival.problem)
+    if not arrival.pending.exists():
+        return _moved(arrival.pending, folder)
     # The reasons come first: rows without them would be a riddle.
     about = {**asdict(arrival), "pending": arrival.pending.name}
     reasons = {"arrival": about, "breaches": [asdict(each) for each in breaches]}
@@ -375,13 +377,13 @@ def _compared(
     head = came[new[_FILE][0]].head
     alike = [i for i, each in enumerate(came) if each.head == head]
     new = new.filter(pl.col(_FILE).is_in(alike))
-    corrected = new.join(known, on=_KEY, how="semi").height
-    late = new.join(_last(source.read(store, scratch)), on="series").filter(pl.col("time") < pl.col("last")).height
+    added = new.join(known, on=_KEY, how="anti")
+    late = added.join(_last(source.read(store, scratch)), on="series").filter(pl.col("time") < pl.col("last")).height
     return _New(
         [came[i] for i in alike],
         [new.filter(pl.col(_FILE) == i)[_LINE].to_list() for i in alike],
-        corrected,
-        late - corrected,
+        new.height - added.height,
+        late,
         sum(came[i].lines for i in alike) - new.height,
         new["time"].min(),
         new["time"].max(),
