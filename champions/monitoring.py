@@ -103,7 +103,7 @@ def met(problem: Problem, name: str, ingested: Path, versions: dict[int, Watched
         .unique(["model_version", "series", "origin", "lead"], keep="first", maintain_order=True)
     )
     until = pl.DataFrame(
-        {"model_version": list(versions), "until": [each.until for each in versions.values()]},
+        {"model_version": list(versions), "until": [each.until.item() for each in versions.values()]},
         schema={"model_version": pl.Int64, "until": pl.Datetime("ms")},
     )
     target = problem.table.target
