@@ -4,7 +4,7 @@ and with an alert when they end badly.
 `infra/prefect.yaml` names these; called from elsewhere, `flows.retrain` and its like are plain flows.
 """
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -22,10 +22,10 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled
 from prefect.types._datetime import now
 
-from flows import monitor as monitoring
-from flows import predict as predicting
-from flows import retrain as retraining
 from flows.alerts import alert_of_end
+from flows.monitor import monitor as monitor_flow
+from flows.predict import predict as predict_flow
+from flows.retrain import retrain as retrain_flow
 from stages.settings import Deploy, Schedule, parse
 
 SKIPPED = "Skipped"
@@ -42,11 +42,12 @@ def begin(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
         policy.retry_delay = round(deploy.retry_delay.total_seconds() * 2 ** max(0, run.run_count - 1))
         client.update_flow_run(run.id, empirical_policy=policy)
         for skipped in skip_missed(client, run, deploy.missed):
-            flow_run_logger(flow_run, flow).info("catches up for %s, which was due at %s", *skipped)
+            due = skipped.expected_start_time
+            flow_run_logger(flow_run, flow).info("catches up for %s, which was due at %s", skipped.name, due)
 
 
-def skip_missed(client: SyncPrefectClient, run: FlowRun, missed: timedelta) -> list[tuple[str, datetime | None]]:
-    """Skip the other runs of a deployment that were due long ago; the names of these, and when they were due.
+def skip_missed(client: SyncPrefectClient, run: FlowRun, missed: timedelta) -> list[FlowRun]:
+    """Skip the other runs of a deployment that were due long ago, and return these.
 
     They were missed while no worker ran, the machine slept, or this flow took longer than its period. What one of them
     would do, the run that begins now does. Runs that a person has asked for are not touched.
@@ -72,7 +73,7 @@ def skip_missed(client: SyncPrefectClient, run: FlowRun, missed: timedelta) -> l
             continue
         message = f"It was missed; {run.name} catches up for it."
         client.set_flow_run_state(other.id, Cancelled(name=SKIPPED, message=message), force=True)
-        skipped.append((other.name, other.expected_start_time))
+        skipped.append(other)
     return skipped
 
 
@@ -89,6 +90,6 @@ def deployed(flow: Flow[..., Any], schedule: Schedule, deploy: Deploy) -> Flow[.
 
 
 _deploy = parse().deploy
-retrain = deployed(retraining.retrain, _deploy.retrain, _deploy)
-predict = deployed(predicting.predict, _deploy.predict, _deploy)
-monitor = deployed(monitoring.monitor, _deploy.monitor, _deploy)
+retrain = deployed(retrain_flow, _deploy.retrain, _deploy)
+predict = deployed(predict_flow, _deploy.predict, _deploy)
+monitor = deployed(monitor_flow, _deploy.monitor, _deploy)

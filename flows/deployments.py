@@ -127,7 +127,9 @@ def deploy(settings: Settings, wanted: Sequence[Deployment]) -> dict[str, UUID]:
         for each in wanted:
             _check_owner(client, each)
     for each in wanted:
-        ids[each.name] = _runner_deployment(each, settings.deploy).apply()
+        identity = _runner_deployment(each, settings.deploy).apply()
+        assert isinstance(identity, UUID)
+        ids[each.name] = identity
     return ids
 
 

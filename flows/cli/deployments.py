@@ -33,9 +33,10 @@ def deploy(
         with console.status("telling Prefect"):
             ids = deployments.deploy(settings, wanted)
         page = (get_current_settings().ui_url or "").rstrip("/")
-        for each in (old := deployments.gone(settings)):
-            console.print(f"{each.name} is removed: `run` does not list its problem", highlight=False, soft_wrap=True)
+        old = deployments.gone(settings)
         deployments.remove(old)
+        for name in sorted({each.name for each in old}):
+            console.print(f"{name} is removed: `run` does not list it", highlight=False, soft_wrap=True)
     table = Table(title=f"Deployments in the work pool {settings.deploy.pool}")
     for heading in ("deployment", "runs", "and when there is"):
         table.add_column(heading)
