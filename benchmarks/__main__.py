@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.measure import machine
 from stages.atomic import write_json
 
-NAMES = ("ingest", "batches", "steps", "cells", "overhead", "memory")
+NAMES = ("ingest", "batches", "steps", "cells", "overhead", "memory", "serve")
 READ = ("lecture", "best", "sequences")
 """Accuracy, read from the leaderboard of a pipeline that has run for hours: only where it is asked for by name."""
 HERE = Path(__file__).parent.absolute()

@@ -399,13 +399,12 @@ def _window(given: Any, forecaster: Forecaster, place: str) -> Windows:
     values_NC = np.empty((len(moments), len(about.columns)))
     for i, name in enumerate(about.columns):
         values_NC[:, i] = _numbers(columns[name], name, len(moments), place)
-    try:
-        windows = forecaster.windows_of(series, _times(moments, place), values_NC)
-    except InputError as error:
-        raise InputError(f"{place}{error}") from None
     if wrong := forecaster.implausible(values_NC):
         raise InputError(f"{place}{wrong}")
-    return windows
+    try:
+        return forecaster.windows_of(series, _times(moments, place), values_NC)
+    except InputError as error:
+        raise InputError(f"{place}{error}") from None
 
 
 _NUMBERS = {int, float, type(None)}
@@ -427,7 +426,8 @@ def _numbers(values: Any, name: str, count: int, place: str) -> NDArray[np.float
 def _times(moments: list[Any], place: str) -> NDArray[np.datetime64]:
     """Times in UTC; those without a zone are in UTC too."""
     try:
-        read = [datetime.fromisoformat(each) for each in moments]
+        # Most are in UTC and say so, and a time without a zone is read in a fifth of the time.
+        read = [datetime.fromisoformat(each[:-1] if each[-1:] == "Z" else each) for each in moments]
         if any(each.tzinfo for each in read):
             read = [each.astimezone(UTC).replace(tzinfo=None) if each.tzinfo else each for each in read]
     except (TypeError, ValueError, OverflowError):

@@ -159,6 +159,7 @@ class Forecaster:
         self.about = about
         self.example = pl.DataFrame() if example is None else example
         self._network = network.eval()
+        self._ranges = np.array([about.ranges[name] for name in about.columns]).reshape(-1, 2).T
         # A network may note what it sees on its way.
         self._lock = threading.Lock()
 
@@ -322,7 +323,9 @@ class Forecaster:
         ahead_NK = np.full((len(times_N), len(known)), np.nan)
         if len(times_N) > about.horizon and known:
             ahead_NK[: -about.horizon] = filled_NC[about.horizon :, known]
-        table_NF = prepared.scaled(np.hstack([filled_NC, ahead_NK]), times_N, series).astype(np.float32)
+        # What float32 cannot hold gives a forecast that is no number.
+        with np.errstate(over="ignore"):
+            table_NF = prepared.scaled(np.hstack([filled_NC, ahead_NK]), times_N, series).astype(np.float32)
         after = about.horizon if known else 0
         if all_windows:
             last_K = _complete(breaks_N, np.logical_or.reduce(np.isnan(table_NF), axis=1), about.rows, after)
@@ -389,9 +392,7 @@ class Forecaster:
         Far is more than the width of the training rows' range below or above it. A column that never changed in
         training says nothing.
         """
-        if not len(values_NC):
-            return None
-        low_C, high_C = np.array([self.about.ranges[name] for name in self.about.columns]).T
+        low_C, high_C = self._ranges
         width_C = np.where(high_C > low_C, high_C - low_C, np.inf)
         far_NC = (values_NC < low_C - width_C) | (values_NC > high_C + width_C)
         if not far_NC.any():
