@@ -304,8 +304,8 @@ def _decide(trial: Trial, challenger: Version, champion: Version | None, setting
         reasons=[],
         stretch={},
     )
-    if mismatch := _mismatch(ours.about, theirs.about):
-        return replace(undecided, reasons=[f"The two do not answer the same question: {mismatch}."])
+    if different := mismatch(ours.about, theirs.about):
+        return replace(undecided, reasons=[f"The two do not answer the same question: {different}."])
     windows = _test_windows(trial.problem)
     rows = _rows(trial.problem, windows, max(_reach(ours.about), _reach(theirs.about)))
     try:
@@ -321,7 +321,7 @@ def _persistence(forecaster: Forecaster) -> Forecaster:
     return Forecaster(about, REGISTRY[BASELINE](about.shape, Axes()))
 
 
-def _mismatch(challenger: About, champion: About) -> str | None:
+def mismatch(challenger: About, champion: About) -> str | None:
     """What keeps the two from being compared, in words; None: nothing."""
     first, second = challenger.preparation, champion.preparation
     if first is None or second is None or first.table.target != second.table.target:
@@ -441,7 +441,7 @@ def _judged(
         slices=list(slices(targets, errors_NL, others_NL, limits.slice_windows)),
         stretch=_stretch(targets, first_NL, second_NL, part_N),
     )
-    promoted, reasons = _verdict(decision, limits)
+    promoted, reasons = verdict(decision, limits)
     return replace(decision, promoted=promoted, reasons=reasons)
 
 
@@ -466,7 +466,7 @@ def slices(targets: Targets, challenger_NL: Errors, champion_NL: Errors, least: 
             yield Slice(group, name, count, mean, other, judged=count >= least)
 
 
-def _verdict(decision: Decision, rules: Retrain) -> tuple[bool, list[str]]:
+def verdict(decision: Decision, rules: Retrain) -> tuple[bool, list[str]]:
     """Whether the challenger is promoted, and why."""
     comparison, unit = decision.comparison, decision.unit
     assert comparison is not None
