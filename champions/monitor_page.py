@@ -26,17 +26,18 @@ def render(
     problem: Problem,
     settings: Monitor,
     figures: pl.DataFrame,
+    newest: dict[str, Any] | None,
     versions: dict[int, Watched],
     found: Sequence[Breached],
 ) -> str:
     """The page; the same figures give the same bytes.
 
     Args:
-        found: the rules that the newest figures break.
+        newest: the row of the figures that is judged.
+        found: the rules that it breaks.
     """
     rows = figures.to_dicts()
     levels = sorted((each.removeprefix("coverage_") for each in figures.columns if "coverage_" in each), key=float)
-    newest = rows[-1] if rows else None
     with drawing(STYLE):
         return (
             environment()
@@ -59,7 +60,7 @@ def render(
                 reference=REFERENCE,
                 limit=LIMIT,
                 bands=[Line(color) for color in BAND],
-                digits=decimals(newest["mae"] or 1.0, 4) if newest else 4,
+                digits=decimals((newest and newest["mae"]) or 1.0, 4),
                 fixed=fixed,
                 signed=signed,
                 percent=percent,
@@ -121,7 +122,7 @@ def _errors(problem: Problem, settings: Monitor, figures: pl.DataFrame, versions
     axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.12)
     _finished(axes, figures)
     last = figures.row(-1, named=True)
-    about = f"MAE by day, over {settings.window.days} days each, {problem.unit}: {last['mae']:.3g} on {last['day']}"
+    about = f"MAE by day, over {settings.window.days} days each, {problem.unit}: {_share(last['mae'])} on {last['day']}"
     return Drawn(f"MAE, {problem.unit}".rstrip(", "), svg(figure, about, problem.source.synthetic))
 
 
@@ -147,7 +148,7 @@ def _share(value: Any) -> str:
 def _drifts(problem: Problem, settings: Monitor, figures: pl.DataFrame) -> Drawn | None:
     if figures["drift"].null_count() == len(figures):
         return None
-    figure, axes = canvas(580, 200, bottom=26)
+    figure, axes = canvas(1180, 170, bottom=26)
     for part in _parts(figures):
         _line(axes, part, "drift", OURS)
     if settings.drift is not None:
@@ -161,7 +162,7 @@ def _drifts(problem: Problem, settings: Monitor, figures: pl.DataFrame) -> Drawn
 
 
 def _missing(problem: Problem, settings: Monitor, figures: pl.DataFrame) -> Drawn:
-    figure, axes = canvas(580, 200, bottom=26)
+    figure, axes = canvas(1180, 170, bottom=26)
     for part in _parts(figures):
         _line(axes, part, "missing", OURS)
     if settings.missing is not None:

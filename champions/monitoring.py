@@ -177,18 +177,22 @@ def figures(
         *(pl.col(f"held_{each}").count().alias(f"of_{each}") for each in levels),
     )
     sums = ["forecasts", "error", "persistence", *(f"{end}_{each}" for each in levels for end in ("held", "of"))]
+    if daily.is_empty():
+        return pl.DataFrame()
+    absent = _rolled(unforecast(problem, name, ingested), ["observed", "without"], days)
+    # The version that forecast last is told of to the last observation: that it no longer forecasts is a figure too.
+    ends = dict(daily.group_by("model_version").agg(pl.col("day").max()).iter_rows())
+    ends[max(ends, key=lambda version: (ends[version], version))] = absent["day"].max()
     rolled = [
-        _rolled(part.sort("day"), sums, days).with_columns(model_version=pl.lit(version, dtype=pl.Int64))
+        _rolled(part, sums, days, ends[version]).with_columns(model_version=pl.lit(version, dtype=pl.Int64))
         for (version,), part in daily.group_by("model_version", maintain_order=False)
     ]
-    if not rolled:
-        return pl.DataFrame()
     tests = {number: each.test_mae for number, each in versions.items() if each.test_mae}
     told = (
         pl.concat(rolled)
         .with_columns(
-            mae=pl.col("error") / pl.col("forecasts"),
-            persistence_mae=pl.col("persistence") / pl.col("forecasts"),
+            mae=_ratio("error", "forecasts"),
+            persistence_mae=_ratio("persistence", "forecasts"),
             **{f"coverage_{each}": _ratio(f"held_{each}", f"of_{each}") for each in levels},
         )
         .with_columns(
@@ -197,7 +201,6 @@ def figures(
         )
         .drop(sums[2:])
     )
-    absent = _rolled(unforecast(problem, name, ingested), ["observed", "without"], days)
     told = told.join(absent.select("day", _ratio("without", "observed").alias("missing")), on="day", how="left")
     drifted = [_drifted(problem, part, days, ingested, versions) for part in told.partition_by("model_version")]
     return (
@@ -211,9 +214,9 @@ def _ratio(part: str, whole: str) -> pl.Expr:
     return pl.when(pl.col(whole) > 0).then(pl.col(part) / pl.col(whole))
 
 
-def _rolled(daily: pl.DataFrame, sums: Sequence[str], days: int) -> pl.DataFrame:
+def _rolled(daily: pl.DataFrame, sums: Sequence[str], days: int, last: date | None = None) -> pl.DataFrame:
     """The sums over so many days up to and with each, from the first day to the last, whether or not it has any."""
-    first, last = daily["day"].min(), daily["day"].max()
+    first, last = daily["day"].min(), last or daily["day"].max()  # type: ignore[assignment]
     assert isinstance(first, date)
     assert isinstance(last, date)
     whole = pl.DataFrame({"day": pl.date_range(first, last, eager=True)}).join(daily, on="day", how="left")
@@ -264,16 +267,31 @@ def write_history(problem: str, figures: pl.DataFrame) -> None:
 # Rules
 
 
+def judged(history: pl.DataFrame, champion: int | None) -> dict[str, object]:
+    """The row of the history that counts: the newest of the champion's, or where it has none yet, of all."""
+    own = history.filter(pl.col("model_version") == champion)
+    return (history if own.is_empty() else own).row(-1, named=True)
+
+
 def breaches(settings: Monitor, newest: dict[str, object], test_mae: float | None, unit: str) -> list[Breached]:
-    """The rules that the figures of a day, a row of the history, break; none where they are of too few forecasts."""
+    """The rules that the figures of a day, a row of the history, break; of too few forecasts only that some lack."""
 
     def figure(name: str) -> float | None:
         value = newest.get(name)
         return float(value) if isinstance(value, int | float) else None
 
-    if (figure("forecasts") or 0) < settings.least:
-        return []
     found = []
+    without = figure("missing")
+    if settings.missing is not None and without is not None and without > settings.missing:
+        found.append(
+            Breached(
+                "missing",
+                f"of {100 * without:.1f} % of what was observed there was no forecast; at most "
+                f"{100 * settings.missing:g} % is right",
+            )
+        )
+    if (figure("forecasts") or 0) < settings.least:
+        return found
     error, gained, mae = figure("error"), figure("skill"), figure("mae")
     if settings.error is not None and error is not None and error > settings.error:
         found.append(
@@ -298,15 +316,6 @@ def breaches(settings: Monitor, newest: dict[str, object], test_mae: float | Non
                         f"{100 * held:.1f} %; at most {100 * settings.coverage:g} % less is right",
                     )
                 )
-    without = figure("missing")
-    if settings.missing is not None and without is not None and without > settings.missing:
-        found.append(
-            Breached(
-                "missing",
-                f"of {100 * without:.1f} % of what was observed there was no forecast; at most "
-                f"{100 * settings.missing:g} % is right",
-            )
-        )
     far = figure("drift")
     if settings.drift is not None and far is not None and far > settings.drift:
         found.append(

@@ -51,15 +51,17 @@ def monitor(problem: str) -> State[None]:
         console.print(message, markup=False, highlight=False)
         return Completed(name=NOTHING, message=message)
     monitoring.write_history(problem, history)
-    newest = history.row(-1, named=True)
-    version = versions.get(newest["model_version"])
+    champion = registry.champion(problem)
+    newest = monitoring.judged(history, champion.version if champion else None)
+    number = int(str(newest["model_version"]))
+    version = versions.get(number)
     broken = monitoring.breaches(settings.monitor, newest, version.test_mae if version else None, declared.unit)
     page = monitoring.folder(problem) / "monitor.html"
     with replaced_file(page) as temporary:
-        text = monitor_page.render(problem, declared, settings.monitor, history, versions, broken)
+        text = monitor_page.render(problem, declared, settings.monitor, history, newest, versions, broken)
         temporary.write_text(text, encoding="utf-8")
     registry.patiently(lambda: monitoring.log(problem, history, versions, page), patience)
-    _tell(problem, settings, newest["model_version"], str(newest["day"]), broken, version, page)
+    _tell(problem, settings, number, str(newest["day"]), broken, version, page)
     said = _said(problem, newest, declared.unit, broken)
     console.print(said, markup=False, highlight=False, soft_wrap=True)
     create_markdown_artifact(
@@ -73,7 +75,8 @@ def monitor(problem: str) -> State[None]:
 def _said(problem: str, newest: dict[str, object], unit: str, broken: list[Breached]) -> str:
     """The newest figures in a few lines."""
     skill = f", skill {newest['skill']:+.3f}" if newest["skill"] is not None else ""
-    figures = f"{problem}, {newest['day']}: MAE {newest['mae']:.4g} {unit}{skill}, {newest['forecasts']:,} forecasts"
+    mae = f"MAE {newest['mae']:.4g} {unit}".rstrip() if newest["mae"] is not None else "no forecast to judge"
+    figures = f"{problem}, {newest['day']}: {mae}{skill}, {newest['forecasts']:,} forecasts"
     return "\n".join([figures, *(f"- {each.rule}: {each.message}" for each in broken)])
 
 

@@ -19,7 +19,7 @@ QUANTILES = 11
 USUAL = 0.25
 """An index that counts as a change at all; no usual one is taken to be smaller."""
 FULLEST = 0.5
-"""Days whose rows are fewer than this share of those of the fullest have no index."""
+"""Windows whose rows are fewer than this share of those of the fullest that is known have no index."""
 SEASONS = 4
 
 
@@ -69,10 +69,11 @@ def drift(
             flat = np.bincount((day_N[there_N] - first) * bins + bin_N[there_N], minlength=span * bins)
             counts_DB = _windows(flat.reshape(span, bins), days)
             full = counts_DB.sum(axis=1)
+            known_end = int(day_N[known_N].max()) - first
             index_D = _index(counts_DB, np.bincount(bin_N[reference_N], minlength=bins))
-            index_D[full < FULLEST * full.max()] = np.nan
+            index_D[full < FULLEST * full[: known_end + 1].max()] = np.nan
             # Days whose window is known from end to end; the first of the table have less than a window before them.
-            known_days = np.arange(days - 1, int(day_N[known_N].max()) - first)
+            known_days = np.arange(days - 1, known_end)
             usual = index_D[known_days[_season(known_days + first) == season]]
             usual = usual[np.isfinite(usual)]
             scale = max(float(usual.max()), USUAL) if len(usual) else None
