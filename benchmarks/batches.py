@@ -57,9 +57,13 @@ def _rate(batches: Iterable[Any], count: int) -> float:
     return (count - 1) * BATCH / (time.perf_counter() - begun)
 
 
-def _batches(data: np.ndarray, lookback: int, step: int, delay: int) -> Batches:
+def _windowing(data: np.ndarray, lookback: int, step: int, delay: int) -> Windowing:
     shape = WindowShape(lookback // step, data.shape[1], 1, (delay + step) / step, 24)
-    windowing = Windowing(lookback, step, delay, 1, {}, {}, {}, "", shape)
+    return Windowing(lookback, step, delay, 1, {}, {}, {}, "", shape)
+
+
+def _batches(data: np.ndarray, lookback: int, step: int, delay: int) -> Batches:
+    windowing = _windowing(data, lookback, step, delay)
     rows = torch.tensor([[lookback, len(data) - delay]])
     table_NF = torch.from_numpy(data)
     inputs_NF = side_by_side(table_NF, step) if step > 1 else None

@@ -3,8 +3,12 @@
 import os
 import platform
 import statistics
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable
+import venv
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -58,6 +62,54 @@ def seconds(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most memory that a process held, in MiB: what no file backs, and with the pages of mapped files."""
+
+    anonymous: float
+    whole: float
+
+
+def watched(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> tuple[str, Peak]:
+    """What a command prints, and its peak of memory, looked at every 10 ms; that of its children is not counted."""
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    peaks = {"RssAnon": 0, "VmRSS": 0}
+
+    def watch() -> None:
+        while process.poll() is None:
+            try:
+                lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
+            except (FileNotFoundError, ProcessLookupError):
+                return
+            status = dict(line.split(":", 1) for line in lines if ":" in line)
+            for key in peaks:
+                if key in status:
+                    peaks[key] = max(peaks[key], int(status[key].split()[0]))
+            time.sleep(0.01)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    printed, _ = process.communicate()
+    watcher.join()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+    return printed, Peak(peaks["RssAnon"] / 1024, peaks["VmRSS"] / 1024)
+
+
+def peers(name: str) -> Path | None:
+    """The interpreter of an environment with what NAME-requirements.txt says; None if it cannot be installed."""
+    here = Path(__file__).parent.absolute()
+    folder = here / f".{name}"
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.create(folder, with_pip=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(here / f"{name}-requirements.txt")]
+        if subprocess.run(install, check=False).returncode:
+            return None
+        (folder / "ready").touch()
+    return python
 
 
 def machine() -> dict[str, Any]:

@@ -1,15 +1,13 @@
 """Peak memory of each stage as the rows grow: what is not backed by files must not grow with them in training."""
 
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from benchmarks.measure import watched
 from tests import checkout
 
 STAGES = ("ingest", "normalize", "window", "train")
@@ -52,28 +50,8 @@ def _station(file: Path, rows: int) -> None:
 
 def _peak(command: list[str], root: Path, environment: dict[str, str]) -> str:
     """Peak anonymous and whole resident memory of a command."""
-    path = f"{Path(__file__).parent.parent}"
-    process = subprocess.Popen(command, cwd=root, env={**environment, "PYTHONPATH": path})
-    peaks = {"anonymous": 0, "whole": 0}
-
-    def watch() -> None:
-        while process.poll() is None:
-            try:
-                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            except (FileNotFoundError, ProcessLookupError):
-                return
-            status = dict(line.split(":", 1) for line in lines if ":" in line)
-            for name, key in (("anonymous", "RssAnon"), ("whole", "VmRSS")):
-                if key in status:
-                    peaks[name] = max(peaks[name], int(status[key].split()[0]))
-            time.sleep(0.01)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    if process.wait():
-        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
-    watcher.join()
-    return f"{peaks['anonymous'] / 1024:.0f} / {peaks['whole'] / 1024:.0f}"
+    _, peak = watched(command, root, {**environment, "PYTHONPATH": f"{Path(__file__).parent.parent}"})
+    return f"{peak.anonymous:.0f} / {peak.whole:.0f}"
 
 
 def _train(problem: str) -> None:
@@ -82,21 +60,23 @@ def _train(problem: str) -> None:
 
     from stages import batches, places
     from stages.fit import fit
-    from stages.normalize import Table
+    from stages.objectives import objective
     from stages.settings import load
     from stages.trials import expand
     from stages.window import Windowing
 
     normalized, windowed = places.stage("normalize", problem), places.stage("window", problem)
-    _table, windowing = Table.read(normalized), Windowing.read(windowed)
+    windowing = Windowing.read(windowed)
     trial = expand(load(), problem, windowed)[-1]
+    settings = trial.train.model_copy(update={"epochs": 1, "steps_per_epoch": 50})
     data = batches.read(normalized, windowed, torch.device("cpu"))
     fit(
         trial.configuration.architecture,
         trial.configuration.hyperparameters,
         0,
-        trial.train.model_copy(update={"epochs": 1, "steps_per_epoch": 50}),
+        settings,
         windowing.shape,
+        objective(windowing, settings),
         data,
         torch.device("cpu"),
         Path("checkpoint.pt"),

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,20 @@ import torch
 from torch import nn
 
 from architectures import REGISTRY, WindowShape
-from benchmarks.batches import _batches
-from benchmarks.measure import alternate, seconds, table
+from benchmarks.batches import _batches, _windowing
+from benchmarks.measure import alternate, peers, seconds, table
 from stages.fit import fit
+from stages.objectives import objective
 from stages.settings import Train
 
 BATCH, STEPS_BACK, FEATURES, UNITS = 128, 120, 14, 32
-KERAS = Path(__file__).parent / ".keras"
 LAYERS = {"gru": nn.GRU, "lstm": nn.LSTM, "simple_rnn": nn.RNN}
 
 
 def run(quick: bool) -> dict[str, Any]:
     """Samples a second of one epoch. Recast's includes drawing the batches and one validation batch; theirs nothing."""
     steps, rounds = (20, 2) if quick else (100, 5)
-    keras = _keras()
+    keras = peers("keras")
     found: dict[str, Any] = {"batch": BATCH, "window": [STEPS_BACK, FEATURES], "units": UNITS}
     for threads in (1, 2):
         for name in LAYERS:
@@ -56,6 +55,7 @@ def _recast(name: str, steps: int, threads: int) -> Callable[[], float]:
     shape = WindowShape(STEPS_BACK, FEATURES, 1, 24, 24)
     hyperparameters = REGISTRY[name].Hyperparameters()
     settings = Train(epochs=1, steps_per_epoch=steps, batch_size=BATCH, threads=threads)
+    aim = objective(_windowing(data, STEPS_BACK, 1, 24), settings)
 
     def rate() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -67,6 +67,7 @@ def _recast(name: str, steps: int, threads: int) -> Callable[[], float]:
                     0,
                     settings,
                     shape,
+                    aim,
                     splits,
                     torch.device("cpu"),
                     Path(folder) / "checkpoint.pt",
@@ -97,19 +98,6 @@ def _plain(name: str, steps: int) -> Callable[[], float]:
         return steps * BATCH / seconds(epoch)
 
     return rate
-
-
-def _keras() -> Path | None:
-    """The interpreter of an environment with Keras and TensorFlow, made where it is not there; None if it cannot be."""
-    python = KERAS / "bin" / "python"
-    if not (KERAS / "ready").exists():
-        venv.create(KERAS, with_pip=True)
-        wanted = Path(__file__).parent / "keras-requirements.txt"
-        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(wanted)]
-        if subprocess.run(install, check=False).returncode:
-            return None
-        (KERAS / "ready").touch()
-    return python
 
 
 def _by_keras(python: Path, name: str, steps: int, threads: int) -> Callable[[], float]:
