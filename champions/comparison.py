@@ -36,7 +36,7 @@ from stages.selection import best_trials
 from stages.settings import Retrain, Settings
 from stages.trials import Trial, expand
 from stages.window import Windowing, ranges
-from stages.words import decimals, fixed, percent, quantity
+from stages.words import decimals, fixed, quantity
 
 Values = NDArray[np.float64]
 
@@ -466,13 +466,18 @@ def slices(targets: Targets, challenger_NL: Errors, champion_NL: Errors, least: 
             yield Slice(group, name, count, mean, other, judged=count >= least)
 
 
+def share(value: float) -> str:
+    """A share of 1 in percent, with the digits that it has."""
+    return f"{100 * value:g}\N{NO-BREAK SPACE}%"
+
+
 def verdict(decision: Decision, rules: Retrain) -> tuple[bool, list[str]]:
     """Whether the challenger is promoted, and why."""
     comparison, unit = decision.comparison, decision.unit
     assert comparison is not None
     other = "persistence" if decision.champion.version is None else "the champion"
     digits = decimals(max(abs(comparison.low), abs(comparison.high)), 3)
-    level = percent(rules.level).replace(".0", "")
+    level = share(rules.level)
 
     def by(value: float) -> str:
         return f"{quantity(abs(value), digits, unit)} {'smaller' if value < 0 else 'larger'}"
@@ -485,7 +490,7 @@ def verdict(decision: Decision, rules: Retrain) -> tuple[bool, list[str]]:
         return False, [f"The challenger is not better than {other} beyond noise: {told}."]
     reasons = [f"The challenger is better than {other} beyond noise: {told}."]
     if decision.champion.version is None:
-        return True, [*reasons, "It is the first champion, which has to beat persistence, whatever the slice."]
+        return True, [*reasons, "It is the first champion, which has to beat persistence on the whole."]
     worse = [each for each in decision.slices if each.is_worse(rules.worse)]
     if worse:
         named = ", ".join(
@@ -494,10 +499,10 @@ def verdict(decision: Decision, rules: Retrain) -> tuple[bool, list[str]]:
             for each in worse
         )
         return False, [
-            f"The challenger is better on the whole, but worse by more than {percent(rules.worse)} in: {named}.",
+            f"The challenger is better on the whole, but worse by more than {share(rules.worse)} in: {named}.",
             *reasons,
         ]
-    return True, [*reasons, f"In no slice is it worse by more than {percent(rules.worse)}."]
+    return True, [*reasons, f"In no season, hour or extreme is it worse by more than {share(rules.worse)}."]
 
 
 def _stretch(

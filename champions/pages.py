@@ -16,7 +16,7 @@ from champions.registry import Entry, folder, history, reign
 from stages.atomic import replaced_file
 from stages.drawing import drawing
 from stages.figures import COLORS, GREY, INK, OBSERVED, STYLE, Line, canvas, date_axis, svg
-from stages.words import decimals, fixed, percent, quantity, signed
+from stages.words import decimals, fixed, signed
 
 OURS, THEIRS = Line(COLORS[0]), Line(COLORS[1], (6, 2))
 """How the challenger and the champion are drawn."""
@@ -69,8 +69,7 @@ def decision_page(decision: Decision) -> str:
                 digits=digits,
                 fixed=fixed,
                 signed=signed,
-                percent=percent,
-                quantity=quantity,
+                share=comparison.share,
             )
         )
 

@@ -1,0 +1,101 @@
+"""Retrainings that die where they are told to, for tests/test_retrain.py.
+
+    python retrain_killed.py PROBLEM
+
+reads a place to die at a line, retrains in a process of its own that dies there as by `kill -9`, and answers with a
+line: the name of the flow's last state, or `killed`. `whole` dies nowhere. Loading the code takes seconds: once.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import mlflow
+
+import flows.retrain as retraining
+from champions import comparison, lineage, pages, registry
+from flows import dag, experiments
+from flows.connection import connect
+from stages import refresh
+
+KILLED = 9
+
+
+def die(*_: Any, **__: Any) -> None:
+    os._exit(KILLED)
+
+
+def before(holder: Any, name: str) -> Callable[[], None]:
+    return lambda: setattr(holder, name, die)
+
+
+def after(holder: Any, name: str) -> Callable[[], None]:
+    what = getattr(holder, name)
+
+    def whole(*arguments: Any, **named: Any) -> None:
+        what(*arguments, **named)
+        die()
+
+    return lambda: setattr(holder, name, whole)
+
+
+def within(holder: Any, name: str, other: Callable[[], None]) -> Callable[[], None]:
+    """Die at another place, once this one is reached."""
+    what = getattr(holder, name)
+
+    def begun(*arguments: Any, **named: Any) -> Any:
+        other()
+        return what(*arguments, **named)
+
+    return lambda: setattr(holder, name, begun)
+
+
+PLACES: dict[str, Callable[[], None]] = {
+    "whole": lambda: None,
+    "the increment is accepted": after(refresh, "accept"),
+    "DVC has noted the increment": after(dag, "track"),
+    "the pipeline has run": after(retraining, "pipeline"),
+    "the version is made": after(mlflow.MlflowClient, "create_model_version"),
+    "the challenge is written": within(registry, "challenge", before(registry, "_set_aliases")),
+    "the lineage is noted": after(lineage, "note"),
+    "the decision is written": after(comparison, "compare"),
+    "the evidence is an artifact": after(mlflow.MlflowClient, "log_artifacts"),
+    "the experiment is not named": before(experiments, "save"),
+    "the experiment is saved": after(experiments, "save"),
+    "the promotion is written": within(registry, "promote", before(registry, "_set_aliases")),
+    "an alias is set": within(registry, "promote", after(mlflow.MlflowClient, "set_registered_model_alias")),
+    "the promotion is made": after(registry, "promote"),
+    "the page is written": after(pages, "write_history"),
+    "people are told": after(retraining, "alert"),
+}
+
+
+def run(problem: str, place: str) -> None:
+    """Retrain once, and die."""
+    PLACES[place]()
+    connect()
+    state = retraining.retrain(problem, return_state=True)
+    print(state.name, flush=True)
+    os._exit(0)
+
+
+def main(problem: str) -> None:
+    """Answer each line."""
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                run(problem, line.strip())
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code:
+            print("killed" if code == KILLED else f"ended with {code}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
