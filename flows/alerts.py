@@ -15,6 +15,7 @@ from email.utils import formatdate, make_msgid
 from logging import Logger, LoggerAdapter
 from typing import Any
 
+import httpx
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import MissingContextError
@@ -86,7 +87,8 @@ def _send(kind: AlertKind, title: str, text: str, log: Log) -> None:
             send()
         # Whatever a channel raises, the flow has more to do than to tell of it.
         except Exception as error:
-            why = without_passwords(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            kind_of_error = "" if isinstance(error, RecastError) else f"{type(error).__name__}: "
+            why = without_passwords(f"{kind_of_error}{error}")
             told = f"the alert {title!r} did not go out by {name}: {why}"
             log.error(told)
             _note("channel", told, "")
@@ -127,7 +129,7 @@ def _post(webhook: Webhook, kind: AlertKind, title: str, text: str) -> None:
     """Post an alert as JSON that Slack, and all that is compatible with it, shows.
 
     Raises:
-        RecastError: the environment has no such address.
+        RecastError: the environment has no such address, or it does not take the alert.
     """
     address = os.environ.get(webhook.variable, "")
     if not address.startswith(("http://", "https://")):
@@ -135,7 +137,12 @@ def _post(webhook: Webhook, kind: AlertKind, title: str, text: str) -> None:
     block = CustomWebhookNotificationBlock(
         name="recast", url=address, json_data={"text": "{{subject}}\n{{body}}"}, timeout=TIMEOUT_SECONDS
     )
-    block.notify(text, subject=f"*{kind}: {title}*")
+    try:
+        block.notify(text, subject=f"*{kind}: {title}*")
+    except httpx.HTTPError as error:
+        # Its message has the address, which is a secret.
+        said = str(error).partition("\n")[0].replace(address, webhook.url)
+        raise RecastError(f"{type(error).__name__}: {said}") from None
 
 
 def alert_of_end(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
