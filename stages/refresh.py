@@ -26,13 +26,22 @@ from problems.source import AGE, Progress, Rows
 from problems.table import TableSource, is_parquet
 from stages import places
 from stages.atomic import replaced_file, write_json
-from stages.ingest import check_columns, fetch, number_of, readable_polars_errors, series_of, tabulate, time_of
+from stages.ingest import (
+    check_columns,
+    fetch,
+    number_of,
+    readable_polars_errors,
+    series_of,
+    tabulate,
+    time_of,
+    written_times,
+)
 from stages.settings import Settings
 
 if TYPE_CHECKING:
     from stages.contract import Breach
 
-_FILE, _LINE, _RAW = "__file__", "__line__", "__raw__"
+_FILE, _LINE, _RAW, _LOCAL = "__file__", "__line__", "__raw__", "__local__"
 _KEY = ("series", "time")
 
 
@@ -318,13 +327,17 @@ class _Came:
 
 
 def _values(rows: Rows, problem: Problem, *others: str) -> pl.LazyFrame:
-    """Time, series and features of rows, null where a cell holds no number; and the cells' texts, as one."""
+    """Time, series and features of rows, null where a cell holds no number; and the cells' texts, as one.
+
+    `_LOCAL` is the time as a clock without a zone has shown it.
+    """
     names = rows.frame.collect_schema().names()
     cells = [name for name in (rows.time, rows.series, *problem.table.features) if name in names]
     return rows.frame.select(
         *others,
         time_of(rows).alias("time"),
         series_of(rows).alias("series"),
+        written_times(rows)[1].alias(_LOCAL),
         *(
             (number_of(rows, each).fill_nan(None) if each in names else pl.lit(None, pl.Float64)).alias(each)
             for each in problem.table.features
@@ -374,6 +387,7 @@ def _compared(
         new = new.join(there, on=_RAW, how="anti")
     if new.is_empty():
         return None
+    new = _with_twins(new, rows, source)
     head = came[new[_FILE][0]].head
     alike = [i for i, each in enumerate(came) if each.head == head]
     new = new.filter(pl.col(_FILE).is_in(alike))
@@ -390,10 +404,21 @@ def _compared(
     )
 
 
+def _with_twins(new: pl.DataFrame, rows: pl.DataFrame, source: GrowingSource) -> pl.DataFrame:
+    """New rows of an hour that came twice with the others of that hour, which tell which of the two it is."""
+    zone = getattr(source, "time_zone", None)
+    if zone is None or getattr(source, "repeated_hour", None) != "in order":
+        return new
+    twice = pl.col(_LOCAL).dt.replace_time_zone(zone, ambiguous="null", non_existent="null").is_null()
+    hours = new.filter(pl.col(_LOCAL).is_not_null() & twice).select(_FILE, "series", _LOCAL)
+    twins = rows.join(hours, on=[_FILE, "series", _LOCAL], how="semi")
+    return pl.concat([new, twins]).unique([_FILE, _LINE]).sort(_FILE, _LINE)
+
+
 def _known(placed: pl.DataFrame, problem: Problem, store: Rows) -> pl.DataFrame:
     """What the raw store says at the times of these rows: one row a time, of the newest increment."""
     aged = [AGE] if AGE in store.frame.collect_schema() else []
-    there = _values(store, problem, *aged).drop(_RAW)
+    there = _values(store, problem, *aged).drop(_RAW, _LOCAL)
     there = there.join(placed.lazy().select(_KEY), on=_KEY, how="semi").collect(engine="streaming").lazy()
     return (
         there.sort(*aged, maintain_order=True).unique(_KEY, keep="first").drop(aged).collect()

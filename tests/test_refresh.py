@@ -280,6 +280,22 @@ def test_the_stations_running_file_joins_an_hourly_archive(settings: Make) -> No
     assert times.diff().drop_nulls().unique().to_list() == [timedelta(hours=1)]
 
 
+def test_the_second_of_two_equal_hours_comes_alone(settings: Make) -> None:
+    clock = ["00:00", "01:00", "02:00", "02:00", "03:00"]
+    shown = [f"2020-10-25 {hour},{i},1000\n" for i, hour in enumerate(clock)]
+    Path("demo.csv").write_text("".join(["time,T (degC),p (mbar)\n", *shown[:2]]))
+    Path("incoming").mkdir()
+    source = {"path": "demo.csv", "time": "time", "time_zone": "Europe/Berlin", "repeated_hour": "in order"}
+    declared = settings(source={"kind": "table", **source})
+    for end in (3, 4, 5):
+        Path("incoming/a.csv").write_text("".join(["time,T (degC),p (mbar)\n", *shown[:end]]))
+        accepted(declared)
+        assert arrived(declared) is None
+    found = table(declared)
+    assert found["time"].dt.hour().to_list() == [22, 23, 0, 1, 2]
+    assert found["T (degC)"].to_list() == [0, 1, 2, 3, 4]
+
+
 class Station:
     """A web server on this machine with one file that is written on."""
 
