@@ -57,6 +57,9 @@ class TableSource(GrowingSource):
     decimal: Literal[".", ","] = Field(".", description="what stands before the decimals of a CSV file's numbers")
     encoding: Annotated[str, AfterValidator(_encoding)] = Field("utf-8", description="of a CSV file's text")
     skip_lines: int = Field(0, ge=0, description="lines of a CSV file before its header")
+    comment: str | None = Field(
+        None, min_length=1, description="what a CSV file's lines begin with that are no rows, such as #"
+    )
     null_values: tuple[str, ...] = Field(("NA", "N/A", "null"), description="texts that mean a missing value (CSV)")
 
     def fetch(self, store: Path, progress: Progress, attempts: int) -> None:
@@ -186,7 +189,14 @@ class TableSource(GrowingSource):
                 ) from None
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise RecastError(f"{name}: not a whole gzip file: {error}") from None
-        return scan(copy, name=name, separator=self.separator, null_values=self.null_values, skip_lines=self.skip_lines)
+        frame = scan(
+            copy, name=name, separator=self.separator, null_values=self.null_values, skip_lines=self.skip_lines
+        )
+        if self.comment is None or is_parquet(file):
+            return frame
+        # Read and then left out, so that lines are counted as an editor counts them.
+        first = pl.col(frame.collect_schema().names()[0])
+        return frame.filter(~first.str.starts_with(self.comment).fill_null(False))
 
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")

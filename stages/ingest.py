@@ -35,6 +35,7 @@ ONLY_SERIES = "all"
 LISTED_GAPS = 50
 _ROW_GROUP_ROWS = 1 << 18
 _UNDECODABLE = "\N{REPLACEMENT CHARACTER}"
+_AGAIN, _ROW = "__again__", "__row__"
 _ISO_8601 = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
 """How a time may be written where `time_format` says nothing; a date alone is its midnight."""
 _SHORTENED = ((r"^(.{10}[Tt ]\d\d:\d\d) ?([-+Zz])", "${1}:00${2}"), (r"(:[\d.]+ ?[-+]\d\d)$", "${1}:00"))
@@ -142,7 +143,7 @@ def tabulate(rows: Rows, problem: Problem, table: Path, scratch: Path) -> tuple[
         RecastError: a column or a cell is not what the problem declares; the message names it.
     """
     check_columns(rows, problem.table.features)
-    found = _read(rows, problem, table)
+    found = _read(_with_repeats(rows), problem, table)
     disorder = _disorder(pl.scan_parquet(table))
     aged, thin = AGE in rows.frame.collect_schema(), problem.table.thin
     if disorder or aged or thin:
@@ -278,10 +279,34 @@ def _in_utc(rows: Rows) -> pl.Expr:
         return local
     ambiguous: pl.Expr | Literal["null"] = "null"
     if rows.repeated_hour == "in order":
-        file = [AGE] if AGE in rows.frame.collect_schema() else []
-        again = local.cum_count().over(series_of(rows), local, *file) > 1
-        ambiguous = pl.when(again).then(pl.lit("latest")).otherwise(pl.lit("earliest"))
+        ambiguous = pl.when(_again(rows)).then(pl.lit("latest")).otherwise(pl.lit("earliest"))
     return _utc(local.dt.replace_time_zone(rows.time_zone, ambiguous=ambiguous, non_existent="null"))
+
+
+def _again(rows: Rows) -> pl.Expr:
+    """Whether the clock has shown a row's time in the rows before it."""
+    schema, (_, local) = rows.frame.collect_schema(), written_times(rows)
+    if _AGAIN in schema:
+        return pl.col(_AGAIN)
+    return local.cum_count().over(series_of(rows), local, *([AGE] if AGE in schema else [])) > 1
+
+
+def _with_repeats(rows: Rows) -> Rows:
+    """The rows with `_AGAIN`, where their order tells which of two hours they are of.
+
+    Only the few rows of such hours are held in memory for that, not all of them as `_again` has to.
+    """
+    if rows.time_zone is None or rows.repeated_hour != "in order":
+        return rows
+    _, local = written_times(rows)
+    unsure, once = (
+        local.dt.replace_time_zone(rows.time_zone, ambiguous=ambiguous, non_existent="null")
+        for ambiguous in ("null", "earliest")
+    )
+    numbered = rows.frame.with_row_index(_ROW)
+    twice = replace(rows, frame=numbered.filter(unsure.is_null() & once.is_not_null()))
+    again = twice.frame.filter(_again(twice)).select(_ROW).collect(engine="streaming")[_ROW]
+    return replace(rows, frame=numbered.with_columns(pl.col(_ROW).is_in(again.implode()).alias(_AGAIN)).drop(_ROW))
 
 
 def series_of(rows: Rows) -> pl.Expr:

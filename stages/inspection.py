@@ -30,6 +30,8 @@ SAMPLE_ROWS = 20_000
 COUNTED_ROWS = 5_000_000
 """Rows among which the different values of each column are counted."""
 SEPARATORS = (",", ";", "\t", "|")
+COMMENT = "#"
+"""What lines begin with that are no rows, such as the units below a header."""
 HEADER_LINES = 50
 """Lines among which the header is looked for."""
 DATES = """%Y-%m-%d|%Y/%m/%d|%d.%m.%Y|%d/%m/%Y|%m/%d/%Y|%d-%m-%Y|%m-%d-%Y|%Y%m%d|%d %b %Y|%b %d %Y|%b %d, %Y|%d-%b-%Y
@@ -239,6 +241,9 @@ def _layout(file: Path, questions: list[str]) -> dict[str, Any]:
         found["encoding"] = encoding
     if skipped:
         found["skip_lines"] = skipped
+    below_header = lines[skipped + 1 :]
+    if 0 < sum(line.startswith(COMMENT) for line in below_header) < len(below_header) / 2:
+        found["comment"] = COMMENT
     return found
 
 

@@ -271,6 +271,17 @@ def test_an_hour_that_came_twice_wants_a_rule(tmp_path: Path) -> None:
     assert quality.series["all"].duplicates == 0
 
 
+def test_each_series_has_an_hour_that_came_twice_of_its_own(tmp_path: Path) -> None:
+    hours = ["01:00", "02:00", "02:00", "03:00"]
+    text = "t,s,x\n" + "".join(f"2020-10-25 {hour},{name},{i}\n" for i, hour in enumerate(hours) for name in "ab")
+    zone = {"time_zone": "Europe/Berlin", "repeated_hour": "in order"}
+    table, quality = ingested(tmp_path, text, source=zone, series="s")
+    assert table["series"].to_list() == ["a"] * 4 + ["b"] * 4
+    assert table["time"].to_list() == [datetime(2020, 10, 24, 23) + timedelta(hours=i) for i in range(4)] * 2
+    assert table["x"].to_list() == [0.0, 1.0, 2.0, 3.0] * 2
+    assert not any(each.duplicates for each in quality.series.values())
+
+
 @pytest.mark.parametrize(("unit", "one"), [("epoch s", 1), ("epoch ms", 1000)])
 @pytest.mark.parametrize("parquet", [False, True])
 def test_times_may_be_counted_from_1970(tmp_path: Path, unit: str, one: int, parquet: bool) -> None:

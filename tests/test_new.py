@@ -423,3 +423,21 @@ def test_from_a_file_to_a_leaderboard(fresh: Checkout) -> None:
     board = fresh.recast("run", "river")
     for part in ("flow, 6h ahead (river)", "persistence", "gru units=4", "report.html"):
         assert part in board
+
+
+def test_lines_that_are_comments_are_no_rows(tmp_path: Path) -> None:
+    """As below the header of a logger's file: units, and who made it. Places are counted as an editor counts them."""
+    header, *rows = table().splitlines()
+    text = "\n".join([header, "#,m,m³/s", "# by the waterworks, after calibration", *rows]) + "\n"
+    found = proposed(tmp_path, text)
+    assert found.section["source"]["comment"] == "#"
+    assert found.quality.rows_read == 400
+    message = refused(tmp_path, text.replace(",18.0", ",inf", 1))
+    assert "river.csv, line 16: column 'flow' holds 'inf'" in message
+
+
+def test_names_that_begin_like_comments_are_none(tmp_path: Path) -> None:
+    lines = ["well,when,level"]
+    lines += [f"#{i % 2},{START + i // 2 * HOUR},{math.sin(i / 7):.3f}" for i in range(600)]
+    found = proposed(tmp_path, "\n".join(lines) + "\n")
+    assert found.section["source"]["series"] == "well" and "comment" not in found.section["source"]
