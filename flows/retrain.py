@@ -26,6 +26,7 @@ from champions.comparison import VALIDATED_UNTIL, Decision
 from champions.registry import Version, patiently
 from flows import dag, experiments
 from flows.alerts import alert
+from flows.connection import reached
 from flows.pipeline import pipeline
 from flows.progress import console
 from flows.train import TrialsFailed
@@ -135,7 +136,7 @@ def _proposed(problem: str, settings: Settings, force: bool) -> State[None] | Pr
     resumed = _mark(problem).exists()
     came = refresh_task(problem, settings)
     if came.breaches:
-        return _breached(problem, came)
+        return _breached(problem, came, patience)
     if not (came.accepted or resumed or force or not registry.history(problem)):
         message = f"{problem}: nothing new has come, so nothing was trained"
         console.print(message, highlight=False)
@@ -201,7 +202,7 @@ def refresh_task(problem: str, settings: Settings) -> Came:
     return Came(accepted, breaches)
 
 
-def _breached(problem: str, came: Came) -> State[None]:
+def _breached(problem: str, came: Came, patience: float) -> State[None]:
     """Tell people of rows that break the contract; nothing is trained."""
     text = "\n".join(
         [
@@ -212,12 +213,16 @@ def _breached(problem: str, came: Came) -> State[None]:
     alert("breach", f"{problem}: new rows break the data contract", text)
     console.print(f"[red]{problem}: new rows break the data contract.[/]")
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+    reached(_never_again, patience)
+    return Failed(name=BREACH, message=text)
+
+
+def _never_again() -> None:
+    """Have this flow run not tried again: there would be nothing new, and it would look as if all had been well."""
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(flow_run.id)
-        # Tried again, there would be nothing new, and the run would look as if nothing had been wrong.
         run.empirical_policy.retries = 0
         client.update_flow_run(run.id, empirical_policy=run.empirical_policy)
-    return Failed(name=BREACH, message=text)
 
 
 def _train(problem: str, patience: float) -> None:
@@ -324,7 +329,7 @@ def _concluded(proposal: Proposal, refusal: str | None, settings: Settings) -> S
         )
     entry = conclude_task(proposal, refusal, proposal.experiment if kept else None, patience)
     history = pages.write_history(problem)
-    _tell(proposal, entry, history)
+    _tell(proposal, entry, history, patience)
     _mark(problem).unlink(missing_ok=True)
     state = PROMOTED if entry.kind == "promotion" else REFUSED
     return Completed(name=state, message=f"{problem}: version {challenger.version} {entry.kind}. {entry.reason}")
@@ -351,7 +356,7 @@ def conclude_task(proposal: Proposal, refusal: str | None, experiment: str | Non
     return patiently(concluded, patience)
 
 
-def _tell(proposal: Proposal, entry: registry.Entry, history: Path) -> None:
+def _tell(proposal: Proposal, entry: registry.Entry, history: Path, patience: float) -> None:
     """Say what became of the challenger: to people, and on the flow run's page."""
     decision, problem = proposal.decision, proposal.decision.problem
     page = (decision.folder / "page.html").absolute().as_uri()
@@ -360,10 +365,11 @@ def _tell(proposal: Proposal, entry: registry.Entry, history: Path) -> None:
     text = f"{entry.reason}\nThe evidence: {page}\nAll champions: {history.absolute().as_uri()}"
     alert("promotion" if entry.kind == "promotion" else "refusal", title, text)
     reasons = "\n".join(f"- {each}" for each in decision.reasons)
-    create_markdown_artifact(
+    shown = (
         f"**{title}**\n\n{entry.reason}\n\n{reasons}\n\nThe evidence: {page}\n\n"
-        f"All champions: {history.absolute().as_uri()}\n\nDVC experiment: `{entry.experiment}`\n",
-        key=f"champion-{problem.replace('_', '-')}",
-        description="What became of the challenger, and why",
+        f"All champions: {history.absolute().as_uri()}\n\nDVC experiment: `{entry.experiment}`\n"
     )
+    about = "What became of the challenger, and why"
+    key = f"champion-{problem.replace('_', '-')}"
+    reached(lambda: create_markdown_artifact(shown, key=key, description=about), patience)
     console.print(f"{title}\nThe evidence: {page}", markup=False, highlight=False, soft_wrap=True)

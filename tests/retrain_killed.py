@@ -2,8 +2,8 @@
 
     python retrain_killed.py PROBLEM
 
-reads a place to die at a line, retrains in a process of its own that dies there as by `kill -9`, and answers with a
-line: the name of the flow's last state, or `killed`. `whole` dies nowhere. Loading the code takes seconds: once.
+reads a place to die at a line, retrains in a process of its own that dies there as by `kill -9`, and prints `answer: `
+with the name of the flow's last state, or `killed`. `whole` dies nowhere. The code takes seconds to load: once.
 """
 
 import os
@@ -77,7 +77,7 @@ def run(problem: str, place: str) -> None:
     PLACES[place]()
     connect()
     state = retraining.retrain(problem, return_state=True)
-    print(state.name, flush=True)
+    print(f"answer: {state.name}", flush=True)
     os._exit(0)
 
 
@@ -94,7 +94,7 @@ def main(problem: str) -> None:
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         if code:
-            print("killed" if code == KILLED else f"ended with {code}", flush=True)
+            print("answer: killed" if code == KILLED else f"answer: ended with {code}", flush=True)
 
 
 if __name__ == "__main__":

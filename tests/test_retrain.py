@@ -1,6 +1,9 @@
 """Retraining from new rows to a champion: killed anywhere it goes on, and nobody is promoted who should not be."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +45,7 @@ class Retraining:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
+            start_new_session=True,
         )
 
     def begin(self, place: str = "whole") -> None:
@@ -52,15 +56,21 @@ class Retraining:
     def end(self) -> str:
         """The name of the last state, or `killed`."""
         assert self.process.stdout
-        line = self.process.stdout.readline().strip()
-        assert line and not line.startswith("ended"), self.checkout.file("retrainings.log").read_text()[-5000:]
-        return line
+        # The stages print there too.
+        for line in self.process.stdout:
+            if line.startswith("answer: "):
+                answer = line.removeprefix("answer: ").strip()
+                assert not answer.startswith("ended"), self.checkout.file("retrainings.log").read_text()[-5000:]
+                return answer
+        raise AssertionError(self.checkout.file("retrainings.log").read_text()[-5000:])
 
     def run(self, place: str = "whole") -> str:
         self.begin(place)
         return self.end()
 
     def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate(timeout=60)
         self.log.close()
 
@@ -88,7 +98,7 @@ def retraining(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def knows(checkout: Checkout, days: int) -> None:
     """A grid whose best is the mean of so many days at the same hour: the fewer, the better."""
-    checkout.settings(grid={"seeds": [0], "architectures": {"persistence": {}, "seasonal_naive": {"days": [days]}}})
+    checkout.settings(grid={"seeds": [0], "architectures": {"seasonal_naive": {"days": [days]}}})
 
 
 def history(checkout: Checkout) -> list[dict[str, Any]]:

@@ -74,7 +74,9 @@ def rollback(problem: Problem) -> None:
     from champions import pages, registry
 
     _check(problem)
-    registry.reconcile(problem)
+    if not registry.history(problem):
+        # There may be a champion that another checkout has made.
+        registry.reconcile(problem)
     left = registry.champion(problem)
     found = registry.rollback(problem, by=getpass.getuser(), reason="by hand")
     pages.write_history(problem)
