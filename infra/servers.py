@@ -21,7 +21,7 @@ from problems.errors import RecastError
 from stages.atomic import write_json
 from stages.places import MLFLOW_STORE, STATE
 
-START_SECONDS = 90
+START_SECONDS = 240
 """A server that is not healthy by then will not be."""
 
 SAME_PROCESS_SECONDS = 2
