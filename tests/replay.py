@@ -133,7 +133,8 @@ def prepare(root: Path, data: Path, year: int) -> tuple[Checkout, list[pl.DataFr
 def servers(made: Checkout) -> Iterator[None]:
     """The checkout's own servers and worker, and Prefect's address for this process too."""
     try:
-        made.recast("up")
+        # The first time Prefect makes its database, which takes a busy machine minutes.
+        made.start(sys.executable, "-m", "flows", "up").communicate()
         made.recast("deploy")
         yield
     finally:

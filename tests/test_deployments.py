@@ -1,0 +1,287 @@
+"""What `recast deploy` schedules, through a real Prefect server and a real worker; the flows are small ones."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import deployments
+from problems.errors import RecastError
+from stages.settings import parse
+from tests import checkout
+from tests.checkout import ROOT, Checkout
+
+FLOW = '''"""A small flow in the place of the real one."""
+
+import os
+import time
+
+from prefect import flow
+
+
+@flow(name="{name}", flow_run_name="{name} {{problem}}")
+def {name}(problem: str, seconds: float = 0.0, fail: bool = False) -> None:
+    """Sleep and note it.
+
+    Args:
+        problem: a problem of params.yaml
+        seconds: of sleep
+    """
+    with open("ran.txt", "a") as file:
+        file.write(f"{name} {{problem}} {{os.path.realpath(os.getcwd())}} {{os.getpid()}}\\n")
+    time.sleep(seconds)
+    if fail:
+        raise ValueError("as it was asked for")
+'''
+
+DEPLOY = {
+    "pool": "tests",
+    "time_zone": "Europe/Berlin",
+    "missed": "0.1s",
+    "retries": 1,
+    "retry_delay": "0.6s",
+    "retrain": {"cron": "0 3 * * *", "time_limit": "1h"},
+    "predict": {"cron": None, "time_limit": "2s"},
+}
+
+WORKER = "import sys; from infra.servers import WORKER, start, stop; {}(WORKER)"
+
+
+@pytest.fixture(scope="module")
+def deployed(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """A checkout whose small flows are deployed, and a worker that runs them."""
+    root = tmp_path_factory.mktemp("deployed") / "checkout"
+    made = checkout.make(root, servers["mlflow_db"], PREFECT_API_URL=servers["api"])
+    shutil.copy(ROOT / "infra/prefect.yaml", root / "infra/prefect.yaml")
+    for name in ("retrain", "predict", "monitor"):
+        made.file(f"flows/{name}.py").write_text(FLOW.format(name=name))
+    made.settings(deploy=DEPLOY)
+    made.recast("deploy")
+    made.run(sys.executable, "-c", WORKER.format("start"))
+    try:
+        yield made
+    finally:
+        made.run(sys.executable, "-c", WORKER.format("stop"))
+
+
+@pytest.fixture
+def client(servers: dict[str, Any]) -> Iterator[SyncPrefectClient]:
+    """Of the tests' Prefect server, which is this process's meanwhile."""
+    with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as found:
+        yield found
+
+
+def until(client: SyncPrefectClient, run: FlowRun, what: Callable[[FlowRun], bool]) -> FlowRun:
+    """The run, once something is true of it."""
+    deadline = time.monotonic() + 120
+    while not what(now := client.read_flow_run(run.id)):
+        assert time.monotonic() < deadline, now.state
+        time.sleep(0.05)
+    return now
+
+
+def ended(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    return until(client, run, lambda now: now.state is not None and now.state.is_final())
+
+
+def running(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    """The run, once its process sleeps."""
+    return until(client, run, lambda now: now.state is not None and now.state.is_running())
+
+
+def ask(deployment: str, **parameters: Any) -> FlowRun:
+    """Ask for a run, as a person does on Prefect's page."""
+    run = run_deployment(f"{deployment}/demo-tests", parameters=parameters, timeout=0, as_subflow=False)
+    assert isinstance(run, FlowRun)
+    return run
+
+
+def told(made: Checkout, what: str) -> str:
+    """What the log of alerts has after `what`, once it has it: a state comes before the alert of it."""
+    file = made.file(".recast/alerts.log")
+    deadline = time.monotonic() + 120
+    while not file.exists() or what not in file.read_text():
+        assert time.monotonic() < deadline, f"nobody was told: {what}"
+        time.sleep(0.05)
+    return file.read_text().partition(what)[2]
+
+
+def new_runs(client: SyncPrefectClient, known: set[Any], count: int) -> list[FlowRun]:
+    """The runs that are not known and that something other than a schedule has asked for, once there are so many."""
+    deadline = time.monotonic() + 120
+    while True:
+        new = [run for run in client.read_flow_runs() if run.id not in known and not run.auto_scheduled]
+        if len(new) >= count:
+            return new
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_is_deployed_is_what_params_yaml_says(deployed: Checkout, client: SyncPrefectClient) -> None:
+    found = {flow: client.read_deployment_by_name(f"{flow}/demo-tests") for flow in ("retrain", "predict", "monitor")}
+    schedules = {flow: [each.schedule.model_dump() for each in of.schedules] for flow, of in found.items()}
+    assert [each["cron"] for each in schedules["retrain"]] == ["0 3 * * *"]
+    assert [each["timezone"] for each in schedules["monitor"]] == ["Europe/Berlin"]
+    assert schedules["predict"] == []
+    retrain = found["retrain"]
+    assert retrain.tags == ["recast", "retrain", "demo"] and retrain.parameters == {"problem": "demo"}
+    assert retrain.global_concurrency_limit and retrain.global_concurrency_limit.limit == 1
+    form = retrain.parameter_openapi_schema
+    assert (
+        form["required"] == ["problem"] and form["properties"]["problem"]["description"] == "a problem of params.yaml"
+    )
+    assert form["properties"]["seconds"]["type"] == "number"
+    # The scheduler of the server has run.
+    until_scheduled(client, retrain.id)
+
+
+def until_scheduled(client: SyncPrefectClient, identity: Any) -> None:
+    wanted = DeploymentFilter(id=DeploymentFilterId(any_=[identity]))
+    deadline = time.monotonic() + 120
+    while not any(run.auto_scheduled for run in client.read_flow_runs(deployment_filter=wanted)):
+        assert time.monotonic() < deadline, "the schedule has no runs"
+        time.sleep(0.2)
+
+
+def test_deploying_again_changes_nothing_and_what_is_gone_is_removed(
+    deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {each.name: (each.id, each.schedules) for each in client.read_deployments()}
+    stranger = client.create_deployment(
+        client.create_flow_from_name("retrain"), "gone-tests", work_pool_name="tests", tags=["recast"]
+    )
+    theirs = client.create_deployment(client.create_flow_from_name("retrain"), "theirs", work_pool_name="tests")
+    printed = deployed.recast("deploy")
+    assert "gone-tests is removed" in printed
+    there = {each.id for each in client.read_deployments()}
+    assert stranger not in there and theirs in there
+    assert f"retrain/demo-tests: {os.environ.get('PREFECT_UI_URL', '')}" in printed
+    assert {identity for identity, _ in before.values()} <= there
+    client.delete_deployment(theirs)
+
+
+def test_a_dry_run_tells_no_one(deployed: Checkout) -> None:
+    printed = deployed.recast("deploy", "--dry-run", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert "Nothing was deployed" in printed and "recast.data.demo" in printed
+    assert "0 3 * * * Europe/Berlin" in printed and "when it is asked for" in printed
+
+
+def test_another_checkouts_deployments_are_not_taken(
+    deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copy(deployed.file("params.yaml"), tmp_path / "params.yaml")
+    shutil.copytree(deployed.file("infra"), tmp_path / "infra")
+    monkeypatch.chdir(tmp_path)
+    settings = parse()
+    with pytest.raises(RecastError, match=r"this Prefect server has one of that name already.*deploy\.pool"):
+        deployments.deploy(settings, deployments.planned(settings, ["demo"]))
+
+
+@pytest.mark.parametrize("cron", ["0 25 * * *", "a b c d e"])
+def test_a_schedule_that_is_none_is_refused(cron: str, deployed: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(deployed.root)
+    settings = parse()
+    schedule = settings.deploy.retrain.model_copy(update={"cron": cron})
+    wrong = settings.model_copy(update={"deploy": settings.deploy.model_copy(update={"retrain": schedule})})
+    with pytest.raises(RecastError, match=r"deploy\.retrain\.cron"):
+        deployments.planned(wrong, ["demo"])
+
+
+def test_an_event_starts_the_flow_in_the_projects_root(deployed: Checkout, client: SyncPrefectClient) -> None:
+    known = {run.id for run in client.read_flow_runs()}
+    deployed.recast("arrived", "demo")
+    (new,) = new_runs(client, known, 1)
+    run = ended(client, new)
+    assert run.state and run.state.is_completed() and run.name == "retrain demo"
+    ran = deployed.file("ran.txt").read_text().splitlines()[-1]
+    assert ran.split()[:3] == ["retrain", "demo", str(deployed.root.resolve())]
+
+
+def test_a_run_that_is_killed_is_told_and_the_one_that_waits_goes_on(
+    deployed: Checkout, client: SyncPrefectClient
+) -> None:
+    first = running(client, ask("retrain", problem="demo", seconds=600))
+    second = until(client, ask("retrain", problem="demo"), lambda now: now.state_name == "AwaitingConcurrencySlot")
+    assert first.infrastructure_pid
+    os.kill(int(first.infrastructure_pid), signal.SIGKILL)
+    assert ended(client, first).state_name == "Crashed"
+    assert ended(client, second).state_name == "Completed"
+    assert str(first.id) in told(deployed, "failure: retrain of demo has crashed\n"), "with a link to its page"
+
+
+def test_a_run_that_fails_is_tried_again_and_one_that_takes_too_long_is_ended(
+    deployed: Checkout, client: SyncPrefectClient
+) -> None:
+    failing = ask("monitor", problem="demo", fail=True)
+    long = ask("predict", problem="demo", seconds=600)
+    failed = ended(client, failing)
+    assert failed.state_name == "Failed" and failed.run_count == 2
+    assert failed.empirical_policy.retry_delay == 1, "0.6 s before the first, twice that before the second"
+    text = told(deployed, "failure: monitor of demo has failed\n")
+    assert text.startswith("    Flow run encountered an exception: ValueError: as it was asked for\n")
+    assert until(client, long, lambda now: now.run_count >= 1 and now.state_name != "Running").state_name in (
+        "AwaitingRetry",
+        "TimedOut",
+    )
+
+
+def test_what_was_missed_is_caught_up_once_and_what_was_killed_is_told(
+    deployed: Checkout, client: SyncPrefectClient
+) -> None:
+    """The worker is killed together with the flow that it runs; events come while it is away."""
+    lost = running(client, ask("monitor", problem="demo", seconds=600))
+    worker = psutil.Process(json.loads(deployed.file(".recast/worker.json").read_text())["pid"])
+    family = [worker, *worker.children(recursive=True)]
+    for each in family:
+        each.kill()
+    psutil.wait_procs(family, timeout=30)
+    known = {run.id for run in client.read_flow_runs()}
+    for count in (1, 2, 3):
+        deployed.recast("arrived", "demo")
+        missed = new_runs(client, known, count)
+    deployed.run(sys.executable, "-c", WORKER.format("start"))
+    assert ended(client, lost).state_name == "Crashed"
+    told(deployed, "failure: monitor demo has crashed\n")
+    states = [state for run in missed if (state := ended(client, run).state)]
+    assert sorted(str(state.name) for state in states) == ["Completed", "Skipped", "Skipped"]
+    (reason,) = {state.message for state in states if state.name == "Skipped"}
+    assert reason == "It was missed; retrain demo catches up for it."
+
+
+def test_where_overlap_is_skipped_the_second_run_is(deployed: Checkout, client: SyncPrefectClient) -> None:
+    deployed.settings(deploy=DEPLOY | {"on_overlap": "skip"})
+    deployed.recast("deploy")
+    first = running(client, ask("retrain", problem="demo", seconds=600))
+    second = ended(client, ask("retrain", problem="demo"))
+    assert second.state_name == "Cancelled" and second.state and "concurrency" in str(second.state.message)
+    assert first.infrastructure_pid
+    os.kill(int(first.infrastructure_pid), signal.SIGKILL)
+    assert ended(client, first).state_name == "Crashed"
+
+
+def test_the_worker_is_shown_and_stopped_with_all_that_it_has_started(
+    deployed: Checkout, client: SyncPrefectClient
+) -> None:
+    assert "Worker: runs" in deployed.recast("status")
+    running(client, ask("monitor", problem="demo", seconds=600))
+    worker = psutil.Process(json.loads(deployed.file(".recast/worker.json").read_text())["pid"])
+    family = [worker, *worker.children(recursive=True)]
+    assert len(family) > 1
+    deployed.run(sys.executable, "-c", WORKER.format("stop"))
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert "Worker: not running" in deployed.recast("status")
+    deployed.run(sys.executable, "-c", WORKER.format("start"))
