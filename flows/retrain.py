@@ -148,18 +148,23 @@ def _proposed(problem: str, settings: Settings, force: bool) -> State[None] | Pr
     if champion and champion.key == trial.key:
         entry = registry.reign(registry.history(problem))[-1]
         made = comparison.read(problem, entry.decision) if entry.decision else None
-        if not (resumed and made and entry.experiment):
-            _mark(problem).unlink()
-            message = (
-                f"{problem}: the best trial is the champion, version {champion.version}, itself; nothing to compare"
-            )
-            console.print(message, highlight=False)
-            return Completed(name=UNCHANGED, message=message)
-        # A killed run had promoted it, and not told of it yet.
-        return Proposal(champion, None, made, entry.experiment)
+        if resumed and made:
+            # A killed run has promoted it, and not told of it yet.
+            return Proposal(champion, None, made, _experiment(made))
+        return _unchanged(problem, f"the best trial is the champion, version {champion.version}, itself")
+    before = registry.decided(problem, comparison.identity(trial, champion, settings))
+    if before and not resumed:
+        return _unchanged(problem, f"{trial.label} was decided on before ({before.kind}), and nothing has changed")
     challenger = register_task(trial, patience)
     decision = compare_task(trial, challenger, champion, settings)
     return Proposal(challenger, champion, decision, _experiment(decision))
+
+
+def _unchanged(problem: str, why: str) -> State[None]:
+    """The end of a retraining that has found nothing to compare."""
+    _mark(problem).unlink()
+    console.print(f"{problem}: {why}", highlight=False, soft_wrap=True)
+    return Completed(name=UNCHANGED, message=f"{problem}: {why}")
 
 
 def _open(problem: str) -> None:
