@@ -12,7 +12,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 # A temporary server for each process would take seconds and lose its last events; there is always a real one.
 os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-# A server that is away for minutes is waited for: 2, 4, ... 128 seconds, four minutes in all. What Prefect's own threads
+# A server that is away for minutes is waited for: 2, 4, ... 128 seconds, four minutes in all. What Prefect's threads
 # could not tell it meanwhile is no news for the console.
 os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "7")
 os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
