@@ -14,14 +14,13 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.checkout import Checkout, write_table
+from tests.test_registry import recast
 
 PLACES = [
     "the increment is accepted",
-    "DVC has noted the increment",
     "the pipeline has run",
     "the version is made",
     "the challenge is written",
-    "the decision is written",
     "the experiment is saved",
     "the promotion is written",
     "an alias is set",
@@ -182,7 +181,7 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
     checkout = retraining.checkout
     knows(checkout, days=1)
     checkout.settings(retrain__approval="1s", retrain__level=0.9)
-    checkout.recast("rollback", "demo")
+    assert retraining.run("rollback") == "rolled back"
     write_table(checkout.file("incoming/demo.csv"), 816)
     assert retraining.run() == "Refused"
     assert "nobody has answered" in history(checkout)[-1]["reason"]
@@ -199,9 +198,12 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
     assert registered(checkout)[1] == {"champion": 5, "previous": 1}
 
 
-def test_a_forecast_is_traced_to_raw_bytes_and_commit_and_back(retraining: Retraining) -> None:
+def test_a_version_is_traced_to_raw_bytes_and_commit_and_back(
+    retraining: Retraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkout = retraining.checkout
-    printed = checkout.recast("trace", "--version", "2")
+    monkeypatch.chdir(checkout.root)
+    printed = recast("trace", "--version", "2")
     lineage = json.loads(checkout.file("data/champion/demo/versions/2.json").read_text())
     assert checkout.run("git", "rev-parse", "HEAD").strip() in printed
     assert "its dvc.lock agrees" in printed and lineage["key"] in printed and lineage["run"] in printed
@@ -209,5 +211,5 @@ def test_a_forecast_is_traced_to_raw_bytes_and_commit_and_back(retraining: Retra
     for name, digest in lineage["raw"].items():
         assert digest in printed, name
     increment = next(digest for name, digest in lineage["raw"].items() if "0001" in name)
-    users = checkout.recast("trace", "--raw", increment)
+    users = recast("trace", "--raw", increment)
     assert "version" in users and lineage["label"] in users
