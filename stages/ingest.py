@@ -356,9 +356,11 @@ def check_columns(rows: Rows, features: tuple[str, ...]) -> None:
                     f"{first_place(rows)}: the header of column {column!r} has bytes that are not UTF-8 "
                     f"({garbled[0]!r}); save the file as UTF-8"
                 )
+            mend = "Correct the name in params.yaml, or the file's header"
+            if len(there) == 1 and (found := re.search(r"[,;\t|]", there[0])):
+                mend = f"The whole header is one column: is {found[0]!r} what separates them? (source.separator)"
             raise RecastError(
-                f"{first_place(rows)}: there is no column {column!r}; the columns are {', '.join(there)}. "
-                "Correct the name in params.yaml, or the file's header"
+                f"{first_place(rows)}: there is no column {column!r}; the columns are {', '.join(there)}. {mend}"
             )
     time = schema[rows.time]
     if not (time in (pl.String, pl.Date, pl.Datetime) or (time.is_numeric() and rows.time_format)):

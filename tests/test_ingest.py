@@ -383,6 +383,13 @@ def test_a_missing_column_lists_what_is_there(tmp_path: Path) -> None:
     assert "there is no column 'when'" in refused(tmp_path, HOURS, source={"time": "when"})
 
 
+@pytest.mark.parametrize(("written", "declared"), [(";", ","), (",", ";"), ("\t", ","), ("|", ";")])
+def test_a_wrong_separator_is_named(tmp_path: Path, written: str, declared: str) -> None:
+    message = refused(tmp_path, HOURS.replace(",", written), source={"separator": declared})
+    assert "rows.csv: there is no column 't'" in message
+    assert f"is {written!r} what separates them? (source.separator)" in message
+
+
 @pytest.mark.parametrize("cell", ["n/a?", "1,5", "inf", "12 °C"])
 def test_text_in_a_number_names_the_line(tmp_path: Path, cell: str) -> None:
     message = refused(tmp_path, HOURS + f'2020-01-01 03:00,"{cell}"\n2020-01-01 04:00,bad\n')
