@@ -22,8 +22,8 @@ class Contract(BaseModel):
     )
     stuck: Duration | dict[str, Duration] | None = Field(
         None,
-        description="a column may stay at one value for so long, one length for all or by column; null: twice as long "
-        "as it ever did in the known rows",
+        description="a column may stay at one value for so long, one length for all or by column; null: three times "
+        "as long as it ever did in the known rows",
     )
     gap: Duration | None = Field("5d", validate_default=True, description="longest time without a row; null: any")
     missing: float | None = Field(
@@ -31,10 +31,10 @@ class Contract(BaseModel):
     )
     clock: bool = Field(True, description="check that the clock is right, by the daily cycle and by rows that overlap")
     drift: float | None = Field(
-        4.0,
+        3.0,
         gt=0,
         description="a column's mean may differ from that of the known rows of the same season by so many of their "
-        "deviations; null: by any",
+        "deviations, that of less than a week by a third more; null: by any",
     )
 
     @model_validator(mode="after")

@@ -35,7 +35,9 @@ A_DAY = timedelta(days=1)
 SEASON = timedelta(days=15)
 """Known rows so many days of the year before and after the new ones are of the same season."""
 LEAST_SEASON_DAYS = 10
-LONGEST = 2
+A_WEEK, OF_FEW_DAYS = timedelta(days=7), 4 / 3
+"""The mean of less than a week may be so many times further from that of the season."""
+LONGEST = 3
 """A value may stay for so many times as long as one ever did in the known rows, and for six rows in any case."""
 LEAST_ROWS_STUCK = 6
 CLOCK_DAYS = 14
@@ -417,6 +419,7 @@ def _drift(limit: float, features: list[str], near: pl.DataFrame, known: Known) 
         if mine.is_empty():
             continue
         span = rows.filter(pl.col("time").is_between(min(mine["time"][0], mine["time"][-1] - A_DAY), mine["time"][-1]))
+        most = limit if mine["time"][-1] - mine["time"][0] > A_WEEK - A_DAY else limit * OF_FEW_DAYS
         column = pl.col(features)
         reference = _season(known.table, series, span["time"])
         seen = reference.select(
@@ -433,12 +436,12 @@ def _drift(limit: float, features: list[str], near: pl.DataFrame, known: Known) 
                 continue
             mean = float(found)
             apart = abs(mean - usual) / deviation
-            if apart > limit:
+            if apart > most:
                 yield Breach(
                     "drift",
                     name,
                     f"its mean is {mean:g}; that of the known rows of the season is {usual:g} with a deviation of "
-                    f"{deviation:g}: {apart:.1f} of them apart, at most {limit:g} are right (contract.drift)",
+                    f"{deviation:g}: {apart:.1f} of them apart, at most {most:g} are right (contract.drift)",
                     {
                         "series": series,
                         "mean": mean,
