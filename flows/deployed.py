@@ -89,7 +89,10 @@ def deployed(flow: Flow[..., Any], schedule: Schedule, deploy: Deploy) -> Flow[.
     )
 
 
-_deploy = parse().deploy
-retrain = deployed(retrain_flow, _deploy.retrain, _deploy)
+_settings = parse()
+_deploy = _settings.deploy
+# The time that a person has for an answer is not the flow's.
+_limit = _deploy.retrain.time_limit + (_settings.retrain.approval or timedelta(0))
+retrain = deployed(retrain_flow, _deploy.retrain.model_copy(update={"time_limit": _limit}), _deploy)
 predict = deployed(predict_flow, _deploy.predict, _deploy)
 monitor = deployed(monitor_flow, _deploy.monitor, _deploy)
