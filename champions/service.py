@@ -383,9 +383,8 @@ def _window(given: Any, forecaster: Forecaster, place: str) -> Windows:
         raise InputError(f"{place}must be an object with time and columns")
     if extra := sorted(set(given) - {"time", "columns", "series"}):
         raise InputError(f"{place}unknown key {extra[0]!r}; allowed are time, columns, series")
-    moments, columns, series = given.get("time"), given.get("columns"), given.get("series")
-    if series is None and len(about.series) == 1:
-        series = about.series[0]
+    moments, columns = given.get("time"), given.get("columns")
+    series = given.get("series", about.series[0] if len(about.series) == 1 else None)
     if not isinstance(series, str):
         raise InputError(f"{place}series must say which of {', '.join(about.series)} this is")
     if not isinstance(moments, list) or not moments:
@@ -511,6 +510,11 @@ class Logged(Forecast):
     made: datetime = Field(description="when it was first made")
 
 
+class Range(BaseModel):
+    low: float = Field(description="the least value in the training rows")
+    high: float = Field(description="the greatest value in them")
+
+
 class Serving(BaseModel):
     problem: str
     model_version: int
@@ -530,7 +534,7 @@ class Serving(BaseModel):
     leads: list[str]
     levels: list[float]
     series: list[str]
-    columns: dict[str, tuple[float, float]] = Field(description="the range of each in the training rows")
+    columns: dict[str, Range]
     known: list[str] = Field(description="columns that are known in advance, to be given up to the last target")
 
 
@@ -670,7 +674,7 @@ def _serving(held: Held) -> dict[str, Any]:
         **{name: getattr(about, name) for name in ("synthetic", "unit", "rows", "levels", "series")},
         "cadence": written(timedelta(seconds=about.cadence)),
         "leads": about.lead_names,
-        "columns": {name: about.ranges[name] for name in about.columns},
+        "columns": {name: dict(zip(("low", "high"), about.ranges[name], strict=True)) for name in about.columns},
         "known": about.preparation.table.known,
     }
 

@@ -94,15 +94,22 @@ def read(file: Path) -> pl.DataFrame:
     """
     try:
         if file.suffix.lower() in (".parquet", ".pq"):
-            return pl.read_parquet(file)
-        rows = pl.read_csv(file, infer_schema_length=None, null_values=["", "NaN", "nan", "NA"])
-        if rows.schema.get("time") == pl.String:
-            rows = rows.with_columns(pl.col("time").str.to_datetime(time_unit="ms", time_zone="UTC"))
+            rows = pl.read_parquet(file)
+        else:
+            rows = pl.read_csv(file, infer_schema_length=None, null_values=["", "NaN", "nan", "NA"])
     except FileNotFoundError:
         raise RecastError(f"{file}: not there") from None
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         raise RecastError(f"{file}: {str(error).splitlines()[0]}") from None
-    return rows
+    if rows.schema.get("time") != pl.String:
+        return rows
+    try:
+        return rows.with_columns(pl.col("time").str.to_datetime(time_unit="ms", time_zone="UTC"))
+    except pl.exceptions.PolarsError as error:
+        raise RecastError(
+            f"{file}: column 'time' must hold times in one form of ISO 8601, such as 2016-01-01T00:00:00: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
 
 
 def _newest(problem: str, forecaster: Forecaster) -> pl.DataFrame:

@@ -130,7 +130,7 @@ def test_what_answers_and_how_it_does(client: httpx.Client, here: list[Version])
     model = client.get("/model").json()
     assert (model["key"], model["run"], model["uri"]) == (here[1].key, here[1].run, "models:/demo/2")
     assert (model["rows"], model["cadence"], model["leads"], model["unit"]) == (48, "1h", ["1d"], "°C")
-    assert model["columns"].keys() == {"T (degC)", "p (mbar)"}
+    assert model["columns"].keys() == {"T (degC)", "p (mbar)"} and model["columns"]["p (mbar)"]["high"] == 1008
     client.post("/forecast", json={"windows": [body(100), body(101)]})
     client.post("/forecast", content="{", headers={"Content-Type": "application/json"})
     client.get("/nowhere/at/all")
@@ -197,6 +197,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], int, str]] = {
     "another unit": (changed(kelvin), 422, "far outside 5."),
     "huge": (changed(lambda b: b["columns"]["p (mbar)"].__setitem__(3, 10**300)), 422, "far outside 992 to 1008"),
     "a number for a series": (changed(lambda b: b.update(series=3)), 422, "series must say which of all this is"),
+    "null for a series": (changed(lambda b: b.update(series=None)), 422, "series must say which of all this is"),
     "no windows": (lambda: {"windows": []}, 422, "windows must be a list"),
     "windows and more": (lambda: {"windows": [body()], "time": []}, 422, "unknown key 'time' beside windows"),
     "one window of several": (
