@@ -95,6 +95,9 @@ POISON: dict[int, Callable[[pl.DataFrame], pl.DataFrame]] = {3: stuck, 5: fahren
 """What comes first in some months."""
 
 
+console = Console()
+
+
 @dataclass(frozen=True)
 class Happened:
     """What became of one arrival.
@@ -172,49 +175,55 @@ def arrive(made: Checkout, name: str, rows: pl.DataFrame, known: set[UUID]) -> A
 
 def main(data: Path, root: Path, year: int, months: int) -> None:
     """Replay, print what happened, and hold it against what must."""
-    console = Console()
     made, files = prepare(root, data, year)
     console.print(f"the checkout: {root}")
-    happened: list[Happened] = []
     with servers(made):
-        os.environ["PREFECT_API_URL"] = address(made)
-        known: set[UUID] = set()
-
-        def one(name: str, rows: pl.DataFrame) -> None:
-            before, since = _trials(made), time.monotonic()
-            run = arrive(made, name, rows, known)
-            happened.append(
-                Happened(
-                    name,
-                    run.state.name,
-                    run.state.message or "",
-                    len(_trials(made) - before),
-                    _champion(made),
-                    time.monotonic() - since,
-                )
-            )
-            each = happened[-1]
-            console.print(
-                f"{each.arrival}: {each.ended}, {each.trained} trials, champion {each.champion}, {each.seconds:.0f} s: "
-                f"{each.message}",
-                markup=False,
-                highlight=False,
-            )
-
-        for month, rows in list(enumerate(files, 1))[:months]:
-            name = f"{year}-{month:02d}"
-            if poison := POISON.get(month):
-                one(f"{name}-{poison.__name__}", poison(rows))
-                assert happened[-1].ended == "Breach" and not happened[-1].trained, happened[-1]
-            one(f"{name}-z", rows)
-            assert happened[-1].ended in ("Promoted", "Refused", "Champion stays"), happened[-1]
-    console.print(_table(happened))
-    console.print(made.recast("champion", "jena", "--history"), markup=False, highlight=False)
-    experiments = made.dvc("exp", "show", "--no-pager", "--csv", "--only-changed")
-    console.print("\n".join(line[:160] for line in experiments.splitlines()), markup=False, highlight=False)
+        happened = replayed(made, year, list(enumerate(files, 1))[:months])
+        shown(made, happened)
     ended = [each.ended for each in happened]
-    console.print(f"the history page: {root / 'data/champion/jena/history.html'}")
     assert months < 12 or ("Promoted" in ended and "Refused" in ended), ended
+
+
+def replayed(made: Checkout, year: int, files: list[tuple[int, pl.DataFrame]]) -> list[Happened]:
+    """Let months come, the poisoned ones first, as a person would deal with them; what became of each."""
+    os.environ["PREFECT_API_URL"] = address(made)
+    known: set[UUID] = set()
+    happened: list[Happened] = []
+
+    def one(name: str, what: str, rows: pl.DataFrame) -> str:
+        before, since = _trials(made), time.monotonic()
+        run = arrive(made, name, rows, known)
+        trained, seconds = len(_trials(made) - before), time.monotonic() - since
+        message = run.state.message or ""
+        happened.append(Happened(f"{name} {what}", run.state.name, message, trained, _champion(made), seconds))
+        console.print(f"{happened[-1]}", markup=False, highlight=False, soft_wrap=True)
+        return str(run.state.name)
+
+    for month, rows in files:
+        name = f"{year}-{month:02d}"
+        if poison := POISON.get(month):
+            serving = _champion(made)
+            assert one(name, poison.__name__, poison(rows)) == "Breach"
+            assert happened[-1].trained == 0 and happened[-1].champion == serving, happened[-1]
+            # The file is mended, and what lies in quarantine deleted.
+            (increment,) = made.file("data/quarantine/jena").glob("*.csv")
+            made.recast("quarantine", "--drop", increment.stem)
+        assert one(name, "", rows) in ("Promoted", "Refused", "Champion stays")
+    return happened
+
+
+def shown(made: Checkout, happened: list[Happened]) -> None:
+    """Print what happened, month by month, and what Recast and DVC have kept of it."""
+    table = Table("arrival", "retraining", "trials", "champion", "seconds", title="What happened")
+    for each in happened:
+        table.add_row(each.arrival, each.ended, str(each.trained), str(each.champion), f"{each.seconds:.0f}")
+    console.print(table)
+    console.print(made.recast("champion", "jena", "--history"), markup=False, highlight=False, soft_wrap=True)
+    experiments = [line.split(",")[:4] for line in made.dvc("exp", "show", "--csv").splitlines()]
+    console.print("\n".join("  ".join(each) for each in experiments), markup=False, highlight=False)
+    page = made.file("data/champion/jena/history.html")
+    assert page.exists()
+    console.print(f"the history page: {page}", soft_wrap=True)
 
 
 def _trials(made: Checkout) -> set[str]:
@@ -231,13 +240,6 @@ def _champion(made: Checkout) -> int | None:
         return int(client.get_model_version_by_alias("jena", "champion").version)
     except MlflowException:
         return None
-
-
-def _table(happened: list[Happened]) -> Table:
-    table = Table("arrival", "retraining", "trials", "champion", "seconds", title="What happened")
-    for each in happened:
-        table.add_row(each.arrival, each.ended, str(each.trained), str(each.champion), f"{each.seconds:.0f}")
-    return table
 
 
 if __name__ == "__main__":
