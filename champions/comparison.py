@@ -27,13 +27,14 @@ from problems.problem import Problem
 from problems.source import written
 from stages import leaderboard, places, tracking
 from stages.atomic import replaced_file, write_json
-from stages.forecaster import About, Forecaster, InputError
+from stages.forecaster import About, Forecaster
 from stages.forecasts import Targets, moments
 from stages.leaderboard import BASELINE
 from stages.metrics import Comparison, Errors, mae, paired_block_bootstrap
 from stages.normalize import Table, times, values
 from stages.selection import best_trials
 from stages.settings import Retrain, Settings
+from stages.tracking import TrackingError
 from stages.trials import Trial, expand
 from stages.window import Windowing, ranges
 from stages.words import decimals, fixed, quantity
@@ -280,7 +281,6 @@ def _decide(trial: Trial, challenger: Version, champion: Version | None, setting
     torch.set_num_threads(1)
     problem = table_problem(trial.problem, settings)
     ours = registry.load(challenger)
-    theirs = registry.load(champion) if champion else _persistence(ours)
     undecided = Decision(
         id=identity(trial, champion, settings),
         problem=trial.problem,
@@ -304,13 +304,20 @@ def _decide(trial: Trial, challenger: Version, champion: Version | None, setting
         reasons=[],
         stretch={},
     )
+    try:
+        theirs = registry.load(champion) if champion else _persistence(ours)
+    except TrackingError:
+        raise
+    except RecastError as error:
+        # A model that the code of today forecasts otherwise with serves no more, and must not stop each retraining.
+        return replace(undecided, reasons=[f"The champion cannot be loaded: {error}"])
     if different := mismatch(ours.about, theirs.about):
         return replace(undecided, reasons=[f"The two do not answer the same question: {different}."])
     windows = _test_windows(trial.problem)
     rows = _rows(trial.problem, windows, max(_reach(ours.about), _reach(theirs.about)))
     try:
         ours_NL, theirs_NL = _forecasts(ours, rows, windows), _forecasts(theirs, rows, windows)
-    except InputError as error:
+    except RecastError as error:
         return replace(undecided, reasons=[f"The champion cannot forecast these windows: {error}."])
     return _judged(undecided, windows, ours_NL, theirs_NL, known_until(champion), settings)
 
@@ -359,7 +366,7 @@ def _forecasts(forecaster: Forecaster, rows: pl.DataFrame, windows: _Windows) ->
     """Forecasts (N, L) of the windows, in the target's unit; NaN of those that the network has no inputs for.
 
     Raises:
-        InputError: the rows lack a column that the network reads.
+        RecastError: the rows lack a column that the network reads, or have a series that it does not know.
     """
     found = forecaster.answered(forecaster.windows(rows, all_windows=True))
     places_of = {key: i for i, key in enumerate(zip(found.series_K, found.targets_KL[:, -1], strict=True))}

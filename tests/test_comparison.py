@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from champions import comparison, pages, registry
@@ -154,6 +155,23 @@ def test_a_champion_of_other_leads_is_told(checkout: Checkout) -> None:
     assert "4h ahead, the challenger 1d" in str(comparison.mismatch(first, replace(second, leads=(3,))))
     assert "°F" in str(comparison.mismatch(first, replace(second, unit="°F")))
     assert trial.key == version.key
+
+
+def test_a_champion_that_serves_no_more_stops_no_retraining(checkout: Checkout) -> None:
+    _, champion = registered("dense")
+    registry.load(champion)
+    (model,) = checkout.root.glob(f".recast/models/demo/{champion.version}-*/**/model.json")
+    text = model.read_text()
+    model.write_text(text.replace('"dense"', '"a cell of another time"'))
+    found = compared("persistence", "dense", worse=0.3)
+    assert not found.promoted and "The champion cannot be loaded" in found.reasons[0]
+    pages.decision_page(found)
+    model.write_text(text)
+    rows = pl.read_parquet("data/ingest/demo/table.parquet")
+    rows.drop("p (mbar)").write_parquet("data/ingest/demo/table.parquet")
+    found = compared("dense", "gru", worse=0.3)
+    assert not found.promoted and "there is no column 'p (mbar)'" in found.reasons[0]
+    rows.write_parquet("data/ingest/demo/table.parquet")
 
 
 def test_the_evidence_is_a_page_an_artifact_and_tags(checkout: Checkout) -> None:
