@@ -70,8 +70,12 @@ def drift(
             counts_DB = _windows(flat.reshape(span, bins), days)
             full = counts_DB.sum(axis=1)
             known_end = int(day_N[known_N].max()) - first
+            fullest = full[: known_end + 1].max()
+            if reference_N.sum() < fullest:
+                # Less of the season is known than one window.
+                continue
             index_D = _index(counts_DB, np.bincount(bin_N[reference_N], minlength=bins))
-            index_D[full < FULLEST * full[: known_end + 1].max()] = np.nan
+            index_D[full < FULLEST * fullest] = np.nan
             # Days whose window is known from end to end; the first of the table have less than a window before them.
             known_days = np.arange(days - 1, known_end)
             usual = index_D[known_days[_season(known_days + first) == season]]
