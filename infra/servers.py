@@ -147,9 +147,16 @@ def start(server: Server) -> str:
 def _launch(server: Server, port: int) -> subprocess.Popen[bytes]:
     """Start the server's process, detached from this one, and note it."""
     command = [sys.executable, *(part.format(port=port) for part in server.command)]
+    # Without it, the pages of a Prefect server on another port would show what the one on 4200 has.
+    pages = {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"} if server is PREFECT else {}
     with server.log.open("ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=_environment() | pages,
         )
     created = psutil.Process(process.pid).create_time()
     write_json(server.record, {"pid": process.pid, "created": created, "port": port})
