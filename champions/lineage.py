@@ -143,7 +143,8 @@ def _traced(forecast: dict[str, Any] | None, lineage: Lineage) -> Trace:
 def experiment_of(problem: str, version: int) -> str | None:
     """The DVC experiment that holds the retraining of a version."""
     entries = [each for each in registry.history(problem) if each.version == version and each.experiment]
-    return entries[-1].experiment if entries else None
+    # A later one may have compared it once more, from another state of the code.
+    return entries[0].experiment if entries else None
 
 
 def using(digest: str) -> Iterator[tuple[Lineage, str]]:
