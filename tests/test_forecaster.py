@@ -14,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from architectures import REGISTRY, WindowShape
 from problems.errors import RecastError
 from problems.problem import Problem
 from stages import batches, fit, places
 from stages.fit import answers
-from stages.forecaster import Forecaster, InputError
+from stages.forecaster import About, Forecaster, InputError
 from stages.forecasts import Forecasts, Targets, bands
 from stages.grid import configurations
 from stages.normalize import Table, normalize, times
@@ -312,6 +313,38 @@ def test_what_is_stored_is_loaded_and_forecasts_the_same(stored: Path) -> None:
     assert example.height <= loaded.about.rows + 3, "the window and what is carried into it"
     assert (loaded.about.problem, loaded.about.unit, loaded.about.lead_names) == ("demo", "°C", ("4h",))
     assert not [file for file in stored.iterdir() if file.suffix not in (".json", ".parquet", ".safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("objective", "shape", "answers"),
+    [
+        ("classes", {"codes": 9, "features": 1, "each": True, "outputs": 9, "carried": True}, (2, 12, 9)),
+        ("labels", {"features": 5, "each": True, "outputs": 5}, (2, 12, 5)),
+        ("binary", {"codes": 9, "features": 1}, (2,)),
+        ("value", {"features": 2}, (2,)),
+    ],
+)
+def test_a_forecaster_of_sequences_is_stored_and_takes_windows(
+    objective: str, shape: dict[str, Any], answers: tuple[int, ...], tmp_path: Path
+) -> None:
+    told = WindowShape(**{"steps": 12, "target": None, "horizon": 0, "day": 0, **shape})
+    network = fit.build("gru", REGISTRY["gru"].Hyperparameters.model_validate({"units": 4}), told, seed=0)
+    served = Forecaster(
+        About("demo", "key", "gru", {"units": 4}, told, objective, "", synthetic=True, code="", data="", commit=""),
+        network,
+    )
+    example = np.arange(24 * told.features).reshape(2, 12, -1) % 9
+    served.write(tmp_path, example if told.codes else example.astype(np.float32))
+    loaded = Forecaster.load(tmp_path)
+    found = loaded.answer(example)
+    assert found.shape == answers and (found == served.answer(example)).all()
+    assert objective != "classes" or found.sum(axis=-1) == pytest.approx(1)
+    with pytest.raises(InputError, match="demo is a problem of sequences: it takes windows, not rows"):
+        loaded.forecast(pl.DataFrame({"time": []}))
+    stored = load_file(tmp_path / "example.safetensors")
+    save_file({**stored, "answer": stored["answer"] + 0.1}, tmp_path / "example.safetensors")
+    with pytest.raises(RecastError, match=r"a forecast differs by 0\.1 .* check out the commit it is of"):
+        Forecaster.load(tmp_path)
 
 
 @pytest.mark.parametrize("change", ["output", "shape", "architecture", "form", "not there"])
