@@ -170,7 +170,7 @@ def test_a_worse_challenger_is_refused(retraining: Retraining) -> None:
     assert "than the champion beyond noise" in history(checkout)[-1]["reason"]
     assert "is refused" in checkout.file(".recast/alerts.log").read_text()
     page = checkout.file("data/champion/demo/history.html").read_text()
-    assert page.count("refusal") == 1 and page.count("promotion") == 2
+    assert page.count(">refusal</td>") == 1 and page.count(">promotion</td>") == 2
 
 
 def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers: dict[str, Any]) -> None:
@@ -180,7 +180,7 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
 
     checkout = retraining.checkout
     knows(checkout, days=1)
-    checkout.settings(retrain__approval="1s", retrain__level=0.9)
+    checkout.settings(retrain__approval="1s", retrain__level=0.55, retrain__worse=9.0)
     assert retraining.run("rollback") == "rolled back"
     write_table(checkout.file("incoming/demo.csv"), 816)
     assert retraining.run() == "Refused"
