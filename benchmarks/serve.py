@@ -107,25 +107,32 @@ def _measured(made: Checkout, requests: int, rounds: int, swaps: int) -> dict[st
     recast, mlflow = _free_port(), _free_port()
     commands = {
         recast: [sys.executable, "-m", "flows", "serve", PROBLEM, "--port", str(recast)],
-        mlflow: [str(BIN / "mlflow"), "models", "serve", "-m", versions[-1].uri, "--env-manager", "local"]
-        + ["--port", str(mlflow), "--workers", "1"],
+        mlflow: f"{BIN / 'mlflow'} models serve -m {versions[-1].uri} --env-manager local --port {mlflow}".split(),
     }
     paths = {recast: "/forecast", mlflow: "/invocations"}
 
-    def throughput(port: int) -> Callable[[], float]:
+    cpu: dict[int, list[float]] = {recast: [], mlflow: []}
+
+    def throughput(port: int, server: psutil.Process) -> Callable[[], float]:
         def forecasts_a_second() -> float:
+            spent = _cpu_seconds(server)
             begun = time.perf_counter()
             # The peer is slow, and is asked for less.
             wanted = requests if port == recast else requests // 5
             load_ = asyncio.run(closed(port, paths[port], bodies[paths[port]], wanted))
             assert not load_.failed, f"{load_.failed} requests have failed"
-            return len(load_.seconds) / (time.perf_counter() - begun)
+            taken = time.perf_counter() - begun
+            cpu[port].append(1000 * (_cpu_seconds(server) - spent) / wanted)
+            return wanted / taken
 
         return forecasts_a_second
 
-    with _served(made, commands[recast], recast, "/ready"), _served(made, commands[mlflow], mlflow, "/ping"):
+    with (
+        _served(made, commands[recast], recast, "/ready") as ours,
+        _served(made, commands[mlflow], mlflow, "/ping") as theirs,
+    ):
         found = alternate(
-            {"recast serve": throughput(recast), "mlflow models serve": throughput(mlflow)},
+            {"recast serve": throughput(recast, ours), "mlflow models serve": throughput(mlflow, theirs)},
             unit="forecasts/s",
             rounds=rounds,
             more_is_better=True,
@@ -139,6 +146,10 @@ def _measured(made: Checkout, requests: int, rounds: int, swaps: int) -> dict[st
         "connections": CONNECTIONS,
         "load of the machine, of its cores": f"{psutil.getloadavg()[0]:.1f} of {psutil.cpu_count()}",
         "results": table(found),
+        "ms of a core a forecast, by the server alone": {
+            name: {"median": round(float(np.median(cpu[port][1:])), 2)}
+            for name, port in (("recast serve", recast), ("mlflow models serve", mlflow))
+        },
         "latency in ms": {
             name: {f"{100 * share:g} %": round(each.percentile(share), 1) for share in (0.5, 0.95, 0.99)}
             for name, each in {
@@ -181,7 +192,7 @@ def _bodies(rows: int) -> dict[str, list[bytes]]:
 
 
 @contextlib.contextmanager
-def _served(made: Checkout, command: list[str], port: int, path: str) -> Iterator[None]:
+def _served(made: Checkout, command: list[str], port: int, path: str) -> Iterator[psutil.Process]:
     """A server, once it answers, until the block ends."""
     environment = {"MLFLOW_TRACKING_URI": "sqlite:///mlruns/mlflow.db"}
     process = made.start(*command, **environment)
@@ -193,12 +204,17 @@ def _served(made: Checkout, command: list[str], port: int, path: str) -> Iterato
                 if httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200:
                     break
             time.sleep(0.2)
-        yield
+        yield psutil.Process(process.pid)
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=30)
         process.kill()
+
+
+def _cpu_seconds(server: psutil.Process) -> float:
+    """That a server and its workers have spent."""
+    return sum(sum(each.cpu_times()[:2]) for each in (server, *server.children(recursive=True)))
 
 
 class _Connection:
