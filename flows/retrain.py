@@ -32,7 +32,7 @@ from flows.progress import console
 from flows.train import TrialsFailed
 from problems.errors import RecastError
 from problems.problem import Problem
-from stages import contract, places, refresh
+from stages import contract, ingest, places, refresh
 from stages.atomic import write_json
 from stages.lock import PATIENCE_SECONDS, only_pipeline
 from stages.rebuild import write_missing
@@ -183,6 +183,7 @@ def _experiment(decision: Decision) -> str:
 def refresh_task(problem: str, settings: Settings) -> Came:
     """Fetch and check what is new, increment by increment; what breaks the contract goes into quarantine."""
     declared = settings.problem(problem)
+    ingest.fetch(problem, settings)
     accepted: list[str] = []
     breaches: list[str] = []
     while isinstance(declared, Problem) and declared.fresh is not None:
