@@ -11,7 +11,7 @@ from benchmarks.measure import machine
 from stages.atomic import write_json
 
 NAMES = ("ingest", "batches", "steps", "cells", "overhead", "memory", "serve")
-READ = ("lecture", "best", "sequences")
+READ = ("lecture", "best", "sequences", "contract")
 """Accuracy, read from the leaderboard of a pipeline that has run for hours: only where it is asked for by name."""
 HERE = Path(__file__).parent.absolute()
 RESULTS = HERE / "results"
