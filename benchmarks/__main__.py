@@ -12,7 +12,7 @@ from stages.atomic import write_json
 
 NAMES = ("ingest", "batches", "steps", "cells", "overhead", "memory", "serve")
 READ = ("lecture", "best", "sequences", "contract")
-"""Accuracy, read from the leaderboard of a pipeline that has run for hours: only where it is asked for by name."""
+"""Accuracy, read from what a pipeline has left that has run for hours: only where it is asked for by name."""
 HERE = Path(__file__).parent.absolute()
 RESULTS = HERE / "results"
 
@@ -21,7 +21,7 @@ def main() -> None:
     """Run benchmarks, print what they found, and with --write keep it in benchmarks/results and docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES + READ)}; none: all but the last three"
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES + READ)}; none: all but the last four"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds, to try it")
     parser.add_argument("--write", action="store_true", help="keep the results")
