@@ -1,6 +1,8 @@
 """Deployments: `infra/prefect.yaml`, filled in for each problem, as Prefect's server knows it."""
 
 import contextlib
+import hashlib
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -124,32 +126,44 @@ def deploy(settings: Settings, wanted: Sequence[Deployment]) -> dict[str, UUID]:
         with contextlib.suppress(ObjectAlreadyExists):
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=pool, type=ProcessWorker.type, base_job_template=template))
+        there = {each.name: _known(client, each) for each in wanted}
         for each in wanted:
-            _check_owner(client, each)
-    for each in wanted:
-        identity = _runner_deployment(each, settings.deploy).apply()
-        assert isinstance(identity, UUID)
-        ids[each.name] = identity
+            new = _runner_deployment(each)
+            known = there[each.name]
+            if known is not None and known.version == new.version:
+                # Told again, Prefect would forget which runs were missed.
+                ids[each.name] = known.id
+                continue
+            identity = new.apply()
+            assert isinstance(identity, UUID)
+            ids[each.name] = identity
     return ids
 
 
-def _check_owner(client: SyncPrefectClient, wanted: Deployment) -> None:
+def _known(client: SyncPrefectClient, wanted: Deployment) -> DeploymentResponse | None:
+    """The deployment of that name which Prefect has.
+
+    Raises:
+        RecastError: it is another checkout's.
+    """
     try:
         there = client.read_deployment_by_name(wanted.name)
     except ObjectNotFound:
-        return
+        return None
     root = (there.job_variables or {}).get("working_dir")
     if root != wanted.definition["work_pool"]["job_variables"]["working_dir"]:
         raise RecastError(
             f"{wanted.name}: this Prefect server has one of that name already, of {root}; give this checkout a name of "
             f"its own: deploy.pool in {FILE}"
         )
+    return there
 
 
-def _runner_deployment(wanted: Deployment, deploy: Deploy) -> RunnerDeployment:
+def _runner_deployment(wanted: Deployment) -> RunnerDeployment:
+    """As Prefect takes it; its version is a hash of all that it is."""
     definition = wanted.definition
     schedules = definition["schedules"] if wanted.cron else []
-    return RunnerDeployment.from_entrypoint(
+    made = RunnerDeployment.from_entrypoint(
         definition["entrypoint"],
         name=definition["name"],
         description=definition["description"],
@@ -164,6 +178,9 @@ def _runner_deployment(wanted: Deployment, deploy: Deploy) -> RunnerDeployment:
         work_pool_name=definition["work_pool"]["name"],
         job_variables=definition["work_pool"]["job_variables"],
     )
+    whole = [definition, wanted.cron, made._parameter_openapi_schema.model_dump(mode="json")]
+    made.version = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
+    return made
 
 
 def gone(settings: Settings) -> list[DeploymentResponse]:

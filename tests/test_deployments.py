@@ -16,11 +16,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
+from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import deployments
 from problems.errors import RecastError
-from stages.settings import parse
+from stages.settings import Schedule, parse
 from tests import checkout
 from tests.checkout import ROOT, Checkout
 
@@ -159,17 +160,17 @@ def until_scheduled(client: SyncPrefectClient, identity: Any) -> None:
 def test_deploying_again_changes_nothing_and_what_is_gone_is_removed(
     deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {each.name: (each.id, each.schedules) for each in client.read_deployments()}
+    before = {(each.id, each.updated) for each in client.read_deployments()}
     stranger = client.create_deployment(
         client.create_flow_from_name("retrain"), "gone-tests", work_pool_name="tests", tags=["recast"]
     )
     theirs = client.create_deployment(client.create_flow_from_name("retrain"), "theirs", work_pool_name="tests")
     printed = deployed.recast("deploy")
     assert "gone-tests is removed" in printed
-    there = {each.id for each in client.read_deployments()}
-    assert stranger not in there and theirs in there
-    assert f"retrain/demo-tests: {os.environ.get('PREFECT_UI_URL', '')}" in printed
-    assert {identity for identity, _ in before.values()} <= there
+    there = {(each.id, each.updated) for each in client.read_deployments()}
+    assert before <= there, "Prefect forgets what was missed of a deployment that it is told of again"
+    assert stranger not in dict(there) and theirs in dict(there)
+    assert f"retrain/demo-tests: {str(client.api_url).removesuffix('/api/')}/deployments/deployment/" in printed
     client.delete_deployment(theirs)
 
 
@@ -188,6 +189,21 @@ def test_another_checkouts_deployments_are_not_taken(
     settings = parse()
     with pytest.raises(RecastError, match=r"this Prefect server has one of that name already.*deploy\.pool"):
         deployments.deploy(settings, deployments.planned(settings, ["demo"]))
+
+
+def test_the_flows_that_are_deployed_are_the_real_ones_with_what_params_yaml_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    settings = parse()
+    for each in deployments.planned(settings, ["jena"]):
+        flow = load_flow_from_entrypoint(each.definition["entrypoint"])
+        schedule: Schedule = getattr(settings.deploy, each.flow)
+        assert flow.name == each.flow and flow.retries == settings.deploy.retries
+        assert flow.timeout_seconds == schedule.time_limit.total_seconds()
+        assert "problem" in flow.parameters.properties and set(each.definition["parameters"]) <= set(
+            flow.parameters.properties
+        )
 
 
 @pytest.mark.parametrize("cron", ["0 25 * * *", "a b c d e"])
