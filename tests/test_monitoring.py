@@ -82,7 +82,7 @@ def with_monitor(**settings: Any) -> None:
 
 
 def test_figures_are_those_of_a_loop_over_forecasts(log: pl.DataFrame, versions: list[Version]) -> None:
-    found = figures(window=2 * DAY)
+    found = figures(window="2d")
     observed = dict(pl.read_parquet(TABLE).select("time", "T (degC)").iter_rows())
     until = datetime.fromisoformat(comparison.validated_until("demo"))
     seen = set()
@@ -186,7 +186,7 @@ def test_that_forecasts_stop_is_a_figure_too(log: pl.DataFrame) -> None:
     rows = pl.read_parquet(TABLE)
     further = rows.tail(240).with_columns(pl.col("time") + 10 * DAY)
     pl.concat([rows, further]).write_parquet(TABLE)
-    row = monitoring.judged(figures(window=2 * DAY), 2)
+    row = monitoring.judged(figures(window="2d"), 2)
     assert (row["forecasts"], row["mae"], row["missing"]) == (0, None, 1.0)
     found = monitoring.breaches(Monitor(missing=0.5), row, 1.0, "°C")
     assert [each.rule for each in found] == ["missing"] and "of 100.0 % of what was observed" in found[0].message
