@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
@@ -23,7 +23,7 @@ from problems.fresh import QueryFresh
 from problems.increments import FOLDER, GrowingSource, increments, number
 from problems.problem import Problem
 from problems.source import AGE, Progress, Rows
-from problems.table import TableSource, is_parquet
+from problems.table import TableSource, is_parquet, stored
 from stages import places
 from stages.atomic import replaced_file, write_json
 from stages.ingest import (
@@ -102,11 +102,12 @@ def arrived(problem: str, settings: Settings, progress: Progress) -> Arrival | N
     for each in (scratch, cache):
         each.mkdir(parents=True, exist_ok=True)
     came: list[_Came] = []
-    with readable_polars_errors(store, folder, lambda _: _fault(source, [each.file for each in came])):
-        for file in _fetched(declared, source, store, scratch, cache, progress, settings.ingest.attempts):
-            came.append(file)
-        found = _compared(came, declared, source, store, scratch)
+    with readable_polars_errors(store, folder, lambda _: _fault(source, [one.file for one in came])):
+        came += _fetched(declared, source, store, scratch, cache, progress, settings.ingest.attempts)
+        found = _compared([each for each in came if each.lines], declared, source, store, scratch)
         arrival = None if found is None else _written(problem, found, folder)
+    if arrival is None:
+        _note_known(came, declared, store, cache)
     shutil.rmtree(scratch if arrival else folder)
     return arrival
 
@@ -120,7 +121,7 @@ def _fetched(
     progress: Progress,
     attempts: int,
 ) -> "list[_Came]":
-    """The files that have rows.
+    """The files, without the lines that are known to be known.
 
     A last line without an end may be half of one: it is left for the next time, and taken then if the file is the same.
     """
@@ -130,10 +131,45 @@ def _fetched(
         after = _last_known(source, store, scratch, fresh.overlap or timedelta(0))
     files = fresh.files(source, cache, after, store.name, progress, attempts)
     note = cache / "sizes.json"
-    sizes = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
-    came = [_Came.of(file, source, scratch, sizes.get(str(file)) == file.stat().st_size) for file in files]
-    write_json(note, {str(file): file.stat().st_size for file in files})
-    return [each for each in came if each.lines]
+    before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    sizes = {str(file): file.stat().st_size for file in files}
+    known = _known_bytes(problem, store, cache)
+    came = []
+    for i, file in enumerate(files):
+        own = scratch / str(i)
+        own.mkdir()
+        ended = before.get(str(file)) == sizes[str(file)]
+        came.append(_Came.of(file, source, own, ended, known.get(str(file))))
+    write_json(note, sizes)
+    return came
+
+
+def _note_known(came: "Sequence[_Came]", problem: Problem, store: Path, cache: Path) -> None:
+    """Note how far the lines of each file are known, so that they need not be compared again: a running file may grow
+    for years."""
+    if getattr(problem.source, "repeated_hour", None) == "in order":
+        return  # which of two hours a line is of, those before it tell
+    files = {str(each.origin): asdict(each.seen) for each in came if each.seen}
+    write_json(cache / "known.json", {"of": _state(problem, store), "files": files})
+
+
+def _known_bytes(problem: Problem, store: Path, cache: Path) -> "dict[str, _Seen]":
+    """How far the lines of each file are known, if what they were compared with is still there."""
+    note = cache / "known.json"
+    if not note.exists():
+        return {}
+    found = json.loads(note.read_text(encoding="utf-8"))
+    then, now = found["of"], _state(problem, store)
+    if then["base"] != now["base"] or not set(then["increments"]) <= set(now["increments"]):
+        return {}
+    return {name: _Seen(**seen) for name, seen in found["files"].items()}
+
+
+def _state(problem: Problem, store: Path) -> dict[str, Any]:
+    """What rows are compared with, and by which columns."""
+    there = [*increments(store / FOLDER), *increments(places.quarantine(store.name))]
+    base = [[file.name, file.stat().st_size] for file in stored(store)]
+    return {"base": [*base, *problem.table.features], "increments": [file.name for file in there]}
 
 
 def growing(problem: str, settings: Settings) -> tuple[Problem, GrowingSource]:
@@ -260,21 +296,36 @@ def _moved(file: Path, folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
+class _Seen:
+    """The beginning of a file: so many bytes, and their sha256."""
+
+    end: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class _Came:
     """A file that has come, without what is no row of it.
 
     Attributes:
         head: what stands before the rows of a CSV file; the columns of a Parquet file
         lines: how many rows there are
+        origin: the file as it came
+        seen: what of it was looked at; None where it is packed or a Parquet file
     """
 
     file: Path
     head: bytes
     lines: int
+    origin: Path
+    seen: _Seen | None
 
     @classmethod
-    def of(cls, file: Path, source: GrowingSource, scratch: Path, ended: bool) -> "_Came":
+    def of(cls, file: Path, source: GrowingSource, scratch: Path, ended: bool, known: _Seen | None) -> "_Came":
         """Copy the whole lines of a file into `scratch`; a last one without an end only if the file has `ended`.
+
+        Args:
+            known: the beginning of the file, whose lines are left out if it is as it was.
 
         Raises:
             RecastError: the file cannot be read.
@@ -289,25 +340,32 @@ class _Came:
                     f"{file}: not a whole Parquet file: {str(error).splitlines()[0]}; if it is still being written, "
                     "refresh again later"
                 ) from error
-            return cls(plain, str(schema).encode(), frame.select(pl.len()).collect().item())
+            return cls(plain, str(schema).encode(), frame.select(pl.len()).collect().item(), file, None)
         table = source if isinstance(source, TableSource) else None
         if table is not None and not "a\n".encode(table.encoding).endswith(b"a\n"):
             raise RecastError(f"{file}: lines that are {table.encoding} cannot be told apart; save it as utf-8")
-        copy, lines = scratch / file.name / f"{plain.stem}.csv", 0
+        copy, lines = scratch / "rows" / f"{plain.stem}.csv", 0
         copy.parent.mkdir()
         with plain.open("rb") as content, copy.open("wb") as out:
             head = b"".join(content.readline() for _ in range(1 + (table.skip_lines if table else 0)))
             out.write(head)
+            end, digest = len(head), hashlib.sha256(head)
+            if known is not None and known.end > end:
+                there = digest.copy()
+                for chunk in _chunks(content, known.end - end):
+                    there.update(chunk)
+                if there.hexdigest() == known.sha256:
+                    end, digest = known.end, there
+            content.seek(end)
             for line in content:
-                if not line.strip():
-                    continue
-                if not line.endswith(b"\n"):
-                    if not ended:
-                        break
-                    line += b"\n"
-                out.write(line)
-                lines += 1
-        return cls(copy, head, lines)
+                if not line.endswith(b"\n") and not ended:
+                    break
+                end += len(line)
+                digest.update(line)
+                if line.strip():
+                    out.write(line if line.endswith(b"\n") else line + b"\n")
+                    lines += 1
+        return cls(copy, head, lines, file, _Seen(end, digest.hexdigest()) if plain == file else None)
 
     def rows(self, problem: Problem, source: GrowingSource, scratch: Path) -> pl.DataFrame:
         """The rows by their line: time, series, features, and what the cells hold as they are written.
@@ -466,6 +524,13 @@ def _written(problem: str, new: _New, folder: Path) -> Arrival:
     rows = sum(map(len, new.lines))
     first, last = (None if each is None else str(each) for each in (new.first, new.last))
     return Arrival(problem, rows, new.corrected, new.late, new.known, first, last, pending, sha256)
+
+
+def _chunks(content: BinaryIO, count: int) -> Iterator[bytes]:
+    """The next bytes of a file, at most `count`."""
+    while count > 0 and (chunk := content.read(min(count, 1 << 20))):
+        count -= len(chunk)
+        yield chunk
 
 
 def _picked(came: _Came, lines: set[int]) -> Iterator[bytes]:

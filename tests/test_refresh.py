@@ -153,6 +153,29 @@ def test_the_same_rows_in_several_files_and_a_file_that_shrinks(lines: list[byte
     assert arrived(settings()) is None
 
 
+def test_lines_that_are_known_are_compared_again_only_where_something_has_changed(
+    lines: list[bytes], settings: Make
+) -> None:
+    file = Path("incoming/month.csv")
+    file.write_bytes(b"".join([lines[0], *lines[590:700]]))
+    first = accepted(settings())
+    assert arrived(settings()) is None
+    file.write_bytes(b"".join([lines[0], *lines[590:710]]))
+    grown = accepted(settings())
+    assert (grown.rows, grown.known) == (10, 0)
+    assert arrived(settings()) is None
+    # The store is another one, as after a git checkout and a dvc checkout.
+    increments(places.raw("demo") / FOLDER)[0].unlink()
+    again = accepted(settings())
+    assert (again.rows, again.known, again.late) == (first.rows, 21, 99)
+    assert arrived(settings()) is None
+    file.write_bytes(b"".join([lines[0], changed(lines[595], 9), *lines[596:710]]))
+    corrected = accepted(settings())
+    assert (corrected.rows, corrected.corrected) == (1, 1)
+    shutil.rmtree(places.STATE)
+    assert arrived(settings()) is None
+
+
 def test_files_with_other_columns_are_other_increments(lines: list[bytes], settings: Make) -> None:
     Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:640]]))
     wider = [b"p (mbar),rain,time,T (degC)\n"]
