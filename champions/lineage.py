@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
-from champions import forecast_log, registry
-from champions.registry import Version
+from champions import forecast_log
+from champions.history import FOLDER, Version, folder, history
 from problems.errors import RecastError
 from stages import places, tracking
 from stages.atomic import write_json
@@ -65,7 +65,7 @@ class Trace:
 
 
 def _file(problem: str, version: int) -> Path:
-    return registry.folder(problem) / "versions" / f"{version}.json"
+    return folder(problem) / "versions" / f"{version}.json"
 
 
 def note(trial: Trial, version: Version) -> Lineage:
@@ -142,14 +142,14 @@ def _traced(forecast: dict[str, Any] | None, lineage: Lineage) -> Trace:
 
 def experiment_of(problem: str, version: int) -> str | None:
     """The DVC experiment that holds the retraining of a version."""
-    entries = [each for each in registry.history(problem) if each.version == version and each.experiment]
+    entries = [each for each in history(problem) if each.version == version and each.experiment]
     # A later one may have compared it once more, from another state of the code.
     return entries[0].experiment if entries else None
 
 
 def using(digest: str) -> Iterator[tuple[Lineage, str]]:
     """The versions, of whatever problem, that used a raw file, and its name; by the beginning of its SHA-256."""
-    for file in sorted(registry.FOLDER.glob("*/versions/*.json"), key=lambda each: (each.parts[-3], int(each.stem))):
+    for file in sorted(FOLDER.glob("*/versions/*.json"), key=lambda each: (each.parts[-3], int(each.stem))):
         lineage = of(file.parts[-3], int(file.stem))
         for name, sha256 in lineage.raw.items():
             if sha256.startswith(digest):

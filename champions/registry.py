@@ -7,168 +7,71 @@ A kill between the two, or at any other moment, is mended by the next call.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import mlflow
 from filelock import FileLock
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from pydantic import TypeAdapter, ValidationError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
+from champions.history import (
+    Entry,
+    Version,
+    append,
+    challenger,
+    challenger_of,
+    champion,
+    champion_of,
+    decided,
+    decided_of,
+    file_of,
+    folder,
+    history,
+    new_entry,
+    reign,
+    roll_back,
+    writing,
+)
 from problems.errors import RecastError
 from stages import tracking
-from stages.atomic import replaced_file, replaced_folder
+from stages.atomic import replaced_folder
 from stages.forecaster import Forecaster
 from stages.packaging import PACKAGED
 from stages.places import STATE
 from stages.trials import Trial, read_run, trial_folder
 from stages.words import without_passwords
 
+__all__ = [
+    "Entry",
+    "Version",
+    "challenge",
+    "challenger",
+    "champion",
+    "decided",
+    "folder",
+    "history",
+    "is_stored",
+    "known",
+    "load",
+    "patiently",
+    "promote",
+    "reconcile",
+    "refuse",
+    "register",
+    "reign",
+    "rollback",
+    "tag",
+    "writing",
+]
+
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 KEY, LABEL = "recast.key", "recast.label"
 """Tags of a version: the key of its trial, and what it is for people."""
 LONGEST_WAIT_SECONDS = 15
-FOLDER = Path("data/champion")
-"""Histories, decisions and pages, a folder a problem."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version of a problem's registered model.
-
-    Attributes:
-        key: of the trial.
-        run: the trial's run in MLflow.
-        label: of the trial, for people: gru units=32 seed=1.
-        uri: by which MLflow loads it.
-    """
-
-    problem: str
-    version: int
-    key: str
-    run: str
-    label: str = ""
-
-    @property
-    def uri(self) -> str:
-        return f"models:/{self.problem}/{self.version}"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Something that happened to a problem's champion.
-
-    Attributes:
-        kind: challenge (a version was registered, to be compared), promotion, refusal or rollback.
-        time: in UTC, ISO 8601.
-        version, key, run, label: of the challenger; of a rollback, of the version that is champion again.
-        former: the champion before, if there was one.
-        decision: id of the comparison that it rests on, if there was one.
-        reason: in a sentence.
-        by: retrain, or the person who asked for it.
-        experiment: name of the DVC experiment that holds the retraining, where there is one.
-    """
-
-    kind: Literal["challenge", "promotion", "refusal", "rollback"]
-    time: str
-    version: int
-    key: str
-    run: str
-    label: str
-    former: int | None
-    decision: str | None
-    reason: str
-    by: str
-    experiment: str | None = None
-
-
-def folder(problem: str) -> Path:
-    """Where a problem's history, decisions and pages are."""
-    return FOLDER / problem
-
-
-def _file(problem: str) -> Path:
-    return folder(problem) / "history.json"
-
-
-def history(problem: str) -> list[Entry]:
-    """All that happened, the oldest first.
-
-    Raises:
-        RecastError: the file cannot be read.
-    """
-    file = _file(problem)
-    if not file.exists():
-        return []
-    try:
-        return TypeAdapter(list[Entry]).validate_json(file.read_bytes())
-    except ValidationError as error:
-        what = error.errors()[0]
-        raise RecastError(
-            f"{file}: {'.'.join(map(str, what['loc']))}: {what['msg']}; restore the file, or move {folder(problem)} "
-            "aside to begin a new history"
-        ) from error
-
-
-@contextmanager
-def writing(problem: str) -> Iterator[None]:
-    """Hold the lock of what is written of a problem's champion: a person may roll back while a flow promotes."""
-    STATE.mkdir(exist_ok=True)
-    with FileLock(STATE / f"champion-{problem}.lock"):
-        yield
-
-
-def _append(problem: str, made: Callable[[list[Entry]], Entry | None]) -> None:
-    """Add what is made of the entries that there are, if anything is; the file has it, or is as it was."""
-    with writing(problem):
-        entries = history(problem)
-        entry = made(entries)
-        if entry is not None:
-            with replaced_file(_file(problem)) as temporary:
-                temporary.write_bytes(TypeAdapter(list[Entry]).dump_json([*entries, entry], indent=1) + b"\n")
-
-
-def reign(entries: Sequence[Entry]) -> list[Entry]:
-    """The champions that a rollback could go back to, the present one last: what promotions added, rollbacks took."""
-    found: list[Entry] = []
-    for entry in entries:
-        if entry.kind == "promotion":
-            found.append(entry)
-        elif entry.kind == "rollback":
-            del found[-1:]
-    return found
-
-
-def _version(problem: str, entry: Entry) -> Version:
-    return Version(problem, entry.version, entry.key, entry.run, entry.label)
-
-
-def champion(problem: str) -> Version | None:
-    """The champion by the history, or None where there was never one. MLflow is not asked."""
-    return _champion(problem, history(problem))
-
-
-def _champion(problem: str, entries: Sequence[Entry]) -> Version | None:
-    found = reign(entries)
-    return _version(problem, found[-1]) if found else None
-
-
-def challenger(problem: str) -> Version | None:
-    """The version that was last proposed, unless it has become champion."""
-    return _challenger(problem, history(problem))
-
-
-def _challenger(problem: str, entries: Sequence[Entry]) -> Version | None:
-    found = [entry for entry in entries if entry.kind != "rollback"]
-    return _version(problem, found[-1]) if found and found[-1].kind != "promotion" else None
 
 
 def known(problem: str) -> dict[int, Version]:
@@ -261,11 +164,11 @@ def challenge(version: Version) -> None:
     problem = version.problem
 
     def made(entries: list[Entry]) -> Entry | None:
-        if _challenger(problem, entries) == version:
+        if challenger_of(problem, entries) == version:
             return None
-        return _entry("challenge", version, entries, None, "", "retrain", None)
+        return new_entry("challenge", version, entries, None, "", "retrain", None)
 
-    _append(problem, made)
+    append(problem, made)
     reconcile(problem)
 
 
@@ -287,11 +190,11 @@ def promote(
     """
 
     def made(entries: list[Entry]) -> Entry | None:
-        if _champion(problem, entries) == version:
+        if champion_of(problem, entries) == version:
             return None
-        return _entry("promotion", version, entries, decision, reason, by, experiment)
+        return new_entry("promotion", version, entries, decision, reason, by, experiment)
 
-    _append(problem, made)
+    append(problem, made)
     reconcile(problem)
 
 
@@ -306,22 +209,12 @@ def refuse(
     problem = version.problem
 
     def made(entries: list[Entry]) -> Entry | None:
-        if _decided(entries, decision):
+        if decided_of(entries, decision):
             return None
-        return _entry("refusal", version, entries, decision, reason, by, experiment)
+        return new_entry("refusal", version, entries, decision, reason, by, experiment)
 
-    _append(problem, made)
+    append(problem, made)
     reconcile(problem)
-
-
-def decided(problem: str, decision: str | None) -> Entry | None:
-    """What became of a comparison, where something has."""
-    return _decided(history(problem), decision)
-
-
-def _decided(entries: Sequence[Entry], decision: str | None) -> Entry | None:
-    found = [entry for entry in entries if decision and entry.decision == decision]
-    return found[-1] if found else None
 
 
 def rollback(problem: str, by: str = "retrain", reason: str = "") -> Version:
@@ -331,44 +224,9 @@ def rollback(problem: str, by: str = "retrain", reason: str = "") -> Version:
         RecastError: there is none.
         TrackingError: MLflow has failed; the history has it all the same.
     """
-
-    def made(entries: list[Entry]) -> Entry:
-        found = reign(entries)
-        if len(found) < 2:
-            now = f"version {found[-1].version} is the first champion" if found else "there is no champion"
-            raise RecastError(f"{problem}: {now}, so there is no former one to go back to")
-        return _entry("rollback", _version(problem, found[-2]), entries, None, reason, by, None)
-
-    _append(problem, made)
+    former = roll_back(problem, by, reason)
     reconcile(problem)
-    now = champion(problem)
-    assert now is not None
-    return now
-
-
-def _entry(
-    kind: Literal["challenge", "promotion", "refusal", "rollback"],
-    version: Version,
-    entries: Sequence[Entry],
-    decision: str | None,
-    reason: str,
-    by: str,
-    experiment: str | None,
-) -> Entry:
-    now = _champion(version.problem, entries)
-    return Entry(
-        kind,
-        datetime.now(UTC).isoformat(timespec="seconds"),
-        version.version,
-        version.key,
-        version.run,
-        version.label,
-        now.version if now else None,
-        decision,
-        reason,
-        by,
-        experiment,
-    )
+    return former
 
 
 def reconcile(problem: str) -> None:
@@ -382,7 +240,7 @@ def reconcile(problem: str) -> None:
         TrackingError: MLflow has failed.
     """
     with tracking.reported():
-        if not _file(problem).exists():
+        if not file_of(problem).exists():
             _take_over(problem)
         # What is set follows from one reading of the history, and nobody writes it meanwhile.
         with writing(problem):
@@ -394,12 +252,12 @@ def _take_over(problem: str) -> None:
     """Begin a history with the champion that MLflow has, if it has one."""
     version = known(problem).get(_aliases(problem).get(CHAMPION, 0))
     if version:
-        _append(
+        append(
             problem,
             lambda entries: (
                 None
                 if entries
-                else _entry("promotion", version, entries, None, "taken over from MLflow's alias", "MLflow", None)
+                else new_entry("promotion", version, entries, None, "taken over from MLflow's alias", "MLflow", None)
             ),
         )
 
@@ -422,7 +280,7 @@ def _set_aliases(problem: str, entries: Sequence[Entry]) -> None:
     """
     aliases = _aliases(problem)
     reigned = reign(entries)
-    proposed = _challenger(problem, entries)
+    proposed = challenger_of(problem, entries)
     wanted = {
         CHAMPION: reigned[-1].version if reigned else None,
         PREVIOUS: reigned[-2].version if len(reigned) > 1 else None,
@@ -442,7 +300,7 @@ def _set_aliases(problem: str, entries: Sequence[Entry]) -> None:
 
 def _lost(problem: str) -> RecastError:
     return RecastError(
-        f"{_file(problem)} names versions that MLflow at {without_passwords(tracking.uri())} does not have. Name the "
+        f"{file_of(problem)} names versions that MLflow at {without_passwords(tracking.uri())} does not have. Name the "
         f"store that has them by MLFLOW_TRACKING_URI, or move {folder(problem)} aside to begin a new history"
     )
 

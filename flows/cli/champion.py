@@ -14,8 +14,8 @@ from stages import places
 from stages.settings import load, parse
 
 if TYPE_CHECKING:
+    from champions.history import Entry
     from champions.lineage import Trace
-    from champions.registry import Entry
 
 Problem = Annotated[str, typer.Argument(help="a problem that `run` in params.yaml lists")]
 
@@ -71,17 +71,32 @@ def promote(
 @app.command()
 def rollback(problem: Problem) -> None:
     """Make the former champion the champion again; each further call goes one further back."""
-    from champions import pages, registry
+    from champions.history import champion as present
+    from champions.history import history, roll_back
 
     _check(problem)
-    if not registry.history(problem):
+    if not history(problem):
         # There may be a champion that another checkout has made.
-        registry.reconcile(problem)
-    left = registry.champion(problem)
-    found = registry.rollback(problem, by=getpass.getuser(), reason="by hand")
-    pages.write_history(problem)
+        _reconcile(problem)
+    left = present(problem)
+    # With this it is done for whoever follows the history. The rest takes the seconds that MLflow needs to be loaded.
+    found = roll_back(problem, by=getpass.getuser(), reason="by hand")
     was = f"; version {left.version} was" if left else ""
     console.print(f"{problem}: version {found.version}, {found.label}, is champion again{was}", highlight=False)
+    _reconcile(problem)
+    _write_history(problem)
+
+
+def _reconcile(problem: str) -> None:
+    from champions import registry
+
+    registry.reconcile(problem)
+
+
+def _write_history(problem: str) -> None:
+    from champions import pages
+
+    pages.write_history(problem)
 
 
 @app.command()
@@ -90,11 +105,11 @@ def champion(
     history: Annotated[bool, typer.Option("--history", help="show all that happened")] = False,
 ) -> None:
     """Show which version serves, and which would by a rollback; with --history, all promotions and refusals."""
-    from champions import registry
+    from champions import history as champions
 
     _check(problem)
-    entries = registry.history(problem)
-    reigned = registry.reign(entries)
+    entries = champions.history(problem)
+    reigned = champions.reign(entries)
     if not entries:
         console.print(f"{problem}: there is no champion yet; `recast retrain {problem}` finds the first")
         return
@@ -104,7 +119,7 @@ def champion(
         table = Table("", "version", "trial", "since", "by", title=f"Champion of {problem}")
         for role, entry in zip(("champion", "previous"), reversed(reigned), strict=False):
             table.add_row(role, str(entry.version), escape(entry.label), _moment(entry), escape(entry.by))
-        if waiting := registry.challenger(problem):
+        if waiting := champions.challenger(problem):
             table.add_row("challenger", str(waiting.version), escape(waiting.label), "", "")
         results.print(table)
     _where(problem)
@@ -180,9 +195,9 @@ def _table(problem: str, entries: "list[Entry]", now: "list[Entry]") -> Table:
 
 def _where(problem: str) -> None:
     """Where to look next."""
-    from champions import registry
+    from champions.history import folder
 
-    page = registry.folder(problem) / "history.html"
+    page = folder(problem) / "history.html"
     if page.exists():
         results.print(f"History: {page}", soft_wrap=True)
 
