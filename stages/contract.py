@@ -194,6 +194,11 @@ def _bounds(bounds: list[float | None]) -> str:
     return f"at least {least:g}" if most is None else f"{least:g} to {most:g}"
 
 
+def _long(duration: timedelta) -> str:
+    """A duration in hours or days, to a tenth."""
+    return f"{duration / A_DAY:.1f} d" if duration >= 2 * A_DAY else f"{duration / timedelta(hours=1):.1f} h"
+
+
 def _at(row: dict[str, Any]) -> dict[str, str]:
     return {"series": row["series"], "time": str(row["time"])}
 
@@ -238,8 +243,8 @@ def _stuck(contract: Contract, features: list[str], near: pl.DataFrame, known: K
             yield Breach(
                 "stuck",
                 name,
-                f"{longest['value']:g} for {written(longest['length'])} from {longest['begin']} on; at most "
-                f"{written(allowed)} is right ({why})",
+                f"{longest['value']:g} for {_long(longest['length'])} from {longest['begin']} on; at most "
+                f"{_long(allowed)} is right ({why})",
                 {
                     "value": longest["value"],
                     "seconds": longest["length"].total_seconds(),
@@ -285,8 +290,8 @@ def _gaps(contract: Contract, near: pl.DataFrame, known: Known) -> Iterator[Brea
         yield Breach(
             "gap",
             None,
-            f"no row between {row['after']} and {row['time']}, {written(row['time'] - row['after'])}; at most "
-            f"{written(contract.gap)} is right (contract.gap)",
+            f"no row between {row['after']} and {row['time']}, {_long(row['time'] - row['after'])}; at most "
+            f"{_long(contract.gap)} is right (contract.gap)",
             {"series": row["series"], "after": str(row["after"]), "before": str(row["time"])},
         )
 
