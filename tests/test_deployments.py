@@ -20,6 +20,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import deployments
+from infra import servers
 from problems.errors import RecastError
 from stages.settings import Schedule, parse
 from tests import checkout
@@ -289,7 +290,7 @@ def test_where_overlap_is_skipped_the_second_run_is(deployed: Checkout, client: 
 
 
 def test_the_worker_is_shown_and_stopped_with_all_that_it_has_started(
-    deployed: Checkout, client: SyncPrefectClient
+    deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "Worker: runs" in deployed.recast("status")
     running(client, ask("monitor", problem="demo", seconds=600))
@@ -299,5 +300,6 @@ def test_the_worker_is_shown_and_stopped_with_all_that_it_has_started(
     deployed.run(sys.executable, "-c", WORKER.format("stop"))
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
-    assert "Worker: not running" in deployed.recast("status")
+    monkeypatch.chdir(deployed.root)
+    assert servers.url(servers.WORKER) is None
     deployed.run(sys.executable, "-c", WORKER.format("start"))
