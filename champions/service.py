@@ -226,10 +226,11 @@ class Service:
             thread.start()
 
     def stop(self) -> None:
-        """Answer what waits, write down what is not, and end."""
+        """Answer what waits, write down what is not, and end; what the log still refuses is told, and lost."""
+        # First: where the log refuses, what waits for it would hold up the end.
+        self._stopping.set()
         self._waiting.put(None)
         self._threads[0].join()
-        self._stopping.set()
         self._unlogged.put(None)
         self._threads[1].join()
 
@@ -471,7 +472,7 @@ def shown(forecasts: pl.DataFrame, about: About) -> list[dict[str, Any]]:
 
 
 def encoded(value: Any) -> bytes:
-    # Times are in UTC, and say so.
+    """JSON, whose times are in UTC and say so."""
     return orjson.dumps(value, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z)
 
 
