@@ -3,8 +3,8 @@
     python retrain_killed.py PROBLEM
 
 reads a place to die at a line, retrains in a process of its own that dies there as by `kill -9`, and prints `answer: `
-with the name of the flow's last state, or `killed`. `whole` dies nowhere; `rollback` rolls back.
-The code takes seconds to load, and is loaded once.
+with the name of the flow's last state, or `killed`. `whole` dies nowhere, `forced` goes on
+although nothing new has come, `rollback` rolls back. The code takes seconds to load, and is loaded once.
 """
 
 import os
@@ -79,9 +79,9 @@ def run(problem: str, place: str) -> None:
         registry.rollback(problem)
         print("answer: rolled back", flush=True)
         os._exit(0)
-    PLACES[place]()
+    PLACES["whole" if place == "forced" else place]()
     connect()
-    state = retraining.retrain(problem, return_state=True)
+    state = retraining.retrain(problem, place == "forced", return_state=True)
     print(f"answer: {state.name}", flush=True)
     os._exit(0)
 

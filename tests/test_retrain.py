@@ -147,6 +147,33 @@ def experiment(checkout: Checkout, name: str) -> str:
     return next(ref for ref in refs if ref.endswith(f"/{name}"))
 
 
+def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers: dict[str, Any]) -> None:
+    """The version that was promoted is rolled back, and proposed again under other rules: nothing is trained."""
+    # After `flows`, which tells Prefect where to keep its things.
+    from prefect.client.orchestration import get_client
+    from prefect.flow_runs import resume_flow_run
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    checkout = retraining.checkout
+    assert retraining.run("forced") == "Champion stays"
+    assert retraining.run("rollback") == "rolled back"
+    assert retraining.run("forced") == "Champion stays", "what a person took back is not promoted again"
+    assert registered(checkout) == ([1, 2], {"champion": 1})
+    checkout.settings(retrain__approval="1s", retrain__level=0.9)
+    assert retraining.run("forced") == "Refused"
+    assert "nobody has answered" in history(checkout)[-1]["reason"]
+    assert registered(checkout) == ([1, 2], {"champion": 1, "challenger": 2})
+    checkout.settings(retrain__approval="1h", retrain__level=0.8)
+    retraining.begin("forced")
+    with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
+        while not (waiting := [run for run in client.read_flow_runs() if run.state and run.state.is_paused()]):
+            assert retraining.process.poll() is None
+        resume_flow_run(waiting[0].id, run_input={"promote": True})
+    assert retraining.end() == "Promoted"
+    assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
+    checkout.settings(retrain__approval=None)
+
+
 def test_nothing_new_trains_nothing_and_a_breach_stops_before_training(retraining: Retraining) -> None:
     checkout = retraining.checkout
     before, trials = history(checkout), sorted(checkout.file("trials/demo").iterdir())
@@ -170,32 +197,7 @@ def test_a_worse_challenger_is_refused(retraining: Retraining) -> None:
     assert "than the champion beyond noise" in history(checkout)[-1]["reason"]
     assert "is refused" in checkout.file(".recast/alerts.log").read_text()
     page = checkout.file("data/champion/demo/history.html").read_text()
-    assert page.count(">refusal</td>") == 1 and page.count(">promotion</td>") == 2
-
-
-def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers: dict[str, Any]) -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.flow_runs import resume_flow_run
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    checkout = retraining.checkout
-    knows(checkout, days=1)
-    checkout.settings(retrain__approval="1s", retrain__level=0.55, retrain__worse=9.0)
-    assert retraining.run("rollback") == "rolled back"
-    write_table(checkout.file("incoming/demo.csv"), 816)
-    assert retraining.run() == "Refused"
-    assert "nobody has answered" in history(checkout)[-1]["reason"]
-    assert registered(checkout)[1] == {"champion": 1, "challenger": 4}
-
-    checkout.settings(retrain__approval="1h")
-    write_table(checkout.file("incoming/demo.csv"), 888)
-    retraining.begin()
-    with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
-        while not (waiting := [run for run in client.read_flow_runs() if run.state and run.state.is_paused()]):
-            assert retraining.process.poll() is None
-        resume_flow_run(waiting[0].id, run_input={"promote": True})
-    assert retraining.end() == "Promoted"
-    assert registered(checkout)[1] == {"champion": 5, "previous": 1}
+    assert page.count(">refusal</td>") == 2 and page.count(">promotion</td>") == 3
 
 
 def test_a_version_is_traced_to_raw_bytes_and_commit_and_back(
