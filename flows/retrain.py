@@ -32,6 +32,7 @@ from flows.progress import console
 from flows.train import TrialsFailed
 from problems.errors import RecastError
 from problems.problem import Problem
+from problems.source import written
 from stages import contract, ingest, places, refresh
 from stages.atomic import write_json
 from stages.lock import PATIENCE_SECONDS, only_pipeline
@@ -297,14 +298,14 @@ def _asked(decision: Decision, limit: timedelta) -> Approval:
         f"{decision.challenger.label}?**\n\n{decision.reasons[0]}\n\nThe evidence: {page}",
         promote=True,
     )
-    no = {"promote": False, "comment": f"nobody has answered within {limit}"}
+    no = {"promote": False, "comment": f"nobody has answered within {written(limit)}"}
     # Prefect ends a run whose pause has timed out as failed, so the answer is given before that.
     timer = threading.Timer(limit.total_seconds(), resume_flow_run, [run], {"run_input": no})
     timer.daemon = True
     timer.start()
     console.print(
         f"{decision.problem}: version {decision.challenger.version} waits for a person's answer on Prefect's page, at "
-        f"most {limit}",
+        f"most {written(limit)}",
         highlight=False,
         soft_wrap=True,
     )
