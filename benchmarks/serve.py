@@ -9,6 +9,7 @@ Aim on two cores: 500 forecasts/s, and at 100 requests/s 99 of 100 answered with
 import asyncio
 import contextlib
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from tests.checkout import BIN, Checkout
 
 PROBLEM = "demo"
 CONNECTIONS = 16
-MOST_SECONDS = 60
+MOST_SECONDS = 300
 """Of any load: a server that hangs must not hold the benchmark."""
 STATION = {
     "title": "Temperature at a simulated station, 24 hours ahead",
@@ -197,7 +198,7 @@ def _served(made: Checkout, command: list[str], port: int, path: str) -> Iterato
     environment = {"MLFLOW_TRACKING_URI": "sqlite:///mlruns/mlflow.db"}
     process = made.start(*command, **environment)
     try:
-        until = time.monotonic() + 2 * MOST_SECONDS
+        until = time.monotonic() + MOST_SECONDS
         while time.monotonic() < until:
             assert process.poll() is None, process.communicate()[0]
             with contextlib.suppress(httpx.TransportError):
@@ -277,9 +278,11 @@ async def closed(port: int, path: str, bodies: list[bytes], requests: int) -> Lo
     return load
 
 
-async def paced(port: int, path: str, bodies: list[bytes], rate: float, requests: int) -> Load:
+async def paced(
+    port: int, path: str, bodies: list[bytes], rate: float, requests: int, load: Load | None = None
+) -> Load:
     """So many requests, one every 1/rate s whatever becomes of those before; waiting for a connection counts."""
-    load = Load()
+    load = load or Load()
     free: asyncio.Queue[_Connection] = asyncio.Queue()
     for _ in range(4 * CONNECTIONS):
         free.put_nowait(_Connection(port, path))
@@ -306,7 +309,8 @@ async def _swapped(port: int, bodies: list[bytes], versions: list[Any], swaps: i
     """
     from champions import registry
 
-    moments: list[tuple[float, int]] = []
+    load = Load()
+    waits: list[float] = []
 
     def swap() -> None:
         for i in range(swaps):
@@ -316,14 +320,13 @@ async def _swapped(port: int, bodies: list[bytes], versions: list[Any], swaps: i
                 registry.rollback(PROBLEM, by="benchmark")
             champion = registry.champion(PROBLEM)
             assert champion is not None
-            moments.append((time.perf_counter(), champion.version))
-            time.sleep(1)
+            moment, first = time.perf_counter(), None
+            while first is None and time.perf_counter() < moment + 10:
+                time.sleep(0.02)
+                # What was answered may grow while it is looked through.
+                answered = load.answered[-1000:]
+                first = next((at for at, by in answered if at >= moment and by == champion.version), None)
+            waits.append(math.inf if first is None else first - moment)
 
-    load, _ = await asyncio.gather(
-        paced(port, "/forecast", bodies, 100, min(200 * swaps, 100 * (MOST_SECONDS - 10))), asyncio.to_thread(swap)
-    )
-    waits = []
-    for moment, version in moments:
-        first = min((at for at, answered in load.answered if at >= moment and answered == version), default=np.inf)
-        waits.append(float(first) - moment)
+    await asyncio.gather(paced(port, "/forecast", bodies, 100, 200 * swaps, load), asyncio.to_thread(swap))
     return load, waits
