@@ -311,11 +311,12 @@ def load(version: Version) -> Forecaster:
     Raises:
         TrackingError: MLflow, or the store of its artifacts, has failed.
     """
-    tracking.client()
     kept = STATE / "models" / version.problem / f"{version.version}-{version.run[:8]}"
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(kept.with_name(f"{kept.name}.lock")):
+        # Where it is kept, it serves while MLflow is away.
         if not kept.exists():
+            tracking.client()
             with replaced_folder(kept) as temporary, tracking.storing():
                 mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(temporary))
     return Forecaster.load(kept)

@@ -138,7 +138,7 @@ def _proposed(problem: str, settings: Settings, force: bool) -> State[None] | Pr
     came = refresh_task(problem, settings)
     if came.breaches:
         return _breached(problem, came, patience)
-    if not (came.accepted or resumed or force or not registry.history(problem)):
+    if not (came.accepted or resumed or force or dag.stale([problem]) or not _is_decided(problem, settings)):
         message = f"{problem}: nothing new has come, so nothing was trained"
         console.print(message, highlight=False)
         return Completed(name=NOTHING_NEW, message=message)
@@ -159,6 +159,14 @@ def _proposed(problem: str, settings: Settings, force: bool) -> State[None] | Pr
     challenger = register_task(trial, patience)
     decision = compare_task(trial, challenger, champion, settings)
     return Proposal(challenger, champion, decision, _experiment(decision))
+
+
+def _is_decided(problem: str, settings: Settings) -> bool:
+    """Whether the best trial that there is, which a person may have trained, was held against the champion before."""
+    trial, champion = comparison.best(problem, settings), registry.champion(problem)
+    if champion and champion.key == trial.key:
+        return True
+    return registry.decided(problem, comparison.identity(trial, champion, settings)) is not None
 
 
 def _unchanged(problem: str, why: str) -> State[None]:
