@@ -27,12 +27,14 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import refresh_global_settings_context
 from prefect.settings import get_current_settings
 from prefect.states import Crashed, Scheduled
+from prefect.types._datetime import now
 from prefect.utilities.processutils import setup_signal_handlers_worker
 from prefect.workers.process import ProcessWorker
 from prefect.workers.server import build_healthcheck_server
 
 from flows.alerts import alert
 from flows.connection import connect
+from infra.servers import PREFECT, url
 from problems.errors import RecastError
 from stages.settings import parse
 
@@ -43,7 +45,13 @@ RETRY_SECONDS = 10
 
 
 class Worker(ProcessWorker):
-    """Prefect's worker of processes, which outlives a server that is away for minutes."""
+    """Prefect's worker of processes, which outlives a server that is away for minutes.
+
+    Attributes:
+        is_own: its server is the project's own.
+    """
+
+    is_own = False
 
     @classmethod
     def __dispatch_key__(cls) -> str:
@@ -54,8 +62,13 @@ class Worker(ProcessWorker):
         try:
             return await super().get_and_submit_flow_runs()
         except httpx.TransportError as error:
-            # Prefect's worker ends after some of these, and takes along what it has started. Its health says it.
+            # Prefect's worker ends after some of these, and takes along what it has started.
             print(f"Prefect cannot be reached: {type(error).__name__}; asked again", flush=True)
+            there = url(PREFECT)
+            if there and self.is_own and f"{there}/api" != os.environ["PREFECT_API_URL"]:
+                raise RuntimeError(f"the project's Prefect server is at {there} now") from error
+            # It does ask: `recast up` must not take it for one that hangs.
+            self._last_polled_time = now("UTC")
             return []
 
 
@@ -73,8 +86,12 @@ def main(port: int) -> None:
     refresh_global_settings_context()
     setup_signal_handlers_worker(os.getpid(), "the worker", print)
     pool = parse().deploy.pool
+    Worker.is_own = get_current_settings().api.url is None
     while True:
         try:
+            if Worker.is_own:
+                os.environ.pop("PREFECT_API_URL", None)
+                refresh_global_settings_context()
             connect()
             with get_client(sync_client=True) as client:
                 mend(client, pool)

@@ -129,9 +129,11 @@ def start(server: Server) -> str:
         running = url(server)
         if running:
             return running
+        # Where it was before it died: what runs still looks for it there.
+        last = _last_port(server)
         stop(server)
         # The second time on any port: the first may have been taken by another between the look and the start.
-        for preferred in (server.port, 0):
+        for preferred in (last or server.port, 0):
             process = _launch(server, _free_port(preferred))
             deadline = time.monotonic() + START_SECONDS
             while time.monotonic() < deadline and process.poll() is None:
@@ -142,6 +144,14 @@ def start(server: Server) -> str:
             stop(server)
     tail = server.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
     raise RecastError(f"{server.title} did not start; its log {server.log} ends with:\n  " + "\n  ".join(tail))
+
+
+def _last_port(server: Server) -> int | None:
+    """The port of the record that a server which has died leaves; one that was stopped leaves none."""
+    try:
+        return int(json.loads(server.record.read_text(encoding="utf-8"))["port"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _launch(server: Server, port: int) -> subprocess.Popen[bytes]:
