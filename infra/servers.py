@@ -205,6 +205,8 @@ def _free_port(preferred: int) -> int:
     """The preferred port where nothing listens there, else one that the system picks."""
     for port in (preferred, 0):
         with socket.socket() as probe:
+            # What a dead server's connections have left there is in nobody's way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
