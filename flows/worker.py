@@ -43,6 +43,9 @@ QUERY_SECONDS = 3
 
 RETRY_SECONDS = 10
 
+HEALTHY_SECONDS = 300
+"""A worker that has not asked for so long hangs. While Prefect is away, one question takes a minute to fail."""
+
 
 class Worker(ProcessWorker):
     """Prefect's worker of processes, which outlives a server that is away for minutes.
@@ -110,7 +113,7 @@ def main(port: int) -> None:
 def _work(pool: str) -> None:
     """Start what is due until a signal says otherwise."""
     worker = Worker(work_pool_name=pool, name=f"recast {os.getpid()}", create_pool_if_not_found=True)
-    health = build_healthcheck_server(worker, get_current_settings().worker.query_seconds)
+    health = build_healthcheck_server(worker, HEALTHY_SECONDS / 30)
 
     def say(*parts: Any) -> None:
         print(*parts, flush=True)
