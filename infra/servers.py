@@ -59,7 +59,7 @@ PREFECT = Server(
     "prefect",
     "Prefect",
     4200,
-    ("-m", "flows.server", "--host", "127.0.0.1", "--port", "{port}"),
+    ("-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "{port}"),
     "/api/health",
 )
 MLFLOW = Server(
