@@ -235,9 +235,9 @@ class Forecaster:
         """Forecasts from rows in their own units, in any order.
 
         Args:
-            rows: `time` (UTC), `series` where there are several, and the columns that the problem declares, null where
-                nothing is known. Where columns are known in advance, rows up to the last target follow, in which the
-                others are null. Other columns are ignored.
+            rows: `time` (UTC), `series` where there are several, and the columns that the problem declares, null or a
+                sentinel where nothing is known. Where columns are known in advance, rows up to the last target follow,
+                in which the others are null. Other columns are ignored.
             all_windows: from every complete window; else from the one of each series that ends at its last row, which
                 must be complete.
 
@@ -288,12 +288,13 @@ class Forecaster:
 
         Args:
             times_N: to the millisecond, in UTC.
-            values_NC: the columns `about.columns`, NaN where nothing is known.
+            values_NC: the columns `about.columns`, NaN or a sentinel of the problem where nothing is known.
 
         Raises:
             InputError: the times do not rise, a value is infinite, or the window at the end is not complete.
         """
         about, prepared = self.about, self._prepared
+        values_NC = self._measured(values_NC)
         cadence = np.timedelta64(round(1000 * about.cadence), "ms")
         steps_N = np.diff(times_N)
         if (steps_N <= np.timedelta64(0)).any() or np.isnat(times_N).any():
@@ -392,6 +393,7 @@ class Forecaster:
         Far is more than the width of the training rows' range below or above it. A column that never changed in
         training says nothing.
         """
+        values_NC = self._measured(values_NC)
         low_C, high_C = self._ranges
         width_C = np.where(high_C > low_C, high_C - low_C, np.inf)
         far_NC = (values_NC < low_C - width_C) | (values_NC > high_C + width_C)
@@ -402,6 +404,14 @@ class Forecaster:
             f"column {self.about.columns[column]!r} holds {values_NC[row, column]:g}, far outside "
             f"{low_C[column]:g} to {high_C[column]:g}, the range of the training rows: is it in another unit?"
         )
+
+    def _measured(self, values_NC: Values) -> Values:
+        """The values, NaN where a sentinel of the problem stands for a missing one: as `ingest` reads them."""
+        sentinels = self._prepared.table.sentinels
+        if not sentinels:
+            return values_NC
+        missing_NC = [np.isin(values_NC[:, i], sentinels.get(name, ())) for i, name in enumerate(self.about.columns)]
+        return np.where(np.stack(missing_NC, axis=1), np.nan, values_NC)
 
     @property
     def _prepared(self) -> Preparation:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from architectures import REGISTRY, WindowShape
+from champions.service import read
 from problems.errors import RecastError
 from problems.problem import Problem
 from stages import batches, fit, places
@@ -203,11 +204,35 @@ def test_the_newest_window_is_cut_out_of_rows_that_end_with_gaps(make_offline: C
     assert served.newest(rows.head(3)).is_empty()
 
 
+def test_a_sentinel_is_what_is_not_known(make_offline: Callable[..., Offline]) -> None:
+    offline = make_offline(sentinels={"c": [-9999.0, 99.5]})
+    served = forecaster(offline)
+    rows = offline.ingested.filter(pl.col("series") == "series0").head(30).fill_null(1.0)
+    for sentinel in (-9999.0, 99.5):
+        told, null = _cut(rows, "c", 28, sentinel), _cut(rows, "c", 28, None)
+        for all_windows in (False, True):
+            assert served.forecast(told, all_windows).equals(served.forecast(null, all_windows))
+        assert served.forecast(served.newest(told)).equals(served.forecast(null))
+        answered = [served.answered(read(_body(each), served)) for each in (told, null)]
+        assert served.tabled(answered[0]).equals(served.tabled(answered[1]))
+    # Of another column it is a value.
+    assert served.implausible(_cut(rows, "a", 28, -9999.0).select("a", "b", "c").to_numpy()) is not None
+    with pytest.raises(InputError, match="column 'c' has no value at 2020-01-02T01:00"):
+        served.forecast(rows.with_columns(c=pl.lit(-9999.0)))
+
+
 @pytest.fixture(scope="module")
 def seasonal(make_offline: Callable[..., Offline]) -> tuple[Forecaster, pl.DataFrame]:
     """A forecaster that fills nothing and knows two series, and the rows that it is of."""
     offline = make_offline(fill=None, **SEASONS)
     return forecaster(offline), offline.ingested
+
+
+def _body(rows: pl.DataFrame) -> bytes:
+    """A request of the service for one window."""
+    columns = rows.select("a", "b", "c").to_dict(as_series=False)
+    times = [moment.isoformat() for moment in rows["time"]]
+    return json.dumps({"time": times, "series": rows["series"][0], "columns": columns}).encode()
 
 
 def _cut(rows: pl.DataFrame, column: str, at: int, value: Any) -> pl.DataFrame:
