@@ -105,8 +105,15 @@ class FolderFresh(Fresh):
     ) -> list[Path]:
         """The files by their names."""
         place = Path(self.path).expanduser()
-        if not place.is_dir() and not glob.has_magic(str(place)) and not place.is_file():
-            raise RecastError(f"problems.{problem}.fresh.path: there is no file or folder {self.path}; correct it")
+        while glob.has_magic(str(place)) and not place.exists():
+            place = place.parent
+        if not place.exists():
+            raise RecastError(f"problems.{problem}.fresh.path: there is no file or folder {place}; correct it")
+        return self.there(source)
+
+    def there(self, source: GrowingSource) -> list[Path]:
+        """The files that are there now, by their names."""
+        place = Path(self.path).expanduser()
         # glob.glob, not Path.glob: a pattern may be absolute.
         there = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place)))  # noqa: PTH207
         return [file for file in sorted(there) if file.is_file() and source.is_fresh_file(file)]

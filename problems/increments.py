@@ -4,28 +4,44 @@ The increments lie in the folder `fresh` of the store, `0001-<first digits of th
 change. Of rows with the same series and time the one of the newest increment counts: it corrects the others.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
+from problems.errors import RecastError
 from problems.source import AGE, Rows, Source
 
 FOLDER = "fresh"
 KEPT = (".gitkeep", ".gitignore", FOLDER, f"{FOLDER}.dvc")
 """What may lie in a raw store and is no file of its source: the increments, and what DVC and Git keep beside them."""
+_NAME = re.compile(r"(\d{4,})-[0-9a-f]{8}\.(csv|parquet)")
 
 
 def increments(folder: Path) -> list[Path]:
-    """The increments in a folder, the oldest first; none where there is no such folder."""
+    """The increments in a folder, the oldest first; none where there is no such folder.
+
+    Raises:
+        RecastError: another table lies there.
+    """
     there = folder.iterdir() if folder.is_dir() else ()
     return sorted((file for file in there if file.suffix in (".csv", ".parquet")), key=number)
 
 
 def number(increment: Path) -> int:
-    """The how manieth increment it is."""
-    return int(increment.name.partition("-")[0])
+    """The how manieth increment it is.
+
+    Raises:
+        RecastError: it is none.
+    """
+    found = _NAME.fullmatch(increment.name)
+    if found is None:
+        raise RecastError(
+            f"{increment}: no increment, which recast refresh names, such as 0001-0a1b2c3d.csv; move the file elsewhere"
+        )
+    return int(found[1])
 
 
 def together(parts: Sequence[Rows]) -> Rows:

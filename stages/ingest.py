@@ -19,7 +19,8 @@ from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, Transf
 from rich.progress import Progress as Bar
 
 from problems.errors import RecastError
-from problems.increments import FOLDER, increments
+from problems.fresh import FolderFresh
+from problems.increments import FOLDER, GrowingSource, increments
 from problems.problem import Problem, SequenceProblem
 from problems.source import AGE, EPOCHS, PLACE, Progress, Rows, written
 from problems.table import stored
@@ -170,12 +171,29 @@ def fetch(problem: str, settings: Settings) -> None:
 
     Raises:
         Unreachable: no source of its files can be reached now.
-        RecastError: a file is not what it should be.
+        RecastError: a file is not what it should be, or is one of `fresh.path` too.
     """
-    store = places.raw(problem)
+    declared, store = settings.problem(problem), places.raw(problem)
     store.mkdir(parents=True, exist_ok=True)
     with shown(f"fetch {problem}") as progress:
-        settings.problem(problem).source.fetch(store, progress, settings.ingest.attempts)
+        declared.source.fetch(store, progress, settings.ingest.attempts)
+    fresh = declared.fresh if isinstance(declared, Problem) else None
+    if isinstance(fresh, FolderFresh) and isinstance(declared.source, GrowingSource):
+        _refuse_both(problem, fresh.there(declared.source), stored(store))
+
+
+def _refuse_both(problem: str, fresh: list[Path], own: list[Path]) -> None:
+    """
+    Raises:
+        RecastError: a file that brings new rows is one of the source's own, whose rows nothing checks.
+    """
+    unchecked = {file.resolve() for file in own}
+    if both := [file for file in fresh if file.resolve() in unchecked]:
+        raise RecastError(
+            f"{both[0]}: problems.{problem}.source.path and problems.{problem}.fresh.path both name this file, so its "
+            "new rows would not be checked; have source.path name only the files that there were at the beginning, and "
+            "fresh.path only others, such as those of another folder"
+        )
 
 
 def main(problem: str) -> None:

@@ -22,7 +22,7 @@ from problems.errors import RecastError, Unreachable
 from problems.increments import FOLDER, increments
 from stages import places, refresh
 from stages.contract import Breach
-from stages.ingest import ingest
+from stages.ingest import fetch, ingest
 from stages.refresh import Arrival
 from stages.settings import Settings, parse
 from tests import checkout
@@ -205,7 +205,36 @@ def test_what_is_no_such_table_is_an_error(content: bytes, message: str, lines: 
 def test_a_folder_that_is_not_there(lines: list[bytes], settings: Make) -> None:
     with pytest.raises(RecastError, match=r"fresh\.path: there is no file or folder nowhere"):
         arrived(settings(fresh={"kind": "folder", "path": "nowhere"}))
+    with pytest.raises(RecastError, match=r"fresh\.path: there is no file or folder nowhere"):
+        arrived(settings(fresh={"kind": "folder", "path": "nowhere/*/*.csv"}))
     assert arrived(settings(fresh={"kind": "folder", "path": "incoming/*.csv"})) is None
+    assert arrived(settings(fresh={"kind": "folder", "path": "incoming/*/*.csv"})) is None
+
+
+def test_a_file_that_is_no_increment_is_named(lines: list[bytes], settings: Make) -> None:
+    foreign = places.raw("demo") / FOLDER / "2020-notes.csv"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"".join([lines[0], *lines[601:640]]))
+    with pytest.raises(RecastError, match=r"data/raw/demo/fresh/2020-notes\.csv: no increment.*move the file"):
+        arrived(settings())
+
+
+@pytest.mark.parametrize(
+    ("source", "fresh"), [("own", "own"), ("own/*.csv", "own"), ("own", "own/b*.csv"), ("own/a.csv", "own")]
+)
+def test_a_file_is_not_both_the_sources_own_and_one_of_new_rows(
+    source: str, fresh: str, lines: list[bytes], settings: Make
+) -> None:
+    Path("own").mkdir()
+    Path("demo.csv").rename("own/a.csv")
+    declared = settings(
+        source={"kind": "table", "path": source, "time": "time"}, fresh={"kind": "folder", "path": fresh}
+    )
+    Path("own/b.csv").write_bytes(b"".join([lines[0], *lines[601:640]]))
+    with pytest.raises(RecastError, match=r"problems\.demo\.source\.path and problems\.demo\.fresh\.path both name"):
+        fetch("demo", declared)
+    with pytest.raises(RecastError, match="would not be checked"):
+        arrived(declared)
 
 
 def test_a_kill_at_any_point_loses_and_doubles_nothing(lines: list[bytes], settings: Make) -> None:
