@@ -54,7 +54,7 @@ class Breach:
     """A rule that the new rows break.
 
     Attributes:
-        rule: which one: types, range, stuck, cadence, gap, missing, clock or drift
+        rule: which one: types, series, range, stuck, cadence, gap, missing, clock or drift
         column: where it is about one
         message: for people, with figures
         evidence: the figures, as JSON
@@ -139,13 +139,17 @@ def breaches(problem: Problem, new: pl.DataFrame, known: Known) -> list[Breach]:
     features, contract = list(problem.table.features), problem.contract
     first, last = new["time"].min(), new["time"].max()
     assert isinstance(first, datetime) and isinstance(last, datetime)
+    names = ["time", "series", *features]
     around = known.table.filter(pl.col("time").is_between(first - NEAR, last + NEAR))
-    joined = _joined(around.select("time", "series", *features), new.select("time", "series", *features))
+    # A gap may be longer than what is looked at.
+    before = known.table.filter(pl.col("time") < first - NEAR).group_by("series", maintain_order=True).tail(1)
+    joined = _joined(pl.concat([before.select(names), around.select(names)]), new.select(names))
     if problem.table.thin:
         joined = thinned(joined, known.cadence)
     near = joined.collect()
     thin = near.filter(_NEW)
-    found = [*_ranges(contract, features, new, known), *_stuck(contract, features, near, known)]
+    found = [*_series(contract, new, known)]
+    found += [*_ranges(contract, features, new, known), *_stuck(contract, features, near, known)]
     found += [
         *_cadence(problem, thin, near, known),
         *_gaps(contract, near, known),
@@ -156,6 +160,41 @@ def breaches(problem: Problem, new: pl.DataFrame, known: Known) -> list[Breach]:
     if contract.drift is not None:
         found += _drift(contract.drift, features, near, known)
     return found
+
+
+def _series(contract: Contract, new: pl.DataFrame, known: Known) -> Iterator[Breach]:
+    """Series that are not known, and known ones that stop while others go on."""
+    last = pl.col("time").max().alias("last")
+    before = known.table.group_by("series").agg(last).sort("series").collect()
+    come = new.group_by("series").agg(last, pl.len().alias("rows")).sort("series")
+    names = before["series"].to_list()
+    for row in come.filter(~pl.col("series").is_in(names)).iter_rows(named=True):
+        yield Breach(
+            "series",
+            None,
+            f"series {row['series']!r} is not known; known are {', '.join(names)}. If its name is wrong, correct it at "
+            "the source and drop the increment; if it is wanted, take it in with recast quarantine --accept, as soon "
+            "as there are rows enough of it for the split and the windows",
+            {"series": row["series"], "rows": row["rows"], "known": names},
+        )
+    if contract.gap is None or len(names) < 2:
+        return
+    then, begin, now = before["last"].max(), new["time"].min(), new["time"].max()
+    both = pl.concat([before, come.select("series", "last")]).group_by("series").agg(pl.col("last").max())
+    # Where any time may lie before the new rows, a series is silent since they began.
+    since = pl.max_horizontal("last", pl.lit(begin)) if known.first else pl.col("last")
+    # One that was silent before has been told, or was so from the beginning.
+    was_there = before.filter(pl.lit(then) - pl.col("last") <= contract.gap)
+    stopped = both.filter(pl.lit(now) - since > contract.gap).join(was_there, on="series", how="semi").sort("series")
+    for series, until in stopped.iter_rows():
+        yield Breach(
+            "series",
+            None,
+            f"series {series!r} has no row after {until}, and others go on to {now}; at most {_long(contract.gap)} is "
+            "right (contract.gap). If it has ended, take the others in with recast quarantine --accept; it is told "
+            "once",
+            {"series": series, "after": str(until), "until": str(now)},
+        )
 
 
 def _ranges(contract: Contract, features: list[str], new: pl.DataFrame, known: Known) -> Iterator[Breach]:

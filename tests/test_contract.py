@@ -128,6 +128,45 @@ def test_a_gap_may_lie_before_the_first_increment(month: pl.DataFrame, checked: 
     assert checked(month.tail(360), first=True) == []
 
 
+@pytest.mark.parametrize("days", [10, 45, 80])
+def test_a_gap_of_any_length_is_found(days: int, rows: pl.DataFrame, checked: Check) -> None:
+    later = rows.filter(pl.col("time").is_between(FROM + timedelta(days=days), FROM + timedelta(days=days + 7)))
+    (found,) = (each for each in checked(later) if each.rule == "gap")
+    assert found.evidence["after"] == str(FROM - HOUR)
+    assert checked(later, first=True) == []
+
+
+def several(rows: pl.DataFrame, *names: str) -> pl.DataFrame:
+    return pl.concat([rows.with_columns(series=pl.lit(name)) for name in names])
+
+
+def test_a_series_that_is_not_known_is_told(month: pl.DataFrame, checked: Check) -> None:
+    (found,) = checked(several(month, "all", "al"))
+    assert (found.rule, found.evidence) == ("series", {"series": "al", "rows": 720, "known": ["all"]})
+    assert "series 'al' is not known; known are all. " in found.message
+    assert "recast quarantine --accept" in found.message
+
+
+def test_a_series_that_stops_while_others_go_on_is_told_once(rows: pl.DataFrame, month: pl.DataFrame) -> None:
+    before = several(rows.filter(pl.col("time") < FROM), "a", "b")
+
+    def found(new: pl.DataFrame, known: pl.DataFrame = before, first: bool = False, **contract: Any) -> list[Breach]:
+        return breaches(problem(**contract), new, Known(known.sort("series", "time").lazy(), HOUR, first))
+
+    assert found(several(month, "a", "b")) == []
+    (stopped,) = found(several(month, "a"))
+    assert stopped.evidence == {"series": "b", "after": str(FROM - HOUR), "until": str(month["time"][-1])}
+    assert [each.rule for each in found(pl.concat([several(month, "a"), several(month.head(48), "b")]))] == ["series"]
+    assert found(several(month.head(110), "a")) == []
+    assert found(several(month, "a"), gap=None) == found(several(month, "a"), gap="40d") == []
+    # It was silent already, as others went on.
+    head = pl.concat([before, several(month.head(240), "a")])
+    assert found(several(month.tail(480), "a"), head) == []
+    # Before the first increment any time may lie, for all series.
+    assert found(several(month.slice(240, 48), "a"), first=True) == []
+    assert [each.rule for each in found(several(month.tail(480), "a"), first=True)] == ["series"]
+
+
 def test_bounds_and_lengths_can_be_set_and_rules_switched_off(month: pl.DataFrame, checked: Check) -> None:
     least, most = month[T].min(), month[T].max()
     assert rules(checked(month, problem(ranges={T: [None, most]}))) == set()
