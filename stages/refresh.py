@@ -107,6 +107,8 @@ def arrived(problem: str, settings: Settings, progress: Progress) -> Arrival | N
         found = _compared([each for each in came if each.lines], declared, source, store, scratch)
         arrival = None if found is None else _written(problem, found, folder)
     if arrival is None:
+        # Not before: the next call of the same refresh would find that a file has not grown for a moment.
+        write_json(cache / "sizes.json", {str(each.origin): each.size for each in came})
         _note_known(came, declared, store, cache)
     shutil.rmtree(scratch if arrival else folder)
     return arrival
@@ -123,7 +125,8 @@ def _fetched(
 ) -> "list[_Came]":
     """The files, without the lines that are known to be known.
 
-    A last line without an end may be half of one: it is left for the next time, and taken then if the file is the same.
+    A last line without an end may be half of one: it is left for the next refresh, and taken then if the file is the
+    same.
     """
     fresh, after = problem.fresh, None
     assert fresh is not None
@@ -132,15 +135,14 @@ def _fetched(
     files = fresh.files(source, cache, after, store.name, progress, attempts)
     note = cache / "sizes.json"
     before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
-    sizes = {str(file): file.stat().st_size for file in files}
     known = _known_bytes(problem, store, cache)
-    came = []
+    came: list[_Came] = []
     for i, file in enumerate(files):
         own = scratch / str(i)
         own.mkdir()
-        ended = before.get(str(file)) == sizes[str(file)]
-        came.append(_Came.of(file, source, own, ended, known.get(str(file))))
-    write_json(note, sizes)
+        # Where a file brings something, those after it say whether it counts, with lines that are known too.
+        seen = None if any(each.lines for each in came) else known.get(str(file))
+        came.append(_Came.of(file, source, own, before.get(str(file)), seen))
     return came
 
 
@@ -311,6 +313,7 @@ class _Came:
         head: what stands before the rows of a CSV file; the columns of a Parquet file
         lines: how many rows there are
         origin: the file as it came
+        size: its bytes then
         seen: what of it was looked at; None where it is packed or a Parquet file
     """
 
@@ -318,18 +321,21 @@ class _Came:
     head: bytes
     lines: int
     origin: Path
+    size: int
     seen: _Seen | None
 
     @classmethod
-    def of(cls, file: Path, source: GrowingSource, scratch: Path, ended: bool, known: _Seen | None) -> "_Came":
-        """Copy the whole lines of a file into `scratch`; a last one without an end only if the file has `ended`.
+    def of(cls, file: Path, source: GrowingSource, scratch: Path, before: int | None, known: _Seen | None) -> "_Came":
+        """Copy the whole lines that are rows into `scratch`; one without an end only if the file is as before.
 
         Args:
+            before: its bytes when it was last looked at.
             known: the beginning of the file, whose lines are left out if it is as it was.
 
         Raises:
             RecastError: the file cannot be read.
         """
+        size = file.stat().st_size
         plain = source.plain(file, scratch)
         if is_parquet(plain):
             frame = pl.scan_parquet(plain)
@@ -340,7 +346,7 @@ class _Came:
                     f"{file}: not a whole Parquet file: {str(error).splitlines()[0]}; if it is still being written, "
                     "refresh again later"
                 ) from error
-            return cls(plain, str(schema).encode(), frame.select(pl.len()).collect().item(), file, None)
+            return cls(plain, str(schema).encode(), frame.select(pl.len()).collect().item(), file, size, None)
         table = source if isinstance(source, TableSource) else None
         if table is not None and not "a\n".encode(table.encoding).endswith(b"a\n"):
             raise RecastError(f"{file}: lines that are {table.encoding} cannot be told apart; save it as utf-8")
@@ -358,14 +364,14 @@ class _Came:
                     end, digest = known.end, there
             content.seek(end)
             for line in content:
-                if not line.endswith(b"\n") and not ended:
+                if not line.endswith(b"\n") and size != before:
                     break
                 end += len(line)
                 digest.update(line)
-                if line.strip():
+                if line.strip() and not (table and _is_comment(line, table)):
                     out.write(line if line.endswith(b"\n") else line + b"\n")
                     lines += 1
-        return cls(copy, head, lines, file, _Seen(end, digest.hexdigest()) if plain == file else None)
+        return cls(copy, head, lines, file, size, _Seen(end, digest.hexdigest()) if plain == file else None)
 
     def rows(self, problem: Problem, source: GrowingSource, scratch: Path) -> pl.DataFrame:
         """The rows by their line: time, series, features, and what the cells hold as they are written.
@@ -540,6 +546,16 @@ def _picked(came: _Came, lines: set[int]) -> Iterator[bytes]:
         for i, line in enumerate(content):
             if i in lines:
                 yield line
+
+
+def _is_comment(line: bytes, source: TableSource) -> bool:
+    """Whether `TableSource.scan` leaves a line out."""
+    if source.comment is None:
+        return False
+    # Not at the beginning of a text, where some encodings put a mark.
+    sign = f"\n{source.comment}".encode(source.encoding).partition(b"\n")[2]
+    first = line.lstrip() if source.separator == " " else line
+    return first.removeprefix(b'"').startswith(sign)
 
 
 def _fault(source: GrowingSource, files: Sequence[Path]) -> str | None:

@@ -133,11 +133,54 @@ def test_a_line_without_an_end_waits_until_it_is_whole(lines: list[bytes], setti
     file = Path("incoming/month.csv")
     file.write_bytes(b"".join([lines[0], *lines[601:603], lines[603][:-4]]))
     assert accepted(settings()).rows == 2
+    # Nor is half a line taken when the same refresh asks again, as it does until there is nothing.
+    assert arrived(settings()) is None
     file.write_bytes(b"".join([lines[0], *lines[601:605]])[:-1])
     assert accepted(settings()).rows == 1
+    assert arrived(settings()) is None
     # The file is as it was: its last line is not being written.
     assert accepted(settings()).rows == 1
+    assert arrived(settings()) is None
     assert table(settings()).height == 604
+
+
+def test_comments_are_no_rows(lines: list[bytes], settings: Make) -> None:
+    source = {"kind": "table", "path": "demo.csv", "time": "time", "comment": "#", "encoding": "utf-8-sig"}
+    declared = settings(source=source)
+    file = Path("incoming/month.csv")
+    file.write_bytes(
+        b"".join(
+            [lines[0], b"# begun anew\n", *lines[590:620], b'"#,a",b\n', *lines[620:630], b"# all, of, it, so far\n"]
+        )
+    )
+    arrival = accepted(declared)
+    assert (arrival.rows, arrival.known, arrived(declared)) == (29, 11, None)
+    (stored,) = increments(places.raw("demo") / FOLDER)
+    assert stored.read_bytes() == b"".join([lines[0], *lines[601:630]])
+    with file.open("ab") as grown:
+        grown.writelines([b"# more\n", *lines[630:640]])
+    assert (accepted(declared).rows, arrived(declared)) == (10, None)
+    with file.open("ab") as grown:
+        grown.write(b"# no more\n")
+    assert arrived(declared) is None
+    assert table(declared).height == 639
+
+
+def test_of_overlapping_files_the_last_counts_whichever_has_changed(lines: list[bytes], settings: Make) -> None:
+    first, second = Path("incoming/a.csv"), Path("incoming/b.csv")
+    first.write_bytes(b"".join([lines[0], *lines[601:640]]))
+    second.write_bytes(b"".join([lines[0], *lines[630:660]]))
+    assert (accepted(settings()).rows, arrived(settings())) == (59, None)
+    # What the first file says of a time that the second one has.
+    first.write_bytes(b"".join([lines[0], *lines[601:635], changed(lines[635], 9), *lines[636:640]]))
+    assert arrived(settings()) is None
+    with first.open("ab") as grown:
+        grown.write(changed(lines[640], 9))
+    assert arrived(settings()) is None
+    Path("incoming/aa.csv").write_bytes(b"".join([lines[0], changed(lines[641], 9)]))
+    assert arrived(settings()) is None
+    second.write_bytes(b"".join([lines[0], *lines[630:659], changed(lines[659], 7)]))
+    assert (accepted(settings()).corrected, arrived(settings())) == (1, None)
 
 
 def test_the_same_rows_in_several_files_and_a_file_that_shrinks(lines: list[bytes], settings: Make) -> None:
