@@ -21,9 +21,8 @@ from problems.errors import RecastError
 from problems.increments import FOLDER, GrowingSource, increments
 from problems.problem import Problem
 from problems.source import written
-from problems.table import stored
 from stages import clock, places
-from stages.ingest import QUALITY, TABLE, ingest, thinned
+from stages.ingest import QUALITY, TABLE, hashes, ingest, read_by, thinned
 from stages.refresh import Arrival, growing, readable
 from stages.settings import Settings
 
@@ -114,13 +113,17 @@ def _known(problem: Problem, source: GrowingSource, store: Path, ingested: Path)
 
 
 def _fits(problem: Problem, store: Path, ingested: Path) -> bool:
-    """Whether what was ingested is of this problem's files and columns."""
+    """Whether what was ingested is what the store's files hold now, but for later increments, as they are read now."""
     if not (ingested / QUALITY).exists():
         return False
-    files = json.loads((ingested / QUALITY).read_text(encoding="utf-8"))["files"]
-    own = {file.name for file in stored(store)}
-    columns = pl.scan_parquet(ingested / TABLE).collect_schema().names()
-    return own == {name for name in files if "/" not in name} and set(problem.table.features) <= set(columns)
+    quality = json.loads((ingested / QUALITY).read_text(encoding="utf-8"))
+    then, now = quality["files"], hashes(store)
+    later = now.keys() - then.keys()
+    return (
+        then.items() <= now.items()
+        and all(name.startswith(f"{FOLDER}/") for name in later)
+        and quality.get("settings") == read_by(problem)
+    )
 
 
 def _joined(known: pl.LazyFrame, new: pl.DataFrame) -> pl.LazyFrame:
@@ -179,7 +182,8 @@ def _series(contract: Contract, new: pl.DataFrame, known: Known) -> Iterator[Bre
         )
     if contract.gap is None or len(names) < 2:
         return
-    then, begin, now = before["last"].max(), new["time"].min(), new["time"].max()
+    then, begin = before["last"].max(), new["time"].min()
+    now: Any = new["time"].max()
     both = pl.concat([before, come.select("series", "last")]).group_by("series").agg(pl.col("last").max())
     # Where any time may lie before the new rows, a series is silent since they began.
     since = pl.max_horizontal("last", pl.lit(begin)) if known.first else pl.col("last")

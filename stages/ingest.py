@@ -102,11 +102,13 @@ class Quality:
     Attributes:
         synthetic: the rows are simulated
         files: sha256 of each raw file, by its name in the store
+        settings: sha256 of what params.yaml says of source and table, see `read_by`
         cadence: time between rows, declared or else the most frequent
     """
 
     synthetic: bool
     files: dict[str, str]
+    settings: str
     rows_read: int
     rows_kept: int
     cadence: str
@@ -203,7 +205,7 @@ def main(problem: str) -> None:
     declared, store, out = settings.problem(problem), places.raw(problem), places.stage("ingest", problem)
     if isinstance(declared, SequenceProblem):
         with readable_polars_errors(store, out):
-            read = ingest_sequences(declared, store, out, _hashes(store))
+            read = ingest_sequences(declared, store, out, hashes(store))
         print(f"{problem}: {read.described}")
         return
     quality = ingest(declared, store, out)
@@ -584,7 +586,8 @@ def _quality(
         raise RecastError(f"{store.name}: no row has a value in column {sentinels}; take it out of the features")
     return Quality(
         synthetic=problem.source.synthetic,
-        files=_hashes(store),
+        files=hashes(store),
+        settings=read_by(problem),
         rows_read=found["rows"],
         rows_kept=measured["rows"],
         cadence=written(cadence),
@@ -655,10 +658,15 @@ def _missing(gap: timedelta, cadence: timedelta) -> int:
     return -(-gap // cadence) - 1
 
 
-def _hashes(store: Path) -> dict[str, str]:
+def hashes(store: Path) -> dict[str, str]:
     """sha256 of each raw file, by its name in the store."""
     files = [*stored(store), *increments(store / FOLDER)]
     return {file.relative_to(store).as_posix(): _sha256(file) for file in files}
+
+
+def read_by(problem: Problem) -> str:
+    """sha256 of the settings that decide how the raw files are read."""
+    return hashlib.sha256(problem.model_dump_json(include={"source", "table"}).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

@@ -15,6 +15,7 @@ from problems.station import simulate
 from stages import clock, places
 from stages.atomic import write_json
 from stages.contract import Breach, Known, breaches, check
+from stages.ingest import fetch, ingest
 from stages.refresh import accept, arrived
 from stages.settings import Settings
 from tests.checkout import SETTINGS, write_table
@@ -252,8 +253,6 @@ def test_rows_that_were_accepted_since_ingest_are_known(tmp_path: Path, monkeypa
         assert check("demo", settings, arrival) == []
         accept(arrival)
         if begin == 601:
-            from stages.ingest import ingest
-
             declared = settings.problem("demo")
             assert isinstance(declared, Problem)
             ingest(declared, places.raw("demo"), places.stage("ingest", "demo"))
@@ -261,6 +260,31 @@ def test_rows_that_were_accepted_since_ingest_are_known(tmp_path: Path, monkeypa
             about = json.loads(quality.read_text())
             about["files"] = {name: sha for name, sha in about["files"].items() if "/" not in name}
             write_json(quality, about)
+
+
+def test_rows_are_held_against_what_the_store_holds_now_as_it_is_read_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = growing(tmp_path, monkeypatch)
+    lines = Path("demo.csv").read_text().splitlines(keepends=True)
+    time, _, pressure = lines[300].split(",")
+    lines[300] = f"{time},-9999,{pressure}"
+    Path("demo.csv").write_text("".join(lines))
+    fetch("demo", settings)
+    declared = settings.problem("demo")
+    assert isinstance(declared, Problem)
+    ingest(declared, places.raw("demo"), places.stage("ingest", "demo"))
+    Path("incoming/a.csv").write_text("time,T (degC),p (mbar)\n2020-01-26T00:00:00,-500,1000\n")
+    arrival = arrived("demo", settings, lambda come, total: None)
+    assert arrival is not None
+    assert "range" not in rules(check("demo", settings, arrival))
+    # The range of what was ingested holds the sentinel, which is none until it is declared.
+    table = declared.table.model_copy(update={"sentinels": {T: (-9999.0,)}})
+    told = settings.model_copy(update={"problems": {"demo": declared.model_copy(update={"table": table})}})
+    assert "range" in rules(check("demo", told, arrival))
+    # A file of the same name with other rows.
+    Path("demo.csv").write_text("".join(line for line in lines if "-9999" not in line))
+    assert "range" in rules(check("demo", settings, arrival))
 
 
 def growing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
