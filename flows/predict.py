@@ -51,9 +51,10 @@ def predict(problem: str, rows: Path | None = None, out: Path | None = None, all
         raise RecastError(f"{rows or problem}: a forecast is no number: values are too far from those of training")
     file = out or forecast_log.FOLDER / f"{problem}.parquet"
     first = ["forecast_id", "model_version"]
+    # The log comes first: an id that anybody has can be traced.
+    forecast_log.record(problem, made)
     with replaced_file(file) as temporary:
         made.drop("inputs").select(*first, pl.exclude(first)).write_parquet(temporary)
-    forecast_log.record(problem, made)
     console.print(
         f"{problem}: {len(made):,} {'forecast' if len(made) == 1 else 'forecasts'} by version {version.version}, made "
         f"at {made['origin'].max()!s}: {file}",

@@ -81,6 +81,12 @@ def test_another_version_has_other_ids(versions: list[Version]) -> None:
     assert logged().height == 2
 
 
+def test_what_is_in_a_file_is_in_the_log_before(versions: list[Version], tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        predict("demo", out=tmp_path)
+    assert logged().height == 1
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_rows_of_a_file_are_forecast_from(versions: list[Version], tmp_path: Path, suffix: str) -> None:
     """With an empty cell in a row that no window needs, and columns that are not asked for."""
