@@ -8,6 +8,10 @@ from problems.source import Duration
 
 Bounds = Annotated[tuple[float | None, float | None], Field(description="the least and the most; null: no such bound")]
 
+Stay = Annotated[float, Field(gt=0)] | Duration | None
+"""How long a column may stay at one value: a length of time, or a multiple; None: for any time."""
+USUAL_STAY = 3.0
+
 
 class Contract(BaseModel):
     """Rules that new rows must keep. What is left out has a default that fits most tables; null switches a rule off."""
@@ -20,10 +24,11 @@ class Contract(BaseModel):
         ge=0,
         description="a value may lie outside the range of the known rows by so many times its width; null: by any",
     )
-    stuck: Duration | dict[str, Duration] | None = Field(
-        None,
-        description="a column may stay at one value for so long, one length for all or by column; null: three times "
-        "as long as it ever did in the known rows",
+    stuck: Stay | dict[str, Stay] = Field(
+        USUAL_STAY,
+        description="a column may stay at one value for so long, or for so many times as long as it ever did in the "
+        "known rows, and for six rows in any case; one for all, or by column, 3 where a column is not named; null: for "
+        "any time",
     )
     gap: Duration | None = Field("5d", validate_default=True, description="longest time without a row; null: any")
     missing: float | None = Field(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from problems.contract import Contract
+from problems.contract import USUAL_STAY, Contract
 from problems.errors import RecastError
 from problems.increments import FOLDER, GrowingSource, increments
 from problems.problem import Problem
@@ -36,9 +36,8 @@ SEASON = timedelta(days=15)
 LEAST_SEASON_DAYS = 10
 A_WEEK, OF_FEW_DAYS = timedelta(days=7), 4 / 3
 """The mean of less than a week may be so many times further from that of the season."""
-LONGEST = 3
-"""A value may stay for so many times as long as one ever did in the known rows, and for six rows in any case."""
 LEAST_ROWS_STUCK = 6
+"""A value may stay for so many rows in any case, unless a length of time is set."""
 CLOCK_DAYS = 14
 CLOCK_EVIDENCE, CLOCK_EVIDENCE_OF_FEW_DAYS = 6.0, 12.0
 """What the days must say together for a shift of the clock: of `CLOCK_DAYS` or more, and of fewer."""
@@ -270,18 +269,20 @@ def _runs(rows: pl.LazyFrame, name: str, cadence: timedelta) -> pl.LazyFrame:
 def _stuck(contract: Contract, features: list[str], near: pl.DataFrame, known: Known) -> Iterator[Breach]:
     """A sensor that gives one value for too long."""
     for name in features:
-        allowed = contract.stuck.get(name) if isinstance(contract.stuck, dict) else contract.stuck
+        allowed = contract.stuck.get(name, USUAL_STAY) if isinstance(contract.stuck, dict) else contract.stuck
+        if allowed is None:
+            continue
         why = "allowed by contract.stuck"
         runs = _runs(near.lazy(), name, known.cadence).filter(_NEW).sort("length").collect()
         if runs.is_empty():
             continue
         longest = runs.row(-1, named=True)
-        if allowed is None:
+        if not isinstance(allowed, timedelta):
             if longest["length"] < LEAST_ROWS_STUCK * known.cadence:
                 continue
             seen: Any = _runs(known.table, name, known.cadence).select(pl.col("length").max()).collect().item()
-            allowed = max(LONGEST * (seen or timedelta(0)), LEAST_ROWS_STUCK * known.cadence)
-            why = f"{LONGEST} times the longest in the known rows, or {LEAST_ROWS_STUCK} rows"
+            why = f"{allowed:g} times the longest in the known rows, or {LEAST_ROWS_STUCK} rows; contract.stuck"
+            allowed = max(allowed * (seen or timedelta(0)), LEAST_ROWS_STUCK * known.cadence)
         if longest["length"] > allowed:
             yield Breach(
                 "stuck",

@@ -177,6 +177,10 @@ def test_bounds_and_lengths_can_be_set_and_rules_switched_off(month: pl.DataFram
     assert rules(checked(stuck, problem(stuck="1d"))) == set()
     assert rules(checked(stuck, problem(stuck={P: "1h"}))) == {"stuck"}
     assert rules(checked(month, problem(stuck={P: "1h"}))) == set()
+    # It never stayed for longer than three hours.
+    assert rules(checked(stuck, problem(stuck=2.5))) == {"stuck"}
+    assert rules(checked(stuck, problem(stuck=30))) == rules(checked(stuck, problem(stuck={T: 30.0}))) == set()
+    assert rules(checked(stuck, problem(stuck=None))) == rules(checked(stuck, problem(stuck={T: None}))) == set()
     half = month.sample(fraction=0.5, seed=0).sort("time")
     assert rules(checked(half, problem(missing=0.6))) == set()
     assert rules(checked(month.tail(360), problem(gap=None, missing=None))) == set()
