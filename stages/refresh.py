@@ -7,12 +7,13 @@ is killed at any point therefore loses and doubles nothing.
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -22,7 +23,7 @@ from problems.errors import RecastError
 from problems.fresh import QueryFresh
 from problems.increments import FOLDER, GrowingSource, increments, number
 from problems.problem import Problem
-from problems.source import AGE, Progress, Rows
+from problems.source import AGE, EPOCHS, Progress, Rows
 from problems.table import TableSource, is_parquet, stored
 from stages import places
 from stages.atomic import replaced_file, write_json
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 _FILE, _LINE, _RAW, _LOCAL = "__file__", "__line__", "__raw__", "__local__"
 _KEY = ("series", "time")
+_YEAR_FIRST = re.compile(r"%Y%m%d(%H(%M(%S(%[.\d]*f)?)?)?)?(%[:#]*z)?|%\+")
+"""The fields of a format in which a later time is the later text."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def arrived(problem: str, settings: Settings, progress: Progress) -> Arrival | N
         # Not before: the next call of the same refresh would find that a file has not grown for a moment.
         write_json(cache / "sizes.json", {str(each.origin): each.size for each in came})
         _note_known(came, declared, store, cache)
+        _dropped(problem).unlink(missing_ok=True)
     shutil.rmtree(scratch if arrival else folder)
     return arrival
 
@@ -131,6 +135,8 @@ def _fetched(
     fresh, after = problem.fresh, None
     assert fresh is not None
     if isinstance(fresh, QueryFresh):
+        if fresh.query is None:
+            _refuse_unsorted(source.read(store, scratch), store.name)
         after = _last_known(source, store, scratch, fresh.overlap or timedelta(0))
     files = fresh.files(source, cache, after, store.name, progress, attempts)
     note = cache / "sizes.json"
@@ -246,12 +252,23 @@ def release(problem: str, name: str, settings: Settings) -> Path:
 def drop(problem: str, name: str) -> None:
     """Delete an increment in quarantine. What the source still has of it comes again, and is checked again.
 
+    The next query asks for it again, for which its first time is noted.
+
     Raises:
         RecastError: there is none of this name.
     """
-    file = _in_quarantine(problem, name)
+    file, note = _in_quarantine(problem, name), _dropped(problem)
+    about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    before = json.loads(note.read_text(encoding="utf-8"))["first"] if note.exists() else None
+    if firsts := [each for each in (before, about["arrival"]["first"]) if each]:
+        write_json(note, {"first": min(firsts, key=datetime.fromisoformat)})
     file.unlink()
     file.with_suffix(".json").unlink()
+
+
+def _dropped(problem: str) -> Path:
+    """The note of the first time of what was dropped and not asked for since."""
+    return places.quarantine(problem) / "dropped.json"
 
 
 @contextmanager
@@ -498,12 +515,48 @@ def _last(store: Rows) -> pl.DataFrame:
 
 
 def _last_known(source: GrowingSource, store: Path, scratch: Path, overlap: timedelta) -> Any:
-    """The time up to which the rows of every series are known, but for `overlap`, as the source writes it."""
+    """The time up to which the rows of every series are known, but for `overlap`, as the source writes it.
+
+    It is before all that lies in quarantine, or was dropped since: what the source has mended of it comes again.
+    """
     rows = source.read(store, scratch)
     until: Any = _last(rows)["last"].min()
+    held = [each.arrival["first"] for each in quarantined(store.name)]
+    if _dropped(store.name).exists():
+        held.append(json.loads(_dropped(store.name).read_text(encoding="utf-8"))["first"])
+    for first in filter(None, held):
+        until = min(until, datetime.fromisoformat(first) - timedelta(milliseconds=1))
     times = rows.frame.select(time_of(rows).alias("time"), pl.col(rows.time).alias("written"))
     earlier = times.filter(pl.col("time") <= until - overlap).collect(engine="streaming")
     return (times.collect() if earlier.is_empty() else earlier).sort("time")["written"][0 if earlier.is_empty() else -1]
+
+
+def _refuse_unsorted(rows: Rows, problem: str) -> None:
+    """
+    Raises:
+        RecastError: the times are no times to the database, and what it takes for later ones are not those.
+    """
+    dtype = rows.frame.collect_schema()[rows.time]
+    if dtype.is_temporal() or (dtype.is_numeric() and rows.time_format in EPOCHS):
+        return
+    times = rows.frame.select(time_of(rows).alias("time"), pl.col(rows.time).alias("written")).drop_nulls().collect()
+    zones = times["written"].cast(pl.String).str.extract(r"([zZ]|[+-]\d\d:?\d\d)\s*$").n_unique()
+    is_sorted = times.sort("written", "time")["time"].is_sorted()
+    if is_sorted and zones <= 1 and (rows.time_format is None or _YEAR_FIRST.fullmatch(_fields(rows.time_format))):
+        return
+    raise RecastError(
+        f"problems.{problem}.fresh: the query's column {rows.time!r} holds text such as {times['written'][-1]!r}, and "
+        "later times are not later in the alphabet, so the database cannot be asked for those after the last known "
+        "one; write fresh.query, in the database's SQL, with a cast to a time on both sides, such as "
+        f"where cast({rows.time} as timestamp) > cast(:after as timestamp)"
+    )
+
+
+def _fields(time_format: str) -> str:
+    """What a format says without the signs between its fields."""
+    for short, long in (("%F", "%Y-%m-%d"), ("%T", "%H:%M:%S"), ("%R", "%H:%M")):
+        time_format = time_format.replace(short, long)
+    return "".join(re.findall(r"%[-_.:#\d]*[A-Za-z+]", time_format))
 
 
 def _written(problem: str, new: _New, folder: Path) -> Arrival:

@@ -5,7 +5,7 @@ import json
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -516,6 +516,94 @@ def test_a_database_is_asked_for_what_comes_after_the_last_known_row(lines: list
     wrong = settings(source=source, fresh={"kind": "query", "query": "select * from water"})
     with pytest.raises(RecastError, match=r"fresh\.query: .* refuses it: no such table: water"):
         arrived(wrong)
+
+
+def plant(times: Sequence[str], first: float = 0) -> None:
+    """A database whose time column holds these texts."""
+    with sqlite3.connect("plant.db") as connection:
+        connection.execute('create table if not exists air (time text, "T (degC)" real, "p (mbar)" real)')
+        connection.executemany(
+            "insert into air values (?, ?, 1000)", [(time, first + i) for i, time in enumerate(times)]
+        )
+
+
+def asked(settings: Make, query: str | None = None, **source: Any) -> Settings:
+    """A problem whose new rows a query brings from `plant`."""
+    known = {"kind": "database", "address": "sqlite:///plant.db", "query": "select * from air", "time": "time"}
+    return settings(source=known | source, fresh={"kind": "query", "query": query})
+
+
+@pytest.mark.parametrize(
+    ("time_format", "times"),
+    [
+        ("%d.%m.%Y %H:%M", ["30.01.2020 00:00", "31.01.2020 00:00"]),
+        ("%y-%m-%d", ["20-01-30", "20-01-31"]),
+        ("%Y-%m-%dT%H:%M%z", ["2020-03-29T01:00+01:00", "2020-03-29T03:00+02:00"]),
+        (None, ["2020-03-29T01:00:00+01:00", "2020-03-29T03:00:00+02:00"]),
+        (None, ["2020-01-30T00:00", "2020-01-30 01:00"]),
+        ("epoch s", ["1580342400", "1580346000"]),
+    ],
+)
+def test_text_times_that_do_not_sort_are_not_asked_for_as_if_they_did(
+    time_format: str | None, times: list[str], settings: Make
+) -> None:
+    plant(times)
+    with pytest.raises(RecastError, match=r"problems\.demo\.fresh: the query's column 'time' .*write fresh\.query"):
+        arrived(asked(settings, time_format=time_format))
+    assert arrived(asked(settings, "select * from air", time_format=time_format)) is None
+
+
+@pytest.mark.parametrize(
+    ("time_format", "times"),
+    [
+        (None, ["2020-01-30T00:00:00Z", "2020-01-30T01:00:00Z", "2020-02-01T00:00:00Z"]),
+        (None, ["2020-01-30", "2020-01-31", "2020-02-01"]),
+        ("%F %T", ["2020-01-30 00:00:00", "2020-01-31 00:00:00", "2020-02-01 00:00:00"]),
+        ("%Y/%m/%d %H", ["2020/01/30 00", "2020/01/31 00", "2020/02/01 00"]),
+    ],
+)
+def test_text_times_with_the_year_first_are_asked_for(
+    time_format: str | None, times: list[str], settings: Make
+) -> None:
+    plant(times[:2])
+    declared = asked(settings, time_format=time_format)
+    assert arrived(declared) is None
+    plant(times[2:])
+    assert (accepted(declared).rows, arrived(declared)) == (1, None)
+
+
+def test_a_query_brings_again_what_was_dropped(settings: Make) -> None:
+    hours = [f"2020-01-01T{hour:02d}:00:00" for hour in range(24)]
+    plant(hours[:5])
+    declared = asked(settings)
+    assert arrived(declared) is None
+
+    def into_quarantine() -> str:
+        arrival = arrived(declared)
+        assert arrival is not None
+        return refresh.quarantine(arrival, []).stem
+
+    plant(hours[5:8], first=50)
+    wrong = into_quarantine()
+    plant(hours[8:10])
+    worse = into_quarantine()
+    plant(hours[10:12])
+    assert (accepted(declared).rows, arrived(declared)) == (2, None)
+    with sqlite3.connect("plant.db") as connection:
+        connection.execute('update air set "T (degC)" = 5 where "T (degC)" >= 50')
+    # What lies there holds the query back, so what is mended comes by itself.
+    mended = arrived(declared)
+    assert mended is not None
+    assert (mended.rows, mended.first) == (3, "2020-01-01 05:00:00")
+    refresh.drop("demo", wrong)
+    refresh.drop("demo", worse)
+    dropped = arrived(declared)
+    assert dropped is not None
+    assert (dropped.rows, dropped.first) == (5, "2020-01-01 05:00:00")
+    refresh.accept(dropped)
+    assert arrived(declared) is None
+    assert list(places.quarantine("demo").iterdir()) == []
+    assert table(declared).height == 12
 
 
 @pytest.mark.parametrize(
