@@ -258,19 +258,27 @@ class Service:
                 batch.append(self._waiting.get())
             # A client may have gone away while it waited.
             asked = [each for each in batch if each is not None and each.answer.set_running_or_notify_cancel()]
-            try:
-                self._answer(asked)
-            # A fault of ours: the requests must not wait for ever, and others may do better.
-            except Exception as error:
-                _log.exception("forecasting has failed")
-                self.metrics.failures.labels("forecast").inc()
-                for each in asked:
-                    if not each.answer.done():
-                        each.answer.set_exception(
-                            Refused(HTTPStatus.INTERNAL_SERVER_ERROR, f"forecasting has failed: {type(error).__name__}")
-                        )
+            self._answer_or_say(asked)
             if batch[-1] is None:
                 return
+
+    def _answer_or_say(self, asked: Sequence[Asked]) -> None:
+        """Answer requests, or say that a fault of ours is in the way: none must wait for ever."""
+        try:
+            self._answer(asked)
+        except Exception as error:
+            left = [each for each in asked if not each.answer.done()]
+            if len(asked) > 1:
+                # One of them may have brought it about, and the others may do better.
+                for each in left:
+                    self._answer_or_say([each])
+                return
+            _log.exception("forecasting has failed")
+            self.metrics.failures.labels("forecast").inc()
+            for each in left:
+                each.answer.set_exception(
+                    Refused(HTTPStatus.INTERNAL_SERVER_ERROR, f"forecasting has failed: {type(error).__name__}")
+                )
 
     def _answer(self, asked: Sequence[Asked]) -> None:
         version, forecaster, _ = self.held
@@ -425,23 +433,27 @@ def _numbers(values: Any, name: str, count: int, place: str) -> NDArray[np.float
 
 def _times(moments: list[Any], place: str) -> NDArray[np.datetime64]:
     """Times in UTC; those without a zone are in UTC too."""
-    try:
-        # Most are in UTC and say so, and a time without a zone is read in a fifth of the time.
-        read = [datetime.fromisoformat(each[:-1] if each[-1:] == "Z" else each) for each in moments]
-        if any(each.tzinfo for each in read):
-            read = [each.astimezone(UTC).replace(tzinfo=None) if each.tzinfo else each for each in read]
-    except (TypeError, ValueError, OverflowError):
-        wrong = next(each for each in moments if not _is_time(each))
-        raise InputError(f"{place}time holds {_cut(wrong)}, which is no time such as 2016-01-01T00:00:00") from None
+    read = []
+    for each in moments:
+        try:
+            read.append(_moment(each))
+        except (TypeError, ValueError, OverflowError):
+            reason = f"time holds {_cut(each)}, which is no time such as 2016-01-01T00:00:00"
+            raise InputError(f"{place}{reason}") from None
     return np.array(read, dtype="datetime64[ms]")
 
 
-def _is_time(value: Any) -> bool:
-    try:
-        datetime.fromisoformat(value).astimezone(UTC)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True
+def _moment(value: Any) -> datetime:
+    """A time in UTC, without a zone.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError
+    # Most are in UTC and say so, and a time without a zone is read in a fifth of the time.
+    read = datetime.fromisoformat(value[:-1] if value[-1:] == "Z" else value)
+    return read.astimezone(UTC).replace(tzinfo=None) if read.tzinfo else read
 
 
 def _named(names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from champions import forecast_log, registry
 from champions.registry import Version
-from champions.service import LIMIT_BYTES, Service, make_app
+from champions.service import LIMIT_BYTES, Asked, Refused, Service, make_app, read
 from problems.errors import RecastError
 from stages import places, tracking
 from stages.settings import load
@@ -186,6 +186,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], int, str]] = {
     "backwards": (changed(lambda b: b["time"].reverse()), 422, "does not come after the one before it"),
     "no time at all": (changed(lambda b: b["time"].__setitem__(3, "noon")), 422, "time holds 'noon', which is no time"),
     "a number for a time": (changed(lambda b: b["time"].__setitem__(3, 1.5)), 422, "time holds 1.5, which is no time"),
+    "an object for a time": (changed(lambda b: b["time"].__setitem__(3, {})), 422, "time holds {}, which is no time"),
+    "a list for a time": (changed(lambda b: b["time"].__setitem__(3, [])), 422, "time holds [], which is no time"),
+    "a colon too many": (
+        changed(lambda b: b["time"].__setitem__(3, "2020-01-03T08:Z")),
+        422,
+        "'2020-01-03T08:Z', which",
+    ),
     "a null": (
         changed(lambda b: b["columns"]["T (degC)"].__setitem__(3, None)),
         422,
@@ -245,6 +252,22 @@ def test_the_bad_requests_of_others_in_a_batch_disturb_no_good_one(client: httpx
         (found,), (wanted,) = together.json()["forecasts"], single["forecasts"]
         assert found["forecast"] == pytest.approx(wanted["forecast"], abs=1e-5)
         assert {**found, "forecast": 0, "intervals": 0} == {**wanted, "forecast": 0, "intervals": 0}
+
+
+def test_a_request_that_the_service_has_a_fault_with_fails_alone(
+    here: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(content: bytes, forecaster: Any) -> Any:
+        if content == b"fault":
+            raise KeyError("a fault")
+        return read(content, forecaster)
+
+    monkeypatch.setattr("champions.service.read", faulty)
+    good = json.dumps(body()).encode()
+    asked = [Asked(each) for each in (b"{", good, b"fault", good)]
+    Service("demo", registry)._answer_or_say(asked)
+    refused = [each.answer.exception() for each in asked]
+    assert [error.status if isinstance(error, Refused) else error for error in refused] == [400, None, 500, None]
 
 
 def test_a_body_of_a_hundred_megabytes_is_refused_and_not_read(client: httpx.Client) -> None:
