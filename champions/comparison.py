@@ -202,6 +202,24 @@ def identity(trial: Trial, champion: Version | None, settings: Settings) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def settled(trial: Trial, champion: Version | None, settings: Settings) -> str | None:
+    """Why a challenger is not compared with the champion: it was, or a person has decided since it was a challenger by
+    these rules; None: it is to be compared. Its key holds for the data: other data make another trial.
+    """
+    entries = registry.history(trial.problem)
+    if before := registry.decided(trial.problem, identity(trial, champion, settings)):
+        return f"it was decided on before ({before.kind})"
+    made = [read(trial.problem, each.decision) if each.decision and each.key == trial.key else None for each in entries]
+    by_these_rules = [i for i, each in enumerate(made) if each and each.rules == rules(settings)]
+    was_promoted = any(entries[i].kind == "promotion" for i in by_these_rules)
+    if was_promoted and trial.key not in [each.key for each in registry.reign(entries)]:
+        return "it was promoted and rolled back before"
+    changes = [i for i, each in enumerate(entries) if each.kind in ("promotion", "rollback")]
+    if by_these_rules and changes and changes[-1] > by_these_rules[0] and entries[changes[-1]].decision is None:
+        return f"a person has chosen version {entries[changes[-1]].version} since it was a challenger"
+    return None
+
+
 def compare(trial: Trial, challenger: Version, champion: Version | None, settings: Settings) -> Decision:
     """Let both forecast the same windows, and decide; what was decided before is not decided again.
 

@@ -8,7 +8,7 @@ A kill between the two, or at any other moment, is mended by the next call.
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import mlflow
 from filelock import FileLock
@@ -69,6 +69,8 @@ __all__ = [
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 KEY, LABEL = "recast.key", "recast.label"
 """Tags of a version: the key of its trial, and what it is for people."""
+TAKEN_OVER = "MLflow"
+"""By whom an entry is that stands for what another checkout has done."""
 LONGEST_WAIT_SECONDS = 15
 
 T = TypeVar("T")
@@ -179,23 +181,33 @@ def promote(
     reason: str = "",
     by: str = "retrain",
     experiment: str | None = None,
-) -> None:
+    expected: Version | Literal["any"] | None = "any",
+) -> bool:
     """Make a version the champion; nothing more happens where it is.
 
     Args:
         decision: id of the comparison that it rests on; None: a person has decided.
+        expected: the champion that it takes the place of; None: there is none.
+
+    Returns:
+        False: the champion is another than the one expected, and stays.
 
     Raises:
         TrackingError: MLflow has failed; the history has it all the same.
     """
+    is_expected = True
 
     def made(entries: list[Entry]) -> Entry | None:
-        if champion_of(problem, entries) == version:
+        nonlocal is_expected
+        now = champion_of(problem, entries)
+        is_expected = expected in ("any", now)
+        if now == version or not is_expected:
             return None
         return new_entry("promotion", version, entries, decision, reason, by, experiment)
 
     append(problem, made)
     reconcile(problem)
+    return is_expected
 
 
 def refuse(
@@ -233,7 +245,7 @@ def reconcile(problem: str) -> None:
     """Set MLflow's aliases to what the history says.
 
     Where there is no history yet, the champion that MLflow has, if it has one, is taken over: another checkout that
-    writes to the same store has made it.
+    writes to the same store has made it. As long as nothing happens here, that one's aliases are left as they are.
 
     Raises:
         RecastError: MLflow lacks a version that the history has.
@@ -244,7 +256,8 @@ def reconcile(problem: str) -> None:
             _take_over(problem)
         # What is set follows from one reading of the history, and nobody writes it meanwhile.
         with writing(problem):
-            if entries := history(problem):
+            entries = history(problem)
+            if any(entry.by != TAKEN_OVER for entry in entries):
                 _set_aliases(problem, entries)
 
 
@@ -257,7 +270,7 @@ def _take_over(problem: str) -> None:
             lambda entries: (
                 None
                 if entries
-                else new_entry("promotion", version, entries, None, "taken over from MLflow's alias", "MLflow", None)
+                else new_entry("promotion", version, entries, None, "taken over from MLflow's alias", TAKEN_OVER, None)
             ),
         )
 

@@ -188,3 +188,27 @@ def test_the_evidence_is_a_page_an_artifact_and_tags(checkout: Checkout) -> None
     assert client.get_model_version("demo", str(version.version)).tags["recast.decision"] == decision.id
     registry.promote("demo", version, decision.id, decision.reasons[0])
     assert trial.label in pages.write_history("demo").read_text()
+
+
+def test_what_a_person_has_chosen_stays_until_the_rules_change(checkout: Checkout) -> None:
+    history = registry.folder("demo") / "history.json"
+    history.unlink(missing_ok=True)
+    (_, first), (_, second), (trial, version) = (registered(each) for each in ("gru", "dense", "persistence"))
+    for champion in (first, second):
+        registry.promote("demo", champion, None, by="a person")
+    assert comparison.settled(trial, second, changed()) is None, "it is no challenger yet"
+    decision = compared("persistence", "dense")
+    registry.promote("demo", version, decision.id, expected=second)
+    registry.rollback("demo")
+    assert comparison.settled(trial, second, changed()) == "it was decided on before (promotion)"
+    registry.rollback("demo")
+    assert comparison.settled(trial, first, changed()) == "it was promoted and rolled back before"
+    assert comparison.settled(trial, first, changed(level=0.5)) is None
+    history.unlink()
+    registry.refuse(version, decision.id, "it is worse")
+    registry.promote("demo", second, "a decision", expected=None)
+    assert comparison.settled(trial, first, changed()) is None, "no person has chosen"
+    registry.promote("demo", first, None, by="a person")
+    expected = f"a person has chosen version {first.version} since it was a challenger"
+    assert comparison.settled(trial, first, changed()) == expected
+    assert comparison.settled(trial, first, changed(level=0.5)) is None

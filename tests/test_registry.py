@@ -127,12 +127,27 @@ def test_what_dies_between_the_history_and_the_aliases_is_mended(
 
 
 def test_a_checkout_without_a_history_takes_over_the_champion_that_there_is(checkout: Checkout) -> None:
-    one, two, _ = versions()
+    one, two, three = versions()
     MlflowClient(tracking.uri()).set_registered_model_alias("demo", CHAMPION, str(two.version))
+    others = {CHAMPION: two.version, PREVIOUS: one.version, CHALLENGER: three.version}
+    for alias in (PREVIOUS, CHALLENGER):
+        MlflowClient(tracking.uri()).set_registered_model_alias("demo", alias, str(others[alias]))
     registry.reconcile("demo")
     registry.reconcile("demo")
     assert registry.champion("demo") == two and len(registry.history("demo")) == 1
-    assert aliases() == {CHAMPION: two.version} and one.version == 1
+    assert aliases() == others and one.version == 1
+    registry.promote("demo", three, None, by="a person")
+    assert aliases() == {CHAMPION: three.version, PREVIOUS: two.version}
+
+
+def test_a_champion_that_was_not_expected_stays(checkout: Checkout) -> None:
+    one, two, three = versions()
+    assert registry.promote("demo", one, "a decision", expected=None)
+    registry.promote("demo", two, None, by="a person")
+    assert not registry.promote("demo", three, "another", expected=one)
+    assert not registry.promote("demo", three, "another", expected=None)
+    assert registry.champion("demo") == two and len(registry.history("demo")) == 2
+    assert registry.promote("demo", three, "another", expected=two) and registry.champion("demo") == three
 
 
 def test_versions_that_mlflow_has_lost_are_told_with_the_mend(checkout: Checkout) -> None:
