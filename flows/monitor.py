@@ -91,20 +91,24 @@ def _tell(
 ) -> None:
     """Tell people of rules that are newly broken, and start a retraining where the settings want one."""
     news = monitoring.to_tell(problem, number, broken)
+    retrain = bool(news) and settings.monitor.on_breach == "retrain"
     if news:
-        retrain = settings.monitor.on_breach == "retrain"
         what = "rule is" if len(news) == 1 else "rules are"
         lines = [f"- {each.rule}: {each.message}" for each in news]
         after = ["", f"Version {number}{f' ({version.label})' if version else ''}, up to {day}. Page: {page}"]
         after += ["A retraining is started." if retrain else f"`recast retrain {problem}` trains anew."]
         alert("monitor", f"{problem}: {len(news)} {what} broken", "\n".join([*lines, *after]))
-        if retrain:
-            _retrain(problem, settings, f"{number}-{day}-{'-'.join(sorted(each.rule for each in news))}")
+    started = retrain and _started(problem, settings, f"{number}-{day}-{'-'.join(sorted(each.rule for each in news))}")
     monitoring.note_told(problem, number, broken)
+    if retrain and not started:
+        # After the note: a retraining that fails here is not begun again each day.
+        from flows.retrain import retrain as flow
+
+        flow(problem, force=True)
 
 
-def _retrain(problem: str, settings: Settings, reason: str) -> None:
-    """Start what is deployed to retrain, or where nothing is, retrain here.
+def _started(problem: str, settings: Settings, reason: str) -> bool:
+    """Start what is deployed to retrain; False: nothing is.
 
     Args:
         reason: the same one starts one run.
@@ -119,6 +123,5 @@ def _retrain(problem: str, settings: Settings, reason: str) -> None:
             idempotency_key=f"monitor-{problem}-{reason}",
         )
     except ObjectNotFound:
-        from flows.retrain import retrain
-
-        retrain(problem, force=True)
+        return False
+    return True

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from filelock import FileLock
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -17,6 +18,7 @@ from champions.monitoring import Watched
 from champions.registry import Version
 from flows import alerts, deployments
 from flows.monitor import BROKEN, FINE, NOTHING, monitor
+from problems.errors import RecastError
 from problems.problem import Problem
 from stages import places, tracking
 from stages.drift import drift
@@ -36,7 +38,8 @@ def versions(
     checkout = finished.copy(tmp_path_factory.mktemp("monitored") / "checkout")
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: servers["api"]}):
         patch.chdir(checkout.root)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        # MLflow keeps a store for each URI, and a relative one would be that of another test.
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
         tracking.client.cache_clear()
         tags = {comparison.VALIDATED_UNTIL: comparison.validated_until("demo")}
         trials = expand(load(), "demo", places.stage("window", "demo"))
@@ -180,6 +183,18 @@ def test_a_broken_rule_is_told_once_and_starts_one_retraining(log: pl.DataFrame,
     monitor("demo")
     assert alerts.LOG.read_text().count("1 rule is broken") == 2 and started() == 1
     assert "`recast retrain demo` trains anew" in alerts.LOG.read_text()
+
+
+def test_where_nothing_is_deployed_a_retraining_that_fails_is_begun_once(log: pl.DataFrame) -> None:
+    Checkout(Path.cwd(), {}).settings(deploy={"pool": "nowhere"})
+    with_monitor(window="3d", error=0.1, on_breach="retrain")
+    # Another retraining, as it were.
+    with FileLock(places.STATE / "retrain-demo.lock"), pytest.raises(RecastError, match="another retraining of demo"):
+        monitor("demo")
+    told = alerts.LOG.read_text()
+    assert told.count("1 rule is broken") == 1
+    assert monitor("demo", return_state=True).name == BROKEN
+    assert alerts.LOG.read_text() == told
 
 
 def test_that_forecasts_stop_is_a_figure_too(log: pl.DataFrame) -> None:
