@@ -27,7 +27,7 @@ from prefect.settings import get_current_settings
 from flows.progress import console
 from problems.errors import RecastError
 from stages.places import STATE
-from stages.settings import AlertKind, Email, Webhook, parse
+from stages.settings import AlertKind, Alerts, Email, Webhook, parse
 from stages.words import without_passwords
 
 LOG = STATE / "alerts.log"
@@ -54,16 +54,14 @@ Log = Logger | LoggerAdapter[Any]
 def alert(kind: AlertKind, title: str, text: str) -> None:
     """Tell people, through every channel that `alerts` in params.yaml has for this kind.
 
-    A channel that fails is told in the log; it does not stop the caller.
+    A channel that fails is told in the log; it does not stop the caller. Nor does a params.yaml that is wrong: the
+    alert goes to the log then, with the reason why it goes nowhere else.
 
     Args:
         kind: what has happened: failure (a flow has failed or crashed), breach (data that break their contract),
             promotion and refusal (of a challenger), monitor (forecasts that got worse).
         title: a line: what, and of which problem.
         text: all that a person needs to act, as plain text.
-
-    Raises:
-        RecastError: params.yaml is wrong.
     """
     try:
         log: Log = get_run_logger()
@@ -73,7 +71,11 @@ def alert(kind: AlertKind, title: str, text: str) -> None:
 
 
 def _send(kind: AlertKind, title: str, text: str, log: Log) -> None:
-    alerts = parse().alerts
+    try:
+        alerts = parse().alerts
+    except RecastError as error:
+        alerts = Alerts(log=(kind,))
+        text = f"{text}\nThis is told here alone, as the channels are not known: {error}"
     if kind in alerts.log:
         log.log(_LEVELS[kind], "%s: %s\n%s", kind, title, text)
         _note(kind, title, text)

@@ -1,12 +1,18 @@
-"""The flows as deployments run them: tried again when they fail, limited in time, caught up once when they were missed,
-and with an alert when they end badly.
+"""The flows as deployments run them: one at a time, tried again when they fail, limited in time, caught up once when
+they were missed, and with an alert when they end badly.
 
 `infra/prefect.yaml` names these; called from elsewhere, `flows.retrain` and its like are plain flows.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
+from functools import wraps
 from typing import Any
+from uuid import UUID
 
+from filelock import FileLock, Timeout
+from prefect import flow_engine
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -17,19 +23,34 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.concurrency._leases import maintain_concurrency_lease
 from prefect.flows import Flow
+from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
+from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelled
 from prefect.types._datetime import now
 
-from flows.alerts import alert_of_end
+from flows.alerts import alert, alert_of_end
 from flows.monitor import monitor as monitor_flow
 from flows.predict import predict as predict_flow
 from flows.retrain import retrain as retrain_flow
+from problems.errors import RecastError
+from stages import places
 from stages.settings import Deploy, Schedule, parse
 
 SKIPPED = "Skipped"
-"""The state of a run that was missed, and that another one has caught up for."""
+"""The state of a run that was missed, and that another one has caught up for; or that another one was in the way of."""
+
+
+def _keep_lease(lease_id: UUID, lease_duration: float, **_: Any) -> AbstractContextManager[None]:
+    """Renew a run's place in its deployment's limit, and go on without where Prefect has given it away."""
+    return maintain_concurrency_lease(lease_id, lease_duration)
+
+
+# Prefect's engine ends a run whose place is lost, up to four minutes later. A pause for a person's answer loses it
+# always, and a restart of the server may. That no two run at once, `alone` sees to.
+flow_engine.maintain_concurrency_lease = _keep_lease  # type: ignore[attr-defined, assignment]
 
 
 def begin(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -77,9 +98,36 @@ def skip_missed(client: SyncPrefectClient, run: FlowRun, missed: timedelta) -> l
     return skipped
 
 
+def alone(flow: Flow[..., Any], deploy: Deploy) -> Callable[..., Any]:
+    """The function of a flow, which waits while another run of the same deployment is under way, or is skipped.
+
+    Prefect's limit keeps most from being started at all, but not while the first waits for a person's answer.
+    """
+
+    @wraps(flow.fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        places.STATE.mkdir(exist_ok=True)
+        # The system frees it, however its holder ends.
+        lock = FileLock(places.STATE / f"deployed-{flow.name}-{this_run.parameters['problem']}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            message = "another run of this deployment is under way, or waits for a person's answer"
+            if deploy.on_overlap == "skip":
+                return Cancelled(name=SKIPPED, message=f"{message[0].upper()}{message[1:]}.")
+            get_run_logger().info("%s; waits for its end", message)
+            lock.acquire()
+        try:
+            return flow.fn(*args, **kwargs)
+        finally:
+            lock.release()
+
+    return run
+
+
 def deployed(flow: Flow[..., Any], schedule: Schedule, deploy: Deploy) -> Flow[..., Any]:
     """A flow with what `deploy` in params.yaml says of it."""
-    return flow.with_options(
+    made = flow.with_options(
         retries=deploy.retries,
         retry_delay_seconds=round(deploy.retry_delay.total_seconds()),
         timeout_seconds=schedule.time_limit.total_seconds(),
@@ -87,12 +135,19 @@ def deployed(flow: Flow[..., Any], schedule: Schedule, deploy: Deploy) -> Flow[.
         on_failure=[*flow.on_failure_hooks, alert_of_end],
         on_crashed=[*flow.on_crashed_hooks, alert_of_end],
     )
+    made.fn = alone(flow, deploy)
+    return made
 
 
-_settings = parse()
+try:
+    _settings = parse()
+except RecastError as error:
+    # The flow's hooks, which would tell of it, are not there without them.
+    alert("failure", "what is deployed cannot run", str(error))
+    raise
 _deploy = _settings.deploy
-# The time that a person has for an answer is not the flow's.
-_limit = _deploy.retrain.time_limit + (_settings.retrain.approval or timedelta(0))
+# The time that a person has for an answer is not the flow's: to its own question, and to that of the run it waits for.
+_limit = _deploy.retrain.time_limit + 2 * (_settings.retrain.approval or timedelta(0))
 retrain = deployed(retrain_flow, _deploy.retrain.model_copy(update={"time_limit": _limit}), _deploy)
 predict = deployed(predict_flow, _deploy.predict, _deploy)
 monitor = deployed(monitor_flow, _deploy.monitor, _deploy)

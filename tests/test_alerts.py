@@ -2,6 +2,7 @@
 
 import base64
 import json
+import runpy
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from ruamel.yaml import YAML
 
 from flows.alerts import LOG, alert
 from problems.errors import RecastError
-from tests.checkout import SETTINGS
+from stages.settings import parse
+from tests.checkout import ROOT, SETTINGS
 
 
 @dataclass
@@ -216,5 +218,20 @@ def test_in_a_flow_alerts_and_their_failures_stand_in_the_log_of_its_run(
 def test_wrong_settings_are_refused(alerts: dict[str, Any], said: str, write: Any) -> None:
     write(**alerts)
     with pytest.raises(RecastError, match=r"params\.yaml: alerts") as error:
-        alert("failure", "title", "text")
+        parse()
     assert said in str(error.value)
+
+
+def test_with_settings_that_cannot_be_read_an_alert_goes_to_the_log_with_the_reason(write: Any) -> None:
+    write(log=[], mail=None)
+    alert("failure", "retrain of jena has failed", "why")
+    first, second, third, *_ = LOG.read_text().splitlines()
+    assert first.endswith(" failure: retrain of jena has failed") and second == "    why"
+    assert "the channels are not known: params.yaml: alerts" in third and "mail" in LOG.read_text()
+
+
+def test_that_the_settings_keep_what_is_deployed_from_running_is_told(write: Any) -> None:
+    write(mail=None)
+    with pytest.raises(RecastError, match=r"params\.yaml: alerts"):
+        runpy.run_path(str(ROOT / "flows/deployed.py"))
+    assert "failure: what is deployed cannot run\n    params.yaml: alerts" in LOG.read_text()
