@@ -144,19 +144,24 @@ def _known(client: SyncPrefectClient, wanted: Deployment) -> DeploymentResponse 
     """The deployment of that name which Prefect has.
 
     Raises:
-        RecastError: it is another checkout's.
+        RecastError: it is another checkout's; not where the folder of that one is gone: this one was moved.
     """
     try:
         there = client.read_deployment_by_name(wanted.name)
     except ObjectNotFound:
         return None
-    root = (there.job_variables or {}).get("working_dir")
-    if root != wanted.definition["work_pool"]["job_variables"]["working_dir"]:
+    root = _root(there)
+    if root != wanted.definition["work_pool"]["job_variables"]["working_dir"] and (root is None or Path(root).is_dir()):
         raise RecastError(
             f"{wanted.name}: this Prefect server has one of that name already, of {root}; give this checkout a name of "
             f"its own: deploy.pool in {FILE}"
         )
     return there
+
+
+def _root(deployment: DeploymentResponse) -> str | None:
+    """The root of the checkout whose deployment it is."""
+    return (deployment.job_variables or {}).get("working_dir")
 
 
 def _runner_deployment(wanted: Deployment) -> RunnerDeployment:
@@ -184,14 +189,14 @@ def _runner_deployment(wanted: Deployment) -> RunnerDeployment:
 
 
 def gone(settings: Settings) -> list[DeploymentResponse]:
-    """The deployments of this checkout whose problem `run` does not list any more."""
+    """The deployments of this checkout, in its present folder, whose problem `run` does not list any more."""
     with get_client(sync_client=True) as client:
         there = client.read_deployments(
             deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[settings.deploy.pool])),
         )
     kept = {name(problem, settings.deploy) for problem in settings.run}
-    return [each for each in there if each.name not in kept]
+    return [each for each in there if each.name not in kept and _root(each) == str(Path.cwd())]
 
 
 def remove(deployments: Sequence[DeploymentResponse]) -> None:
