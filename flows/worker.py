@@ -130,24 +130,25 @@ def _work(pool: str) -> None:
 def mend(client: SyncPrefectClient, pool: str) -> None:
     """Put right what a worker that was killed has left: its runs whose processes are gone.
 
-    One that had begun is marked as crashed, and people are told; one that had not begun is due again.
+    One that had begun is marked as crashed, and people are told; so is one that waits for a person, whose answer
+    nothing would hear. One that had not begun is due again.
     """
+    kinds = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
     left = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(
-                type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
-            )
-        ),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=kinds))),
         work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
     )
     for run in left:
-        if run.state is None or _lives(run):
+        # One that is suspended has ended its process; it gets another.
+        if run.state is None or run.state.state_details.pause_reschedule or _lives(run):
             continue
         if run.state.is_pending():
             message = "The worker ended before it had started this run."
             client.set_flow_run_state(run.id, Scheduled(message=message), force=True)
             continue
         message = "Its process is gone, and so was the worker that would have said so: killed, or the machine stopped."
+        if run.state.is_paused():
+            message += " Its question is void; the next run asks again."
         client.set_flow_run_state(run.id, Crashed(message=message), force=True)
         alert("failure", f"{run.name} has crashed", f"{message}\nWhat it has finished is kept; run it again.")
 
