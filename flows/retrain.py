@@ -4,6 +4,7 @@ Every step may be repeated. What a killed run has begun, the next one ends: it f
 champion, which is there from before anything is changed until everything is told.
 """
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ from stages.trials import Trial
 NOTHING_NEW, BREACH, PROMOTED, REFUSED, UNCHANGED = "Nothing new", "Breach", "Promoted", "Refused", "Champion stays"
 """How a retraining ends, by the name of its state; a breach is a failure, the others are not."""
 
+CHANGED = "The champion has changed since the challenger was compared with it; retrain again."
+
 POLL_SECONDS = 5
 GRACE_SECONDS = 120
 """How much longer Prefect would wait for a person than `retrain.approval` says: the refusal comes from here."""
@@ -54,7 +57,7 @@ class Came:
 
     Attributes:
         accepted: the increments that the raw store has now, in words.
-        breaches: what those in quarantine break.
+        breaches: what those in quarantine break; those too that a run has put there which was killed before its end.
     """
 
     accepted: list[str]
@@ -63,12 +66,16 @@ class Came:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A challenger, held against the champion of the day."""
+    """A challenger, held against the champion of the day.
+
+    Attributes:
+        experiment: name of the DVC experiment that holds the retraining; None where none was saved.
+    """
 
     challenger: Version
     champion: Version | None
     decision: Decision
-    experiment: str
+    experiment: str | None
 
 
 class Approval(RunInput):
@@ -94,13 +101,13 @@ def retrain(problem: str, force: bool = False) -> State[None]:
     if problem not in settings.run:
         raise RecastError(f"{problem} is declared, but the pipeline does not run it; add it to `run` in params.yaml")
     with _only_retraining(problem):
+        untold = _untold(problem)
+        told = _concluded(untold, None, settings) if untold else None
         with only_pipeline(wait=True):
             ended = _proposed(problem, settings, force)
         if not isinstance(ended, Proposal):
-            return ended
-        refusal = _refusal(ended, settings)
-        with only_pipeline(wait=True):
-            return _concluded(ended, refusal, settings)
+            return told if told and ended.name == NOTHING_NEW else ended
+        return _concluded(ended, _refusal(ended, settings), settings)
 
 
 @contextmanager
@@ -130,6 +137,11 @@ def _mark(problem: str) -> Path:
     return registry.folder(problem) / "open.json"
 
 
+def _breaches(problem: str) -> Path:
+    """The file that is there from before rows go into quarantine until their retraining has ended as a breach."""
+    return registry.folder(problem) / "breach.json"
+
+
 def _proposed(problem: str, settings: Settings, force: bool) -> State[None] | Proposal:
     """All up to the comparison; a state where the flow ends before it."""
     patience = settings.retrain.patience.total_seconds()
@@ -138,35 +150,47 @@ def _proposed(problem: str, settings: Settings, force: bool) -> State[None] | Pr
     came = refresh_task(problem, settings)
     if came.breaches:
         return _breached(problem, came, patience)
-    if not (came.accepted or resumed or force or dag.stale([problem]) or not _is_decided(problem, settings)):
+    if not (came.accepted or resumed or force or dag.stale([problem]) or _settled(problem, settings) is None):
         message = f"{problem}: nothing new has come, so nothing was trained"
         console.print(message, highlight=False)
         return Completed(name=NOTHING_NEW, message=message)
     _open(problem)
     _train(problem, patience)
-    trial = comparison.best(problem, settings)
-    champion = registry.champion(problem)
-    if champion and champion.key == trial.key:
-        entry = registry.reign(registry.history(problem))[-1]
-        made = comparison.read(problem, entry.decision) if entry.decision else None
-        if resumed and made:
-            # A killed run has promoted it, and not told of it yet.
-            return Proposal(champion, None, made, _experiment(made))
-        return _unchanged(problem, f"the best trial is the champion, version {champion.version}, itself")
-    before = registry.decided(problem, comparison.identity(trial, champion, settings))
-    if before and not resumed:
-        return _unchanged(problem, f"{trial.label} was decided on before ({before.kind}), and nothing has changed")
+    trial, champion = comparison.best(problem, settings), registry.champion(problem)
+    if why := _settled(problem, settings):
+        return _unchanged(problem, f"{trial.label} is not compared: {why}")
     challenger = register_task(trial, patience)
     decision = compare_task(trial, challenger, champion, settings)
-    return Proposal(challenger, champion, decision, _experiment(decision))
+    # Before the lock of the pipeline is given up: what another run makes of this checkout is not of this retraining.
+    kept = experiments.save(_experiment(decision), problem, f"{problem}: version {challenger.version}")
+    if not kept:
+        console.print(
+            "There is no commit in git yet, so the retraining is not kept as a DVC experiment; `git add` what you have "
+            "and `git commit` once.",
+            soft_wrap=True,
+        )
+    return Proposal(challenger, champion, decision, _experiment(decision) if kept else None)
 
 
-def _is_decided(problem: str, settings: Settings) -> bool:
-    """Whether the best trial that there is, which a person may have trained, was held against the champion before."""
+def _settled(problem: str, settings: Settings) -> str | None:
+    """Why the best trial that there is, which a person may have trained, is not to be held against the champion."""
     trial, champion = comparison.best(problem, settings), registry.champion(problem)
     if champion and champion.key == trial.key:
-        return True
-    return registry.decided(problem, comparison.identity(trial, champion, settings)) is not None
+        return f"it is the champion, version {champion.version}, itself"
+    return comparison.settled(trial, champion, settings)
+
+
+def _untold(problem: str) -> Proposal | None:
+    """What a run that was killed has decided, and not told of yet, unless it holds no longer."""
+    mark = _mark(problem)
+    entry = registry.decided(problem, json.loads(mark.read_bytes()).get("decision")) if mark.exists() else None
+    if entry is None or entry.decision is None:
+        return None
+    decision = comparison.read(problem, entry.decision)
+    is_past = entry.kind == "promotion" and entry not in registry.reign(registry.history(problem))[-1:]
+    if decision is None or is_past:
+        return None
+    return Proposal(entry.version_of(problem), None, decision, entry.experiment)
 
 
 def _unchanged(problem: str, why: str) -> State[None]:
@@ -177,7 +201,7 @@ def _unchanged(problem: str, why: str) -> State[None]:
 
 
 def _open(problem: str) -> None:
-    """Note that a retraining is under way."""
+    """Note that a retraining is under way; what is noted already stays."""
     if not _mark(problem).exists():
         write_json(_mark(problem), {"since": datetime.now(UTC).isoformat(timespec="seconds")})
 
@@ -194,7 +218,7 @@ def refresh_task(problem: str, settings: Settings) -> Came:
     declared = settings.problem(problem)
     ingest.fetch(problem, settings)
     accepted: list[str] = []
-    breaches: list[str] = []
+    breaches: list[str] = json.loads(_breaches(problem).read_bytes()) if _breaches(problem).exists() else []
     while isinstance(declared, Problem) and declared.fresh is not None:
         arrival = refresh.arrived(problem, settings, lambda done, total: None)
         if arrival is None:
@@ -202,9 +226,13 @@ def refresh_task(problem: str, settings: Settings) -> Came:
         told = f"{arrival.rows:,} rows from {arrival.first} to {arrival.last}"
         found = contract.check(problem, settings, arrival)
         if found:
-            file = refresh.quarantine(arrival, found)
-            breaches.append(f"{told}, now in {file}:")
-            breaches += [f"- {each.rule}: {each.message}" for each in found]
+            lines = [f"{told}, in {places.quarantine(problem) / arrival.pending.name}:"]
+            lines += [f"- {each.rule}: {each.message}" for each in found]
+            # People are told first: what lies in quarantine does not come again, even if this process is killed.
+            alert("breach", f"{problem}: new rows break the data contract", _breach_text(problem, lines))
+            breaches += lines
+            write_json(_breaches(problem), breaches)
+            refresh.quarantine(arrival, found)
         else:
             # From here on there is something to be trained on, even if this process is killed.
             _open(problem)
@@ -217,18 +245,19 @@ def refresh_task(problem: str, settings: Settings) -> Came:
     return Came(accepted, breaches)
 
 
+def _breach_text(problem: str, breaches: list[str]) -> str:
+    """What people are told of rows that break the contract."""
+    after = f"Nothing was trained, and the champion stays. `recast quarantine {problem}` shows what to do."
+    return "\n".join([*breaches, after])
+
+
 def _breached(problem: str, came: Came, patience: float) -> State[None]:
-    """Tell people of rows that break the contract; nothing is trained."""
-    text = "\n".join(
-        [
-            *came.breaches,
-            f"Nothing was trained, and the champion stays. `recast quarantine {problem}` shows what to do.",
-        ]
-    )
-    alert("breach", f"{problem}: new rows break the data contract", text)
+    """The end of a retraining whose rows break the contract, of which people have been told; nothing is trained."""
+    text = _breach_text(problem, came.breaches)
     console.print(f"[red]{problem}: new rows break the data contract.[/]")
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     reached(_never_again, patience)
+    _breaches(problem).unlink()
     return Failed(name=BREACH, message=text)
 
 
@@ -286,8 +315,6 @@ def compare_task(trial: Trial, challenger: Version, champion: Version | None, se
 def _refusal(proposal: Proposal, settings: Settings) -> str | None:
     """Why the challenger is not promoted; None: it is. A person is asked where the settings say so."""
     decision = proposal.decision
-    if registry.decided(decision.problem, decision.id):
-        return None
     if not decision.promoted:
         return decision.reasons[0]
     if settings.retrain.approval is None:
@@ -332,17 +359,9 @@ def _concluded(proposal: Proposal, refusal: str | None, settings: Settings) -> S
     """Do what was decided, record it and tell people."""
     decision, challenger = proposal.decision, proposal.challenger
     problem, patience = decision.problem, settings.retrain.patience.total_seconds()
-    entry = registry.decided(problem, decision.id)
-    if entry is None and refusal is None and registry.champion(problem) != proposal.champion:
-        refusal = "The champion has changed since the challenger was compared with it; retrain again."
-    kept = experiments.save(proposal.experiment, problem, f"{problem}: version {challenger.version}")
-    if not kept:
-        console.print(
-            "There is no commit in git yet, so the retraining is not kept as a DVC experiment; `git add` what you have "
-            "and `git commit` once.",
-            soft_wrap=True,
-        )
-    entry = conclude_task(proposal, refusal, proposal.experiment if kept else None, patience)
+    # A run that is killed after this finds by it what it has to tell.
+    write_json(_mark(problem), json.loads(_mark(problem).read_bytes()) | {"decision": decision.id})
+    entry = conclude_task(proposal, refusal, patience)
     history = pages.write_history(problem)
     _tell(proposal, entry, history, patience)
     _mark(problem).unlink(missing_ok=True)
@@ -351,18 +370,22 @@ def _concluded(proposal: Proposal, refusal: str | None, settings: Settings) -> S
 
 
 @task(name="conclude", persist_result=False)
-def conclude_task(proposal: Proposal, refusal: str | None, experiment: str | None, patience: float) -> registry.Entry:
-    """Promote the challenger or refuse it: in the history first, then in MLflow."""
-    decision, challenger = proposal.decision, proposal.challenger
+def conclude_task(proposal: Proposal, refusal: str | None, patience: float) -> registry.Entry:
+    """Promote the challenger, unless the champion is another than it was compared with, or refuse it: in the history
+    first, then in MLflow."""
+    decision, challenger, experiment = proposal.decision, proposal.challenger, proposal.experiment
+    reason, champion = decision.reasons[0], proposal.champion
 
     def concluded() -> registry.Entry:
         made = registry.decided(decision.problem, decision.id)
         if made is not None:
             registry.reconcile(decision.problem)
-        elif refusal is None:
-            registry.promote(decision.problem, challenger, decision.id, decision.reasons[0], experiment=experiment)
-        else:
+        elif refusal is not None:
             registry.refuse(challenger, decision.id, refusal, experiment=experiment)
+        elif not registry.promote(
+            decision.problem, challenger, decision.id, reason, experiment=experiment, expected=champion
+        ):
+            registry.refuse(challenger, decision.id, CHANGED, experiment=experiment)
         entry = registry.decided(decision.problem, decision.id)
         assert entry is not None
         registry.tag(challenger, {"recast.outcome": entry.kind, "recast.experiment": entry.experiment or ""})

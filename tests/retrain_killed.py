@@ -16,8 +16,8 @@ from typing import Any
 import mlflow
 
 import flows.retrain as retraining
-from champions import comparison, lineage, pages, registry
-from flows import dag, experiments
+from champions import comparison, registry
+from flows import experiments
 from flows.connection import connect
 from stages import refresh
 
@@ -56,19 +56,13 @@ def within(holder: Any, name: str, other: Callable[[], None]) -> Callable[[], No
 PLACES: dict[str, Callable[[], None]] = {
     "whole": lambda: None,
     "the increment is accepted": after(refresh, "accept"),
-    "DVC has noted the increment": after(dag, "track"),
+    "the rows are in quarantine": after(refresh, "quarantine"),
     "the pipeline has run": after(retraining, "pipeline"),
     "the version is made": after(mlflow.MlflowClient, "create_model_version"),
-    "the challenge is written": within(registry, "challenge", before(registry, "_set_aliases")),
-    "the lineage is noted": after(lineage, "note"),
     "the decision is written": after(comparison, "compare"),
-    "the evidence is an artifact": after(mlflow.MlflowClient, "log_artifacts"),
-    "the experiment is not named": before(experiments, "save"),
     "the experiment is saved": after(experiments, "save"),
     "the promotion is written": within(registry, "promote", before(registry, "_set_aliases")),
     "an alias is set": after(mlflow.MlflowClient, "set_registered_model_alias"),
-    "the promotion is made": after(registry, "promote"),
-    "the page is written": after(pages, "write_history"),
     "people are told": after(retraining, "alert"),
 }
 

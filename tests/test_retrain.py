@@ -20,7 +20,7 @@ PLACES = [
     "the increment is accepted",
     "the pipeline has run",
     "the version is made",
-    "the challenge is written",
+    "the decision is written",
     "the experiment is saved",
     "the promotion is written",
     "an alias is set",
@@ -142,9 +142,13 @@ def test_a_retraining_killed_anywhere_goes_on_to_one_champion(retraining: Retrai
     assert checkout.run("git", "log", "--format=%s") == "begin\n", "the branch is as it was"
 
 
+def experiments(checkout: Checkout) -> list[str]:
+    """Git's references to DVC's experiments."""
+    return checkout.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+
+
 def experiment(checkout: Checkout, name: str) -> str:
-    refs = checkout.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
-    return next(ref for ref in refs if ref.endswith(f"/{name}"))
+    return next(ref for ref in experiments(checkout) if ref.endswith(f"/{name}"))
 
 
 def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers: dict[str, Any]) -> None:
@@ -155,19 +159,26 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     checkout = retraining.checkout
-    assert retraining.run("forced") == "Champion stays"
+    log, mark = checkout.file(".recast/alerts.log"), checkout.file("data/champion/demo/open.json")
+    told = log.read_text()
+    mark.write_text('{"since": "2020-01-01T00:00:00+00:00"}')
+    assert retraining.run() == "Champion stays", "of a run that has failed before its decision, nothing is told"
     assert retraining.run("rollback") == "rolled back"
-    assert retraining.run("forced") == "Champion stays", "what a person took back is not promoted again"
+    mark.write_text(json.dumps({"decision": history(checkout)[-2]["decision"]}))
+    assert retraining.run() == "Champion stays", "what a person took back is not promoted again, nor told of"
     assert registered(checkout) == ([1, 2], {"champion": 1})
+    assert history(checkout)[-1]["kind"] == "rollback" and log.read_text() == told and not mark.exists()
     checkout.settings(retrain__approval="1s", retrain__level=0.9)
     assert retraining.run("forced") == "Refused"
     assert "nobody has answered" in history(checkout)[-1]["reason"]
     assert registered(checkout) == ([1, 2], {"champion": 1, "challenger": 2})
     checkout.settings(retrain__approval="1h", retrain__level=0.8)
+    saved = experiments(checkout)
     retraining.begin("forced")
     with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
         while not (waiting := [run for run in client.read_flow_runs() if run.state and run.state.is_paused()]):
             assert retraining.process.poll() is None
+        assert len(experiments(checkout)) == len(saved) + 1, "it is kept before anything else can run in the checkout"
         resume_flow_run(waiting[0].id, run_input={"promote": True})
     assert retraining.end() == "Promoted"
     assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
@@ -177,21 +188,20 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
 def test_nothing_new_trains_nothing_and_a_breach_stops_before_training(retraining: Retraining) -> None:
     checkout = retraining.checkout
     before, trials = history(checkout), sorted(checkout.file("trials/demo").iterdir())
-    knows(checkout, days=2)
     assert retraining.run() == "Nothing new"
     write_table(checkout.file("incoming/demo.csv"), 744, offset=60.0)
+    assert retraining.run("the rows are in quarantine") == "killed"
+    assert "breach: demo: new rows break the data contract" in checkout.file(".recast/alerts.log").read_text()
     assert retraining.run() == "Breach"
     assert history(checkout) == before and sorted(checkout.file("trials/demo").iterdir()) == trials
     assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
     assert len(list(checkout.file("data/quarantine/demo").glob("*.csv"))) == 1
-    assert "breach: demo: new rows break the data contract" in checkout.file(".recast/alerts.log").read_text()
     assert retraining.run() == "Nothing new", "what lies in quarantine does not come again"
 
 
-def test_a_worse_challenger_is_refused(retraining: Retraining) -> None:
+def test_another_grid_is_news_and_a_worse_challenger_is_refused(retraining: Retraining) -> None:
     checkout = retraining.checkout
     knows(checkout, days=2)
-    write_table(checkout.file("incoming/demo.csv"), 744)
     assert retraining.run() == "Refused"
     assert registered(checkout) == ([1, 2, 3], {"champion": 2, "previous": 1, "challenger": 3})
     assert "than the champion beyond noise" in history(checkout)[-1]["reason"]
