@@ -32,6 +32,7 @@ from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from champions import forecast_log
+from champions.history import Entry, reign
 from champions.registry import Version
 from problems.errors import RecastError
 from problems.source import written
@@ -60,6 +61,8 @@ class Registry(Protocol):
     def folder(self, problem: str) -> Path: ...
 
     def champion(self, problem: str) -> Version | None: ...
+
+    def history(self, problem: str) -> list[Entry]: ...
 
     def load(self, version: Version) -> Forecaster: ...
 
@@ -128,6 +131,8 @@ class Service:
         self.metrics = Metrics()
         self._held: Held | None = None
         self._kept: dict[tuple[int, str], Forecaster] = {}
+        self._keeping = threading.Lock()
+        self._preparing: asyncio.Task[None] | None = None
         self._seen: object = None
         self._log_failed: str | None = None
         self._waiting: queue.Queue[Asked | None] = queue.Queue(MOST_WAITING)
@@ -187,16 +192,12 @@ class Service:
         return True
 
     def _hold(self, version: Version) -> None:
-        key = (version.version, version.run)
-        forecaster = self._kept.pop(key, None) or self._registry.load(version)
+        forecaster = self._kept_or_loaded(version)
         if forecaster.about.preparation is None:
             raise RecastError(
                 f"{self.problem} is a problem of sequences, which recast serve does not answer: mlflow models serve -m "
                 f"{version.uri}"
             )
-        self._kept[key] = forecaster
-        while len(self._kept) > KEPT:
-            del self._kept[next(iter(self._kept))]
         if self._held is not None:
             self.metrics.swaps.inc()
         # The network's first call takes longer than the others: loading has made it.
@@ -204,12 +205,38 @@ class Service:
         self.metrics.version.set(version.version)
         _log.info("%s: version %d answers", self.problem, version.version)
 
+    def _kept_or_loaded(self, version: Version) -> Forecaster:
+        """The model of a version, which is now the last to be forgotten."""
+        key = (version.version, version.run)
+        forecaster = self._kept.get(key) or self._registry.load(version)
+        with self._keeping:
+            self._kept.pop(key, None)
+            self._kept[key] = forecaster
+            while len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
+        return forecaster
+
+    def _prepare(self) -> None:
+        """Load what a rollback would bring back: people wait for it."""
+        try:
+            former = reign(self._registry.history(self.problem))[:-1]
+            if former:
+                self._kept_or_loaded(former[-1].version_of(self.problem))
+        # Nothing has asked for it yet; who does will be told.
+        except Exception as error:
+            _log.warning("%s: what a rollback would bring back cannot be loaded: %s", self.problem, error)
+
     async def watch(self) -> None:
         """Follow the champion until cancelled."""
+        prepared: object = None
         while True:
             pause = WATCH_SECONDS
             try:
                 await asyncio.to_thread(self.follow)
+                if self._seen != prepared:
+                    prepared = self._seen
+                    # Beside it: a store that does not answer must not hold up what is in memory.
+                    self._preparing = asyncio.create_task(asyncio.to_thread(self._prepare))
             # Whatever it is that keeps a champion from being loaded, the one before goes on.
             except Exception as error:
                 self.metrics.failures.labels("swap").inc()

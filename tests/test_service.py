@@ -315,6 +315,22 @@ def test_no_request_fails_while_the_model_is_swapped(client: httpx.Client, here:
     assert logged().height == 2, "one window, forecast by two versions"
 
 
+def test_what_a_rollback_brings_back_is_in_memory_already(here: list[Version]) -> None:
+    service = Service("demo", registry)
+    with served(service) as client:
+        while len(service._kept) < 2:
+            pass
+        (folder,) = Path(".recast/models/demo").glob(f"1-{here[0].run[:8]}")
+        aside = folder.rename(folder.with_name("aside"))
+        folder.mkdir()  # A load would find nothing.
+        registry.rollback("demo")
+        while client.get("/ready").json()["model_version"] != 1:
+            pass
+        assert client.post("/forecast", json=body()).json()["model_version"] == 1
+        folder.rmdir()
+        aside.rename(folder)
+
+
 def test_a_champion_that_cannot_be_loaded_leaves_the_one_before_at_work(
     here: list[Version],
 ) -> None:
