@@ -60,7 +60,8 @@ def checkout(
     copied = finished.copy(tmp_path_factory.mktemp("backtest") / "checkout")
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: servers["api"]}):
         patch.chdir(copied.root)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        # MLflow keeps a store by its address, and a relative one would be another test's.
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copied.file('mlruns/mlflow.db')}")
         tracking.client.cache_clear()
         yield copied
         tracking.client.cache_clear()

@@ -56,10 +56,8 @@ def there_and_back(checkout: Checkout) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Checkout], None], set[str]]] = {
-    "nothing": (lambda checkout: None, set()),
     "a parameter of evaluate": (set_to(evaluate__bootstrap__resamples=150), {"evaluate"}),
     "a parameter of normalize": (set_to(normalize__scale="range"), set(STAGES[1:])),
-    "a problem's title": (set_to(problems__demo__title="Another title"), {"evaluate"}),
     "the grid grows": (set_to(grid__architectures__dense={"units": [4, 5]}), {"train", "evaluate"}),
     "the runner": (set_to(runner__bundle=2), set()),
     "a source file, in its comments": (append("stages/window.py", "# more\n"), {"window", "train", "evaluate"}),
