@@ -196,6 +196,8 @@ def _environment() -> dict[str, str]:
         **os.environ,
         "PREFECT_HOME": str(STATE.absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # What runs keeps its place in the limit of its deployment while the server begins anew.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
     }

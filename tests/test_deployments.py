@@ -5,21 +5,33 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psutil
 import pytest
+from filelock import FileLock
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.deployments import run_deployment
-from prefect.flows import load_flow_from_entrypoint
+from prefect.flow_engine import run_flow
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Paused, Pending, Running
+from ruamel.yaml import YAML
 
 from flows import deployments
+
+# Here, where the project's own params.yaml is the one that it reads.
+from flows.deployed import deployed as as_deployed
 from infra import servers
 from problems.errors import RecastError
 from stages.settings import Schedule, parse
@@ -162,17 +174,23 @@ def test_deploying_again_changes_nothing_and_what_is_gone_is_removed(
     deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {(each.id, each.updated) for each in client.read_deployments()}
-    stranger = client.create_deployment(
-        client.create_flow_from_name("retrain"), "gone-tests", work_pool_name="tests", tags=["recast"]
-    )
-    theirs = client.create_deployment(client.create_flow_from_name("retrain"), "theirs", work_pool_name="tests")
+    flow = client.create_flow_from_name("retrain")
+
+    def create(name: str, root: Path, tags: list[str]) -> UUID:
+        variables = {"working_dir": str(root)}
+        return client.create_deployment(flow, name, work_pool_name="tests", tags=tags, job_variables=variables)
+
+    stranger = create("gone-tests", deployed.root, ["recast"])
+    theirs = create("theirs", deployed.root, [])
+    elsewhere = create("elsewhere-tests", deployed.root.parent, ["recast"])
     printed = deployed.recast("deploy")
     assert "gone-tests is removed" in printed
     there = {(each.id, each.updated) for each in client.read_deployments()}
     assert before <= there, "Prefect forgets what was missed of a deployment that it is told of again"
-    assert stranger not in dict(there) and theirs in dict(there)
+    assert stranger not in dict(there) and {theirs, elsewhere} <= set(dict(there))
     assert f"retrain/demo-tests: {str(client.api_url).removesuffix('/api/')}/deployments/deployment/" in printed
     client.delete_deployment(theirs)
+    client.delete_deployment(elsewhere)
 
 
 def test_a_dry_run_tells_no_one(deployed: Checkout) -> None:
@@ -190,6 +208,20 @@ def test_another_checkouts_deployments_are_not_taken(
     settings = parse()
     with pytest.raises(RecastError, match=r"this Prefect server has one of that name already.*deploy\.pool"):
         deployments.deploy(settings, deployments.planned(settings, ["demo"]))
+
+
+def test_a_checkout_that_was_moved_takes_its_deployments_along(
+    deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(deployed.root)
+    settings = parse()
+    (wanted, *_) = deployments.planned(settings, ["moved"])
+    wanted.definition["work_pool"]["job_variables"]["working_dir"] = str(tmp_path / "gone")
+    identity = deployments.deploy(settings, [wanted])[wanted.name]
+    again = deployments.deploy(settings, deployments.planned(settings, ["moved"])[:1])
+    assert again == {wanted.name: identity}
+    assert (client.read_deployment(identity).job_variables or {})["working_dir"] == str(deployed.root)
+    client.delete_deployment(identity)
 
 
 def test_the_flows_that_are_deployed_are_the_real_ones_with_what_params_yaml_says(
@@ -287,6 +319,93 @@ def test_where_overlap_is_skipped_the_second_run_is(deployed: Checkout, client: 
     assert first.infrastructure_pid
     os.kill(int(first.infrastructure_pid), signal.SIGKILL)
     assert ended(client, first).state_name == "Crashed"
+
+
+@pytest.fixture
+def limited(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Callable[..., Any], str], tuple[Any, FlowRun]]]:
+    """Makes a flow of a function as it is deployed, and a run of it that has the one place of its deployment."""
+    monkeypatch.chdir(tmp_path)
+    with Path("params.yaml").open("w") as file:
+        YAML().dump(checkout.SETTINGS, file)
+    made: list[UUID] = []
+
+    def make(function: Callable[..., Any], on_overlap: str) -> tuple[Any, FlowRun]:
+        settings = parse().deploy.model_copy(update={"on_overlap": on_overlap, "retries": 0})
+        whole = as_deployed(Flow(function, name="limited"), settings.monitor, settings)
+        made.append(client.create_deployment(client.create_flow(whole), tmp_path.name, concurrency_limit=1))
+        run = client.create_flow_run_from_deployment(made[-1], parameters={"problem": "demo"})
+        assert client.set_flow_run_state(run.id, Pending()).status == SetStateStatus.ACCEPT
+        return whole, client.read_flow_run(run.id)
+
+    yield make
+    for each in made:
+        client.delete_deployment(each)
+
+
+def test_a_run_outlives_the_loss_of_its_place_in_the_limit(
+    client: SyncPrefectClient, limited: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause for a person's answer gives it away, and Prefect's engine then fails to renew it."""
+    monkeypatch.setattr("prefect.concurrency._leases._RENEWAL_FRACTION", 0.001)
+    monkeypatch.setattr("prefect.concurrency._leases._RENEWAL_MAX_ATTEMPTS", 1)
+
+    def asking(problem: str) -> None:
+        (renewal,) = [each for each in threading.enumerate() if each.name.startswith("concurrency-lease-renewal")]
+        client.set_flow_run_state(flow_run.id, Paused(timeout_seconds=600))
+        client.set_flow_run_state(flow_run.id, Running(), force=True)
+        renewal.join(60)
+        assert not renewal.is_alive()
+
+    flow, run = limited(asking, "wait")
+    state = run_flow(flow, flow_run=run, return_type="state")
+    assert state.is_completed(), state
+
+
+@pytest.mark.parametrize(("on_overlap", "end"), [("wait", "Completed"), ("skip", "Skipped")])
+def test_a_run_waits_or_is_skipped_while_another_that_has_lost_its_place_is_under_way(
+    on_overlap: str, end: str, client: SyncPrefectClient, limited: Any
+) -> None:
+    begun = threading.Event()
+
+    def second(problem: str) -> None:
+        begun.set()
+
+    flow, run = limited(second, on_overlap)
+    Path(".recast").mkdir()
+    first = FileLock(".recast/deployed-limited-demo.lock", thread_local=False)
+    first.acquire()
+    early = []
+
+    def end_first() -> None:
+        running(client, run) if on_overlap == "wait" else ended(client, run)
+        early.append(begun.is_set())
+        first.release()
+
+    other = threading.Thread(target=end_first)
+    other.start()
+    state = run_flow(flow, flow_run=run, return_type="state")
+    other.join()
+    assert (state.name, early, begun.is_set()) == (end, [False], on_overlap == "wait")
+
+
+def test_a_question_that_no_process_would_hear_the_answer_to_is_ended_and_told(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.worker import mend
+
+    monkeypatch.chdir(tmp_path)
+    client.create_work_pool(WorkPoolCreate(name="asked", type="process"))
+    deployment = client.create_deployment(client.create_flow_from_name("retrain"), "asked", work_pool_name="asked")
+    asked = client.create_flow_run_from_deployment(deployment)
+    client.set_flow_run_state(asked.id, Paused(timeout_seconds=600), force=True)
+    mend(client, "asked")
+    state = client.read_flow_run(asked.id).state
+    assert state and state.is_crashed() and "the next run asks again" in str(state.message)
+    assert "the next run asks again" in Path(".recast/alerts.log").read_text()
+    client.delete_deployment(deployment)
+    client.delete_work_pool("asked")
 
 
 def test_the_worker_is_shown_and_stopped_with_all_that_it_has_started(
