@@ -1,8 +1,9 @@
 """Which model serves, and which ones did: MLflow's registered models by problem, and the history that MLflow lacks.
 
-A registered model is named as its problem, and has one version a trial that was ever a challenger. Its aliases
-`champion`, `previous` and `challenger` follow from `data/champion/<problem>/history.json`, a list of what happened. The
-file is the truth: it is replaced as a whole before any alias is set, and `reconcile` sets the aliases to what it says.
+A registered model is named as its problem, and has one version a trial that was ever a challenger, or several where the
+trial's model was stored again with another content, such as other intervals. Its aliases `champion`, `previous` and
+`challenger` follow from `data/champion/<problem>/history.json`, a list of what happened. The file is the truth: it is
+replaced as a whole before any alias is set, and `reconcile` sets the aliases to what it says.
 A kill between the two, or at any other moment, is mended by the next call.
 """
 
@@ -38,7 +39,7 @@ from problems.errors import RecastError
 from stages import tracking
 from stages.atomic import replaced_folder
 from stages.forecaster import Forecaster
-from stages.packaging import PACKAGED
+from stages.packaging import CONTENT, PACKAGED
 from stages.places import STATE
 from stages.trials import Trial, read_run, trial_folder
 from stages.words import without_passwords
@@ -121,18 +122,20 @@ def is_stored(trial: Trial) -> bool:
 
 @tracking.reported()
 def register(trial: Trial, tags: dict[str, str]) -> Version:
-    """The version of a trial whose model is stored; a new one where there is none, however often it is called.
+    """The version of a trial's stored model; a new one where there is none of it, however often it is called.
 
     Raises:
         TrackingError: MLflow has failed.
         RecastError: the trial's model is not stored.
     """
     problem = trial.problem
-    for version in known(problem).values():
-        if version.key == trial.key:
-            return version
     run = str(read_run(trial_folder(trial))["mlflow_run_id"])
-    model = tracking.client().get_run(run).data.tags.get(PACKAGED)
+    stored = tracking.client().get_run(run).data.tags
+    model, made_of = stored.get(PACKAGED), {name: stored[name] for name in (CONTENT,) if name in stored}
+    for found in reversed(_versions(problem)):
+        version = _read(problem, found)
+        if version and version.key == trial.key and made_of.items() <= found.tags.items():
+            return version
     if model is None:
         raise RecastError(f"{trial.label}: its model is not in MLflow; `recast rebuild-mlflow {problem}` writes it")
     try:
@@ -141,7 +144,11 @@ def register(trial: Trial, tags: dict[str, str]) -> Version:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     made = tracking.client().create_model_version(
-        problem, model, run, {KEY: trial.key, LABEL: trial.label, **tags}, model_id=model.removeprefix("models:/")
+        problem,
+        model,
+        run,
+        {KEY: trial.key, LABEL: trial.label, **made_of, **tags},
+        model_id=model.removeprefix("models:/"),
     )
     return Version(problem, int(made.version), trial.key, run, trial.label)
 

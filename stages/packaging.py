@@ -1,11 +1,13 @@
 """The best trial of each architecture as an MLflow model that can be served."""
 
+import hashlib
 import shutil
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +20,13 @@ import torch
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from architectures import Network
 from stages import batches, places, tracking
 from stages.fit import answers
 from stages.forecaster import ABOUT, About, Forecaster, quantile_ends
-from stages.leaderboard import Evaluation, Row
+from stages.leaderboard import Evaluation
 from stages.metrics import conformal_reach
 from stages.normalize import CHUNK, Table, times, values
 from stages.objectives import objective, ordered, shape_for
@@ -47,6 +50,9 @@ PACKAGED = "recast.model"
 FORM, THIS_FORM = "recast.model.form", "2"
 """Tag of what a model takes; 2: rows in their own units. Models of an earlier form are stored again."""
 
+CONTENT = "recast.model.content"
+"""Tag of a run, and of a version: what its model is made of, see `content`. One of something else is stored again."""
+
 _lock = threading.Lock()
 """MLflow keeps the model that it loads in a variable of the process, in which problems are evaluated side by side."""
 
@@ -62,29 +68,42 @@ def package(evaluation: Evaluation, trials: Sequence[Trial]) -> list[str]:
     for row, best in best_trials(evaluation.rows, trials):
         run = str(read_run(trial_folder(best))["mlflow_run_id"])
         tags = tracking.client().get_run(run).data.tags
-        if PACKAGED not in tags or tags.get(FORM) != THIS_FORM:
-            stored.append(_store(best, run, evaluation, row))
+        levels = [interval.level for interval in row.intervals]
+        about = described(best, evaluation.unit, evaluation.synthetic, levels, tags.get("mlflow.source.git.commit", ""))
+        if PACKAGED not in tags or tags.get(FORM) != THIS_FORM or tags.get(CONTENT) != content(about):
+            stored.append(_store(best, run, about))
     return stored
 
 
+def content(about: About) -> str:
+    """What decides a model's forecasts and intervals, as a hash; the other settings are not all in the trial's key."""
+    # Reaches and ranges follow from the rest; the commit is that of the run.
+    same = replace(about, reaches={}, ranges={}, commit="")
+    return hashlib.sha256(TypeAdapter(About).dump_json(same)).hexdigest()[:16]
+
+
 def forecaster_of(trial: Trial, unit: str, synthetic: bool, levels: Sequence[float], commit: str = "") -> Forecaster:
-    """A trained trial as what forecasts from rows in their own units, with intervals by its validation errors.
+    """A trained trial as what forecasts from rows in their own units, with intervals by its validation errors; see
+    `described`.
+    """
+    return _forecaster(trial, described(trial, unit, synthetic, levels, commit))
+
+
+def described(trial: Trial, unit: str, synthetic: bool, levels: Sequence[float], commit: str) -> About:
+    """What a trial's forecaster is made of, without what has to be measured for it: reaches and ranges.
 
     Args:
         unit: the target's.
         levels: of the intervals; the validation windows must be enough for them.
         commit: that it was trained at.
     """
-    normalized, windowed = places.stage("normalize", trial.problem), places.stage("window", trial.problem)
-    windows = read_windows(windowed)
-    network = load_network(trial, windows)
+    windows = read_windows(places.stage("window", trial.problem))
     of_table: dict[str, Any] = {}
     if isinstance(windows, Windowing):
-        table = Table.read(normalized)
-        # A baseline knows of no quantiles.
-        quantiles = objective(windows, trial.train).quantiles if trial.trainable else ()
+        table = Table.read(places.stage("normalize", trial.problem))
         of_table = {
-            "quantiles": quantiles,
+            # A baseline knows of no quantiles.
+            "quantiles": objective(windows, trial.train).quantiles if trial.trainable else (),
             "preparation": table.preparation,
             "cadence": table.cadence,
             "lookback": windows.lookback,
@@ -93,10 +112,8 @@ def forecaster_of(trial: Trial, unit: str, synthetic: bool, levels: Sequence[flo
             "leads": tuple(windows.leads),
             "series": tuple(each.name for each in table.series),
             "levels": tuple(levels),
-            "reaches": _reaches(network, quantiles, levels, table, normalized, windowed),
-            "ranges": _ranges(table, normalized),
         }
-    about = About(
+    return About(
         problem=trial.problem,
         key=trial.key,
         architecture=trial.configuration.architecture,
@@ -110,6 +127,16 @@ def forecaster_of(trial: Trial, unit: str, synthetic: bool, levels: Sequence[flo
         commit=commit,
         **of_table,
     )
+
+
+def _forecaster(trial: Trial, about: About) -> Forecaster:
+    """The forecaster that is described, with all that is measured for it."""
+    normalized, windowed = places.stage("normalize", trial.problem), places.stage("window", trial.problem)
+    network = load_network(trial, read_windows(windowed))
+    if about.preparation:
+        table = Table.read(normalized)
+        reaches = _reaches(network, about.quantiles, about.levels, table, normalized, windowed)
+        about = replace(about, reaches=reaches, ranges=_ranges(table, normalized))
     return Forecaster(about, network)
 
 
@@ -207,13 +234,10 @@ def _signature(about: About, example: pl.DataFrame | NDArray[Any], answer: Any) 
     )
 
 
-def _store(trial: Trial, run: str, evaluation: Evaluation, row: Row) -> str:
+def _store(trial: Trial, run: str, described: About) -> str:
     """Log the model of one trial to its own run."""
     ingested, normalized, windowed = (places.stage(name, trial.problem) for name in ("ingest", "normalize", "window"))
-    tags = tracking.client().get_run(run).data.tags
-    levels = [interval.level for interval in row.intervals]
-    commit = tags.get("mlflow.source.git.commit", "")
-    forecaster = forecaster_of(trial, evaluation.unit, evaluation.synthetic, levels, commit)
+    forecaster = _forecaster(trial, described)
     about = forecaster.about
     example: pl.DataFrame | NDArray[Any]
     if about.preparation:
@@ -245,7 +269,8 @@ def _store(trial: Trial, run: str, evaluation: Evaluation, row: Row) -> str:
             )
         # When the trial ended, not when its model was stored.
         tracking.client().set_terminated(run, end_time=ended)
-        for tag, value in ((FORM, THIS_FORM), (PACKAGED, model.model_uri)):
+        # First the model: without the others it is stored again.
+        for tag, value in ((PACKAGED, model.model_uri), (FORM, THIS_FORM), (CONTENT, content(described))):
             tracking.client().set_tag(run, tag, value)
     return str(model.model_uri)
 

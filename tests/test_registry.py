@@ -16,6 +16,7 @@ from champions.registry import CHALLENGER, CHAMPION, PREVIOUS, Version
 from flows.cli import app
 from problems.errors import RecastError
 from stages import places, tracking
+from stages.packaging import CONTENT
 from stages.settings import load
 from stages.trials import Trial, expand
 from tests.checkout import Checkout
@@ -56,6 +57,20 @@ def test_a_trial_has_one_version_however_often_it_is_registered(checkout: Checko
     found = MlflowClient(tracking.uri()).get_model_version("demo", str(first[1].version))
     assert found.tags[registry.KEY] == trials()[1].key and found.run_id == first[1].run
     assert found.tags["recast.data"] == trials()[1].data
+
+
+def test_a_model_that_was_stored_again_with_another_content_is_another_version(checkout: Checkout) -> None:
+    _, two, _ = versions()
+    registry.promote("demo", two, None)
+    trial = trials()[1]
+    before = tracking.client().get_run(two.run).data.tags[CONTENT]
+    tracking.client().set_tag(two.run, CONTENT, "other intervals")
+    other = registry.register(trial, {})
+    assert (other.version, other.key, other.run) == (4, two.key, two.run)
+    assert registry.register(trial, {}) == other and len(registry.known("demo")) == 4
+    assert registry.champion("demo") == two and aliases() == {CHAMPION: two.version}
+    tracking.client().set_tag(two.run, CONTENT, before)
+    assert registry.register(trial, {}) == two
 
 
 def test_aliases_follow_the_history_and_a_rollback_goes_back_step_by_step(checkout: Checkout) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -427,6 +428,11 @@ def test_packaging_leaves_the_imports_of_the_process_and_the_times_of_the_runs_a
     tracking.client().delete_tag(run.info.run_id, "recast.model.form")
     (again,) = package(evaluation, ended)
     assert again != first[0], "a model of an earlier form is stored again"
+    interval = next(row.intervals[0] for row in evaluation.rows if row.intervals)
+    levels = [replace(interval, level=0.5)]
+    other = replace(evaluation, rows=[replace(row, intervals=levels) for row in evaluation.rows])
+    assert len(package(other, ended)) == 3, "and so is one whose intervals have other levels"
+    assert package(other, ended) == []
     assert sys.path == path
     assert {name: module for name, module in sys.modules.items() if name in modules} == modules
     assert {run.info.run_id: run.info.end_time for run in in_store()} == times
