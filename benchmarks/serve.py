@@ -195,12 +195,17 @@ def _bodies(rows: int) -> dict[str, list[bytes]]:
 @contextlib.contextmanager
 def _served(made: Checkout, command: list[str], port: int, path: str) -> Iterator[psutil.Process]:
     """A server, once it answers, until the block ends."""
-    environment = {"MLFLOW_TRACKING_URI": "sqlite:///mlruns/mlflow.db"}
-    process = made.start(*command, **environment)
+    environment = made.environment | {"MLFLOW_TRACKING_URI": "sqlite:///mlruns/mlflow.db"}
+    log = made.file(f"{port}.log")
+    # To a file: a server that logs each request hangs on a pipe that nobody reads.
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=made.root, env=environment, stdout=out, stderr=out, start_new_session=True
+        )
     try:
         until = time.monotonic() + MOST_SECONDS
         while time.monotonic() < until:
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, log.read_text(encoding="utf-8", errors="replace")
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200:
                     break
@@ -209,7 +214,7 @@ def _served(made: Checkout, command: list[str], port: int, path: str) -> Iterato
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=30)
+            process.wait(timeout=30)
         process.kill()
 
 
