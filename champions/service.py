@@ -9,11 +9,12 @@ import asyncio
 import gc
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -462,8 +463,16 @@ def _numbers(values: Any, name: str, count: int, place: str) -> NDArray[np.float
     return np.array(values, dtype=np.float64)
 
 
+_PLAIN = re.compile(r"(?:(?!0000)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ?\n)+", re.ASCII)
+
+
 def _times(moments: list[Any], place: str) -> NDArray[np.datetime64]:
     """Times in UTC; those without a zone are in UTC too."""
+    # A request has hundreds: those that are all written plainly are read at once, in a tenth of the time.
+    if set(map(type, moments)) == {str} and _PLAIN.fullmatch(lines := "\n".join([*moments, ""])):
+        # A 30th of February is refused below, by name.
+        with suppress(ValueError):
+            return np.array(lines.replace("Z", "").split(), dtype="datetime64[ms]")
     read = []
     for each in moments:
         try:
@@ -482,7 +491,7 @@ def _moment(value: Any) -> datetime:
     """
     if not isinstance(value, str):
         raise TypeError
-    # Most are in UTC and say so, and a time without a zone is read in a fifth of the time.
+    # Python 3.11 takes "08:Z" for a time, but not "08:".
     read = datetime.fromisoformat(value[:-1] if value[-1:] == "Z" else value)
     return read.astimezone(UTC).replace(tzinfo=None) if read.tzinfo else read
 

@@ -77,8 +77,8 @@ class Climatology:
 def _products(moments_N: NDArray[np.datetime64], harmonics: Harmonics) -> Iterator[tuple[int, Values]]:
     """Every product of a wave of the year, or 1, with a wave of the day, or 1: (N, K), BLOCK rows at a time."""
     for begin in range(0, len(moments_N), BLOCK):
+        block_N = moments_N[begin : begin + BLOCK]
         year, day = (
-            np.pad(each, ((0, 0), (1, 0)), constant_values=1)
-            for each in _by_period(moments_N[begin : begin + BLOCK], harmonics)
+            np.concatenate([np.ones((len(block_N), 1)), each], axis=1) for each in _by_period(block_N, harmonics)
         )
-        yield begin, (year[:, :, None] * day[:, None, :]).reshape(len(year), -1)
+        yield begin, (year[:, :, None] * day[:, None, :]).reshape(len(block_N), -1)

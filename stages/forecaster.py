@@ -37,6 +37,9 @@ NUMBERS = 1 << 24
 AT_ONCE = 1024
 """Windows forecast at once: at most so many, and of long windows, fewer."""
 
+FIRST_TIME, LAST_TIME = np.datetime64("0001-01-01", "ms"), np.datetime64("9999-01-01", "ms")
+"""What Python can write as a time lies between them."""
+
 Values = NDArray[np.float64]
 Times = NDArray[np.datetime64]
 
@@ -302,6 +305,12 @@ class Forecaster:
             raise InputError(
                 f"series {series}: time {_moment(times_N[at])} does not come after the one before it, "
                 f"{_moment(times_N[max(0, at - 1)])}; each row must be later than the last"
+            )
+        ahead = round(1000 * about.horizon * about.cadence)
+        if len(times_N) and (times_N[0] < FIRST_TIME or times_N[-1] > LAST_TIME - np.timedelta64(ahead, "ms")):
+            raise InputError(
+                f"series {series}: the times are from {times_N[0]} to {times_N[-1]}; they, and what is forecast from "
+                "them, must be in the years 1 to 9998"
             )
         if (infinite_NC := np.isinf(values_NC)).any():
             row, column = np.argwhere(infinite_NC)[0]

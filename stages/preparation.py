@@ -81,7 +81,7 @@ class Preparation:
                 )
             climatology = Climatology(self.table.climatology, np.array(self.climatologies[series]))
             ahead_N = moments_N + np.timedelta64(self.horizon)
-            columns.append(np.stack([climatology.at(moments_N), climatology.at(ahead_N)], axis=1))
+            columns.append(climatology.at(np.concatenate([moments_N, ahead_N])).reshape(2, -1).T)
         return np.hstack(columns)
 
     @property

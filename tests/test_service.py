@@ -112,6 +112,20 @@ def test_a_request_is_answered_with_what_the_champion_forecasts_and_written_down
     assert sorted(logged()["forecast_id"]) == sorted(ids)
 
 
+def test_a_time_may_be_written_in_several_ways(client: httpx.Client) -> None:
+    plain = [datetime.fromisoformat(each) for each in body()["time"]]
+    written = {
+        "with Z": [f"{each.isoformat()}Z" for each in plain],
+        "to the minute": [each.isoformat(timespec="minutes") for each in plain],
+        "to the millisecond": [each.isoformat(timespec="milliseconds") for each in plain],
+        "in another zone": [f"{(each + timedelta(hours=2)).isoformat()}+02:00" for each in plain],
+        "mixed": [each.isoformat() + ("Z" if i % 2 else "+00:00") for i, each in enumerate(plain)],
+    }
+    expected = client.post("/forecast", json=body()).json()
+    for name, time in written.items():
+        assert client.post("/forecast", json={**body(), "time": time}).json() == expected, name
+
+
 def test_a_forecast_is_found_by_its_id(client: httpx.Client) -> None:
     made = client.post("/forecast", json=body()).json()["forecasts"][0]
     while (found := client.get(f"/forecasts/{made['forecast_id']}")).status_code == 404:
@@ -161,6 +175,11 @@ def kelvin(made: Body) -> None:
     made["columns"]["T (degC)"] = [value + 273.15 for value in made["columns"]["T (degC)"]]
 
 
+def at_the_end_of_time(made: Body) -> None:
+    first = datetime(9999, 12, 30)
+    made["time"] = [(first + timedelta(hours=i)).isoformat() for i in range(48)]
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], int, str]] = {
     "a column is missing": (changed(lambda b: b["columns"].pop("p (mbar)")), 422, "columns lacks 'p (mbar)'; needed"),
     "a column too many": (changed(lambda b: b["columns"].update(q=[1])), 422, "columns has 'q', which is none of"),
@@ -184,6 +203,17 @@ REFUSED: dict[str, tuple[Callable[[], Any], int, str]] = {
         "comes 2020-01-05T04:10",
     ),
     "backwards": (changed(lambda b: b["time"].reverse()), 422, "does not come after the one before it"),
+    "no day": (
+        changed(lambda b: b["time"].__setitem__(3, "2020-02-30T08:00:00Z")),
+        422,
+        "2020-02-30T08:00:00Z', which",
+    ),
+    "the year 0": (
+        changed(lambda b: b["time"].__setitem__(3, "0000-01-03T08:00:00")),
+        422,
+        "0000-01-03T08:00:00', which",
+    ),
+    "past all years": (changed(at_the_end_of_time), 422, "must be in the years 1 to 9998"),
     "no time at all": (changed(lambda b: b["time"].__setitem__(3, "noon")), 422, "time holds 'noon', which is no time"),
     "a number for a time": (changed(lambda b: b["time"].__setitem__(3, 1.5)), 422, "time holds 1.5, which is no time"),
     "an object for a time": (changed(lambda b: b["time"].__setitem__(3, {})), 422, "time holds {}, which is no time"),
