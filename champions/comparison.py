@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from architectures import REGISTRY, Axes
 from champions import registry
+from champions.history import RETRAIN
 from champions.registry import Version
 from problems.errors import RecastError
 from problems.problem import Problem
@@ -215,7 +216,7 @@ def settled(trial: Trial, champion: Version | None, settings: Settings) -> str |
     if was_promoted and trial.key not in [each.key for each in registry.reign(entries)]:
         return "it was promoted and rolled back before"
     changes = [i for i, each in enumerate(entries) if each.kind in ("promotion", "rollback")]
-    if by_these_rules and changes and changes[-1] > by_these_rules[0] and entries[changes[-1]].decision is None:
+    if by_these_rules and changes and changes[-1] > by_these_rules[0] and entries[changes[-1]].by != RETRAIN:
         return f"a person has chosen version {entries[changes[-1]].version} since it was a challenger"
     return None
 

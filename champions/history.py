@@ -19,6 +19,8 @@ from stages.places import STATE
 
 FOLDER = Path("data/champion")
 """Histories, decisions and pages, a folder a problem."""
+RETRAIN = "retrain"
+"""By whom an entry is that no person has asked for."""
 
 
 @dataclass(frozen=True)

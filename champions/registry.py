@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from champions.history import (
+    RETRAIN,
     Entry,
     Version,
     append,
@@ -53,6 +54,7 @@ __all__ = [
     "decided",
     "folder",
     "history",
+    "is_as_stored",
     "is_stored",
     "known",
     "load",
@@ -121,6 +123,20 @@ def is_stored(trial: Trial) -> bool:
 
 
 @tracking.reported()
+def is_as_stored(version: Version, trial: Trial) -> bool:
+    """Whether a version is of the trial's model as it is stored now: with the same intervals, say.
+
+    Raises:
+        TrackingError: MLflow has failed.
+    """
+    if version.key != trial.key or not is_stored(trial):
+        return False
+    stored = tracking.client().get_run(str(read_run(trial_folder(trial))["mlflow_run_id"])).data.tags
+    made_of = tracking.client().get_model_version(version.problem, str(version.version)).tags
+    return bool(stored.get(CONTENT) == made_of.get(CONTENT))
+
+
+@tracking.reported()
 def register(trial: Trial, tags: dict[str, str]) -> Version:
     """The version of a trial's stored model; a new one where there is none of it, however often it is called.
 
@@ -175,7 +191,7 @@ def challenge(version: Version) -> None:
     def made(entries: list[Entry]) -> Entry | None:
         if challenger_of(problem, entries) == version:
             return None
-        return new_entry("challenge", version, entries, None, "", "retrain", None)
+        return new_entry("challenge", version, entries, None, "", RETRAIN, None)
 
     append(problem, made)
     reconcile(problem)
@@ -186,7 +202,7 @@ def promote(
     version: Version,
     decision: str | None,
     reason: str = "",
-    by: str = "retrain",
+    by: str = RETRAIN,
     experiment: str | None = None,
     expected: Version | Literal["any"] | None = "any",
 ) -> bool:
@@ -218,7 +234,7 @@ def promote(
 
 
 def refuse(
-    version: Version, decision: str | None, reason: str, by: str = "retrain", experiment: str | None = None
+    version: Version, decision: str | None, reason: str, by: str = RETRAIN, experiment: str | None = None
 ) -> None:
     """Note that a challenger is not promoted, once a decision.
 
@@ -236,7 +252,7 @@ def refuse(
     reconcile(problem)
 
 
-def rollback(problem: str, by: str = "retrain", reason: str = "") -> Version:
+def rollback(problem: str, by: str = RETRAIN, reason: str = "") -> Version:
     """Make the former champion the champion again, and say which it is; each further call goes one further back.
 
     Raises:

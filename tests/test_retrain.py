@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tests.checkout import Checkout, write_table
+from tests.checkout import SETTINGS, Checkout, write_table
 from tests.test_registry import recast
 
 PLACES = [
@@ -208,6 +208,18 @@ def test_another_grid_is_news_and_a_worse_challenger_is_refused(retraining: Retr
     assert "is refused" in checkout.file(".recast/alerts.log").read_text()
     page = checkout.file("data/champion/demo/history.html").read_text()
     assert page.count(">refusal</td>") == 2 and page.count(">promotion</td>") == 3
+
+
+def test_the_champion_with_other_intervals_is_another_version_that_takes_over(retraining: Retraining) -> None:
+    checkout = retraining.checkout
+    knows(checkout, days=1)
+    assert retraining.run() == "Champion stays", "the champion's own network is the best again"
+    checkout.settings(evaluate={**SETTINGS["evaluate"], "intervals": [0.5]})
+    assert retraining.run() == "Promoted"
+    assert registered(checkout) == ([1, 2, 3, 4], {"champion": 4, "previous": 2})
+    assert "The same network as version 2" in history(checkout)[-1]["reason"]
+    assert "version 4, seasonal_naive days=1 seed=0, is promoted" in checkout.file(".recast/alerts.log").read_text()
+    assert retraining.run() == "Nothing new"
 
 
 def test_a_version_is_traced_to_raw_bytes_and_commit_and_back(
