@@ -31,8 +31,8 @@ test: setup ## lint, type-check and test
 	mypy
 	pytest
 
-up: setup ## start Prefect's and MLflow's servers and a worker in the background, on loopback
-	recast up
+up: setup ## start Prefect's and MLflow's servers and a worker in the background, on loopback (PROFILE=servers: on PostgreSQL and S3)
+	recast up $(if $(PROFILE),--profile $(PROFILE))
 
 down: setup ## stop them
 	recast down

@@ -18,10 +18,9 @@ HEADER = """\
 
 def main() -> None:
     """Resolve pyproject.toml for every Python and system that it allows."""
-    options = ["--universal", "--python-version", "3.11", "--no-header", "--no-annotate"]
-    extras = ["--extra", "dev", "--extra", "cluster"]
-    uv = [sys.executable, "-m", "uv", "pip", "compile", "--no-emit-index-url", "--quiet"]
-    resolved = subprocess.run([*uv, *options, *extras, "pyproject.toml"], capture_output=True, text=True, check=True).stdout
+    uv = [sys.executable, "-m", "uv", "pip", "compile", "--no-emit-index-url", "--no-header", "--no-annotate"]
+    options = ["--quiet", "--universal", "--python-version", "3.11", "--extra", "dev", "--extra", "cluster"]
+    resolved = subprocess.run([*uv, *options, "pyproject.toml"], capture_output=True, text=True, check=True).stdout
     # nvidia-ml-py is no part of CUDA: MLflow reads the GPUs' metrics by it, where there is a driver.
     kept = [line for line in resolved.splitlines() if not re.match(r"(?!nvidia-ml-py==)(nvidia|cuda|triton)", line)]
     with replaced_file(Path("requirements.lock")) as temporary:

@@ -1,25 +1,32 @@
-"""The project's own servers: Prefect and MLflow, in the background, on loopback, their state below the project's root;
-and the worker, which runs what Prefect schedules.
+"""The project's own servers, in the background, on loopback, their state below the project's root: Prefect, MLflow and
+the worker, which runs what Prefect schedules; with the profile `servers` also the stores below them and Ray's head.
 
 A server that runs is reused, whichever process started it; `recast down` stops it.
 """
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Literal
 
 import httpx
 import psutil
 from filelock import FileLock
 
+from infra import postgres, s3
 from problems.errors import RecastError
+from stages import profile
 from stages.atomic import write_json
 from stages.places import MLFLOW_STORE, STATE
+from stages.profile import Profile
 
 START_SECONDS = 240
 """A server that is not healthy by then will not be."""
@@ -29,22 +36,54 @@ SAME_PROCESS_SECONDS = 2
 
 
 @dataclass(frozen=True)
+class Launch:
+    """How a server's process is begun.
+
+    Attributes:
+        environment: what it needs beside the inherited one; None: a variable that it must not have.
+        options: more arguments of `subprocess`.
+        descriptors: what it inherits, and has alone from then on.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    descriptors: tuple[int, ...] = ()
+
+
+def _answers(page: str) -> Callable[[int], bool]:
+    """Whether a page says that all is well."""
+
+    def asked(port: int) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}{page}", timeout=5, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    return asked
+
+
+@dataclass(frozen=True)
 class Server:
     """How a server is started and asked for its health.
 
     Attributes:
         port: taken when it is free; otherwise any that is. 0: any.
-        command: arguments of Python, with {port} for the port.
-        page: where its health is.
-        interface: what a person opens.
+        launch: what is begun, by the port.
+        healthy: whether it does its work, by the port; its own process listens there.
+        prepare: what is done once it is healthy, by the port.
+        scheme: of its address.
+        end: the signal by which it is stopped.
     """
 
     name: str
     title: str
     port: int
-    command: tuple[str, ...]
-    page: str
-    interface: str = "/"
+    launch: Callable[[int], Launch]
+    healthy: Callable[[int], bool]
+    prepare: Callable[[int], None] | None = None
+    scheme: str = "http://"
+    end: signal.Signals = signal.SIGTERM
 
     @property
     def record(self) -> Path:
@@ -55,28 +94,137 @@ class Server:
         return STATE / f"{self.name}.log"
 
 
-PREFECT = Server(
-    "prefect",
-    "Prefect",
-    4200,
-    ("-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "{port}"),
-    "/api/health",
+def _prefect(port: int) -> Launch:
+    command = (sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+    # Without it, the pages of a Prefect server on another port would show what the one on 4200 has.
+    environment = {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"}
+    if profile.read().name == "servers":
+        database = postgres.address(_port(POSTGRES), "prefect", "postgresql+asyncpg")
+        environment |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database, **postgres.environment()}
+    return Launch(command, environment)
+
+
+def _mlflow(port: int) -> Launch:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    noted = profile.read()
+    if noted.name == "laptop":
+        database, artifacts = f"sqlite:///{MLFLOW_STORE / 'mlflow.db'}", str(MLFLOW_STORE / "artifacts")
+        options = ("--workers", "1", "--backend-store-uri", database, "--default-artifact-root", artifacts)
+        return Launch((*command, *options))
+    database = postgres.address(_port(POSTGRES), "mlflow")
+    artifacts = noted.s3 or f"s3://{s3.BUCKET}"
+    endpoint = None if noted.s3 else _address(S3, _port(S3))
+    options = ("--workers", "2", "--backend-store-uri", database, "--artifacts-destination", f"{artifacts}/mlflow")
+    return Launch((*command, *options), {**postgres.environment(), **s3.environment(endpoint, os.environ)})
+
+
+def _note_mlflow(port: int) -> None:
+    """Have runs written by the server from now on, where a laptop's database is not theirs."""
+    noted = profile.read()
+    if noted.name == "servers":
+        profile.note(replace(noted, mlflow=_address(MLFLOW, port)))
+
+
+def _prepare_s3(port: int) -> None:
+    s3.prepare(_address(S3, port))
+    s3.be_remote(f"s3://{s3.BUCKET}", _address(S3, port))
+
+
+def _worker(port: int) -> Launch:
+    return Launch((sys.executable, "-m", "flows.worker", str(port)))
+
+
+def _postgres(port: int) -> Launch:
+    postgres.create()
+    folder, descriptors = postgres.opened(postgres.DATA)
+    return Launch(postgres.command(port, folder), options=postgres.owner(), descriptors=descriptors)
+
+
+def _s3(port: int) -> Launch:
+    return Launch(s3.command(port), s3.served_as())
+
+
+def _ray(port: int) -> Launch:
+    address = ("--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(port))
+    options = ("--include-dashboard", "false", "--disable-usage-stats")
+    # Else Ray takes the address of the network's card for 127.0.0.1, and listens on all.
+    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    return Launch((str(Path(sys.executable).parent / "ray"), "start", *address, *options), loopback)
+
+
+POSTGRES = Server(
+    "postgres",
+    "PostgreSQL",
+    5433,
+    _postgres,
+    postgres.is_ready,
+    postgres.prepare,
+    "postgresql://",
+    # At once: by any other it would wait until the last client is gone.
+    signal.SIGINT,
 )
-MLFLOW = Server(
-    "mlflow",
-    "MLflow",
-    5000,
-    (
-        *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{MLFLOW_STORE / 'mlflow.db'}"),
-        *("--default-artifact-root", str(MLFLOW_STORE / "artifacts")),
-    ),
-    "/health",
-)
+# Without a key it answers that it wants one.
+S3 = Server("s3", "S3", 8333, _s3, lambda port: True, _prepare_s3)
+PREFECT = Server("prefect", "Prefect", 4200, _prefect, _answers("/api/health"))
+MLFLOW = Server("mlflow", "MLflow", 5000, _mlflow, _answers("/health"), _note_mlflow)
 # It answers for its health once Prefect's server knows it.
-WORKER = Server("worker", "Worker", 0, ("-m", "flows.worker", "{port}"), "/health")
-SERVERS = (PREFECT, MLFLOW, WORKER)
-"""In the order in which they are started."""
+WORKER = Server("worker", "Worker", 0, _worker, _answers("/health"))
+# Its own process listens: that is all that can be asked without becoming a part of the cluster.
+RAY = Server("ray", "Ray", 6379, _ray, lambda port: True, scheme="")
+SERVERS = (POSTGRES, S3, PREFECT, MLFLOW, WORKER, RAY)
+"""All that there are, in the order in which they are started."""
+
+
+def used() -> tuple[Server, ...]:
+    """The servers of this project's profile, in the order in which they are started."""
+    noted = profile.read()
+    if noted.name == "laptop":
+        return PREFECT, MLFLOW, WORKER
+    left_out = [*([S3] if noted.s3 else []), *([] if find_spec("ray") else [RAY])]
+    return tuple(server for server in SERVERS if server not in left_out)
+
+
+def use(name: Literal["laptop", "servers"] | None) -> None:
+    """Have this project use a profile from now on; None: the one that it has.
+
+    Raises:
+        RecastError: the servers of another one run, or something is not installed.
+    """
+    noted = profile.read()
+    wanted = name or noted.name
+    if wanted != noted.name and (running := [server.title for server in used() if url(server)]):
+        raise RecastError(f"{' and '.join(running)} of the profile {noted.name} run; `recast down` first")
+    STATE.mkdir(exist_ok=True)
+    if wanted == "laptop":
+        s3.be_remote(None)
+        profile.note(Profile())
+        return
+    if missing := [each for each in ("psycopg2", "boto3", "dvc_s3") if find_spec(each) is None]:
+        raise RecastError(f"{', '.join(missing)}: not installed; `pip install -r requirements.lock` has what it needs")
+    other = s3.other() or noted.s3
+    postgres.program("postgres")
+    if other is None:
+        s3.program()
+    else:
+        s3.be_remote(other)
+    profile.note(Profile("servers", noted.mlflow, other))
+
+
+def _needs(server: Server) -> tuple[Server, ...]:
+    """What has to run before a server starts."""
+    stores = {PREFECT: (POSTGRES,), MLFLOW: (POSTGRES, S3)}
+    return tuple(each for each in stores.get(server, ()) if each in used())
+
+
+def _address(server: Server, port: int) -> str:
+    return f"{server.scheme}127.0.0.1:{port}"
+
+
+def _port(server: Server) -> int:
+    """The port of a server that runs."""
+    found = _noted(server)
+    assert found is not None, f"{server.name} does not run"
+    return found[1]
 
 
 def url(server: Server) -> str | None:
@@ -86,11 +234,8 @@ def url(server: Server) -> str | None:
         return None
     process, port = found
     try:
-        if not _listens(process, port):
-            return None
-        address = f"http://127.0.0.1:{port}"
-        return address if httpx.get(address + server.page, timeout=5, trust_env=False).is_success else None
-    except (psutil.NoSuchProcess, httpx.TransportError):
+        return _address(server, port) if _listens(process, port) and server.healthy(port) else None
+    except psutil.NoSuchProcess:
         return None
 
 
@@ -121,27 +266,35 @@ def start(server: Server) -> str:
     """The address of the project's own server, started where it does not run.
 
     Raises:
-        RecastError: it does not become healthy; the message names its log.
+        RecastError: it is not installed, or does not become healthy; the message names its log.
     """
     STATE.mkdir(exist_ok=True)
+    for needed in _needs(server):
+        start(needed)
     # Two commands that need it at once start one.
     with FileLock(STATE / f"{server.name}.lock"):
-        running = url(server)
-        if running:
-            return running
-        # Where it was before it died: what runs still looks for it there.
-        last = _last_port(server)
+        address = url(server) or _started(server)
+        if server.prepare:
+            # Also where it ran already: who started it may have been killed before this.
+            server.prepare(_port(server))
+    return address
+
+
+def _started(server: Server) -> str:
+    """The address of a server that did not run, once it is healthy."""
+    # Where it was before it died: what runs still looks for it there.
+    last = _last_port(server)
+    stop(server)
+    # The second time on any port: the first may have been taken by another between the look and the start.
+    for preferred in (last or server.port, 0):
+        process = _launch(server, _free_port(preferred))
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            address = url(server)
+            if address:
+                return address
+            time.sleep(0.1)
         stop(server)
-        # The second time on any port: the first may have been taken by another between the look and the start.
-        for preferred in (last or server.port, 0):
-            process = _launch(server, _free_port(preferred))
-            deadline = time.monotonic() + START_SECONDS
-            while time.monotonic() < deadline and process.poll() is None:
-                address = url(server)
-                if address:
-                    return address
-                time.sleep(0.1)
-            stop(server)
     tail = server.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
     raise RecastError(f"{server.title} did not start; its log {server.log} ends with:\n  " + "\n  ".join(tail))
 
@@ -156,18 +309,21 @@ def _last_port(server: Server) -> int | None:
 
 def _launch(server: Server, port: int) -> subprocess.Popen[bytes]:
     """Start the server's process, detached from this one, and note it."""
-    command = [sys.executable, *(part.format(port=port) for part in server.command)]
-    # Without it, the pages of a Prefect server on another port would show what the one on 4200 has.
-    pages = {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"} if server is PREFECT else {}
+    begun = server.launch(port)
+    environment = {**_environment(), **begun.environment}
     with server.log.open("ab") as log:
         process = subprocess.Popen(
-            command,
+            begun.command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=_environment() | pages,
+            env={name: value for name, value in environment.items() if value is not None},
+            pass_fds=begun.descriptors,
+            **begun.options,
         )
+    for descriptor in begun.descriptors:
+        os.close(descriptor)
     created = psutil.Process(process.pid).create_time()
     write_json(server.record, {"pid": process.pid, "created": created, "port": port})
     return process
@@ -181,7 +337,7 @@ def stop(server: Server) -> bool:
         return False
     process, _ = found
     family = [process, *process.children(recursive=True)]
-    process.terminate()
+    process.send_signal(server.end)
     _, alive = psutil.wait_procs(family, timeout=10)
     for each in alive:
         each.kill()
@@ -190,7 +346,7 @@ def stop(server: Server) -> bool:
     return True
 
 
-def _environment() -> dict[str, str]:
+def _environment() -> dict[str, str | None]:
     """The environment of a server: its state below the project's root, nothing told to its makers."""
     return {
         **os.environ,

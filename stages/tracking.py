@@ -1,7 +1,7 @@
 """What MLflow is told: an experiment a problem, a parent run a pipeline run, a child run a trial.
 
-The store is `mlruns/mlflow.db` unless MLFLOW_TRACKING_URI names another. A run is written by one process. Whatever the
-store holds can be made again from the trials that DVC tracks (`rebuild`).
+The store is `mlruns/mlflow.db` unless MLFLOW_TRACKING_URI or the profile (`recast up`) names another. A run is written
+by one process. Whatever the store holds can be made again from the trials that DVC tracks (`rebuild`).
 """
 
 import errno
@@ -26,6 +26,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from problems.errors import RecastError
 from problems.problem import AnyProblem
-from stages import history
+from stages import history, profile
 from stages.drawing import drawing
 from stages.history import Epoch
 from stages.leaderboard import Evaluation
@@ -99,8 +100,8 @@ def _failed(error: Exception) -> TrackingError:
 
 
 def uri() -> str:
-    """Where MLflow's store is: MLFLOW_TRACKING_URI, else the project's own database."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{MLFLOW_STORE / 'mlflow.db'}"
+    """Where MLflow's store is: MLFLOW_TRACKING_URI, else the project's own server of real stores, else its database."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or profile.read().mlflow or f"sqlite:///{MLFLOW_STORE / 'mlflow.db'}"
 
 
 @cache

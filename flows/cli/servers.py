@@ -1,6 +1,6 @@
 """Commands that start and stop the project's servers and its worker."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,20 +9,28 @@ from flows.progress import console
 from problems.errors import RecastError
 from stages import places
 from stages.lock import is_running
+from stages.profile import read
 from stages.settings import parse
 
 
 @app.command()
-def up() -> None:
-    """Start the project's Prefect and MLflow servers in the background, on loopback, and a worker for deployments."""
-    from infra.servers import SERVERS, WORKER, start
+def up(
+    profile: Annotated[
+        Literal["laptop", "servers"] | None,
+        typer.Option(help="laptop: on SQLite; servers: on PostgreSQL and S3, with Ray; left out: as the last time"),
+    ] = None,
+) -> None:
+    """Start the project's servers in the background, on loopback, and a worker for deployments."""
+    from infra.servers import WORKER, start, use, used
     from stages.tracking import client
 
     places.require_root()
     pool = parse().deploy.pool
-    # The server and a run that starts beside it must not both create the database.
-    client()
-    for server in SERVERS:
+    use(profile)
+    if read().name == "laptop":
+        # The server and a run that starts beside it must not both create the database.
+        client()
+    for server in used():
         with console.status(f"starting {server.title}"):
             address = start(server)
         what = f"runs what is due in the work pool {pool}; its log: {server.log}" if server is WORKER else address

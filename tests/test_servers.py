@@ -1,0 +1,111 @@
+"""The profile `servers`: real stores on loopback, the same commands."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra import postgres
+from tests import checkout
+from tests.checkout import Checkout
+
+pytestmark = pytest.mark.skipif(
+    not (list(postgres.PACKAGED.glob("*/bin/initdb")) or shutil.which("initdb")),
+    reason="PostgreSQL is not installed: apt install postgresql",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """A checkout whose servers run. No user but its owner can enter the folder."""
+    made = checkout.make(tmp_path_factory.mktemp("cluster") / "checkout")
+    made.root.parent.chmod(0o700)
+    made.settings(grid__seeds=[0], grid__architectures={"persistence": {}, "dense": {"units": [4]}})
+    try:
+        made.recast("up", "--profile", "servers")
+        yield made
+    finally:
+        made.recast("down", "--force")
+
+
+def _query(cluster: Checkout, database: str, query: str, password: bool = True) -> subprocess.CompletedProcess[str]:
+    port = json.loads(cluster.file(".recast/postgres.json").read_text())["port"]
+    address = f"postgresql://{postgres.ROLE}@127.0.0.1:{port}/{database}"
+    known = {"PGPASSFILE": str(cluster.file(".recast/secrets/pgpass"))} if password else {}
+    command = [shutil.which("psql") or str(postgres.program("psql")), address, "-Atwc", query]
+    return subprocess.run(command, env=cluster.environment | known, capture_output=True, text=True, check=False)
+
+
+def _processes(cluster: Checkout) -> list[psutil.Process]:
+    """Those of the servers, by what was noted of them."""
+    found = []
+    for record in cluster.file(".recast").glob("*.json"):
+        noted = json.loads(record.read_text())
+        if "pid" in noted:
+            process = psutil.Process(noted["pid"])
+            found += [process, *process.children(recursive=True)]
+    return found
+
+
+def test_a_run_writes_to_the_stores_and_to_no_database_of_a_laptop(cluster: Checkout) -> None:
+    assert "dense" in cluster.recast("run")
+    assert int(_query(cluster, "mlflow", "select count(*) from runs").stdout) == 3
+    assert int(_query(cluster, "prefect", "select count(*) from flow_run").stdout) >= 2
+    assert not cluster.file("mlruns/mlflow.db").exists() and not cluster.file(".recast/prefect.db").exists()
+    assert list(cluster.file(".recast/s3/recast/mlflow").rglob("weights.safetensors"))
+    cluster.dvc("push")
+    shutil.rmtree(cluster.file(".dvc/cache"))
+    cluster.dvc("fetch")
+
+
+def test_nobody_comes_in_without_a_secret_and_none_can_be_seen(cluster: Checkout) -> None:
+    assert "password" in _query(cluster, "mlflow", "select 1", password=False).stderr
+    secrets = cluster.file(".recast/secrets")
+    assert {oct(each.stat().st_mode)[-3:] for each in (secrets, *secrets.iterdir())} == {"700", "600"}
+    words = {
+        line.rpartition(mark)[2].strip()
+        for name, mark in (("pgpass", ":"), ("aws", "= "))
+        for line in (secrets / name).read_text().splitlines()
+    }
+    hidden = [word for word in words if len(word) == 64]
+    assert len(hidden) == 3
+    said = [" ".join(process.cmdline()) for process in _processes(cluster)]
+    logs = [log.read_text(errors="replace") for log in cluster.file(".recast").glob("*.log")]
+    assert not [text for text in (*said, *logs) if any(word in text for word in hidden)]
+
+
+def test_every_server_listens_on_loopback_alone(cluster: Checkout) -> None:
+    addresses = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in _processes(cluster)
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+def test_a_store_that_was_killed_comes_back_with_all_it_had_and_another_profile_waits(cluster: Checkout) -> None:
+    before = _query(cluster, "mlflow", "select count(*) from experiments").stdout
+    for name in ("postgres", "s3"):
+        psutil.Process(json.loads(cluster.file(f".recast/{name}.json").read_text())["pid"]).kill()
+    cluster.recast("up")
+    assert _query(cluster, "mlflow", "select count(*) from experiments").stdout == before
+    assert "`recast down` first" in cluster.recast("up", "--profile", "laptop", status=1)
+
+
+def test_down_leaves_no_process(cluster: Checkout) -> None:
+    processes = _processes(cluster)
+    cluster.recast("down")
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert len(processes) > 6 and not alive
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "PACKAGED", Path("none"))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Exception, match="apt install postgresql"):
+        postgres.program("initdb")
