@@ -134,7 +134,7 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Forecasts:
+class WindowForecasts:
     """Forecasts by window and lead, in the target's unit.
 
     Attributes:
@@ -343,7 +343,7 @@ class Forecaster:
         self._require_complete(series, times_N, breaks_N, table_NF, last, after)
         return Windows(series, times_N, table_NF, np.array([last]))
 
-    def answered(self, windows: Sequence[Windows]) -> Forecasts:
+    def answered(self, windows: Sequence[Windows]) -> WindowForecasts:
         """The forecasts from windows, in their order."""
         about, prepared = self.about, self._prepared
         center, scale = prepared.of_target
@@ -367,7 +367,7 @@ class Forecaster:
                 ends[level] = (y_KSO[:, :, low], y_KSO[:, :, high])
         origins_K = np.concatenate([np.empty(0, "datetime64[ms]"), *(each.times_N[each.last_K] for each in windows)])
         ahead_L = np.array([round(1000 * (about.step + lead) * about.cadence) for lead in about.leads])
-        return Forecasts(
+        return WindowForecasts(
             [each.series for each in windows for _ in each.last_K],
             origins_K,
             origins_K[:, None] + ahead_L.astype("timedelta64[ms]"),
@@ -376,7 +376,7 @@ class Forecaster:
             inputs_K,
         )
 
-    def tabled(self, forecasts: Forecasts) -> pl.DataFrame:
+    def tabled(self, forecasts: WindowForecasts) -> pl.DataFrame:
         """Forecasts as a table; see `forecast`."""
         windows, leads = forecasts.forecast_KL.shape
         repeated = np.repeat(np.arange(windows), leads)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from architectures import REGISTRY, WindowShape
-from champions.service import read
+from champions.requests import read
 from problems.errors import RecastError
 from problems.problem import Problem
 from stages import batches, fit, places

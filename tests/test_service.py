@@ -18,8 +18,10 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
 from champions import forecast_log, registry
+from champions.api import LIMIT_BYTES, make_app
 from champions.registry import Version
-from champions.service import LIMIT_BYTES, Asked, Refused, Service, make_app, read
+from champions.requests import Refused, read
+from champions.service import Asked, Service
 from problems.errors import RecastError
 from stages import places, tracking
 from stages.settings import load

@@ -31,7 +31,8 @@ def serve(
     import uvicorn
 
     from champions import registry
-    from champions.service import Service, make_app
+    from champions.api import make_app
+    from champions.service import Service
 
     service = Service(problem, registry)
     held = service.answering
