@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib.style
-
 _lock = threading.RLock()
 
 
@@ -16,5 +14,8 @@ def drawing(style: Mapping[str, Any] | None = None) -> Iterator[None]:
 
     Whatever makes, fills or saves a figure belongs in the block, which may stand in another one of the same thread.
     """
+    # Here: whoever only reads of runs, such as the service, draws nothing, and matplotlib takes half a second to load.
+    import matplotlib.style
+
     with _lock, matplotlib.style.context(["default", dict(style or {})]):
         yield

@@ -28,7 +28,7 @@ from stages import places
 from stages.atomic import replaced_folder, write_json
 from stages.command import command
 from stages.sequences import ingest_sequences
-from stages.settings import Settings, load
+from stages.settings import Settings, parse
 
 TABLE = "table.parquet"
 QUALITY = "quality.json"
@@ -200,7 +200,7 @@ def _refuse_both(problem: str, fresh: list[Path], own: list[Path]) -> None:
 
 def main(problem: str) -> None:
     """Fetch a problem's rows and write them as one typed, sorted table with a quality report."""
-    settings = load()
+    settings = parse()
     fetch(problem, settings)
     declared, store, out = settings.problem(problem), places.raw(problem), places.stage("ingest", problem)
     if isinstance(declared, SequenceProblem):

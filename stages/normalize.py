@@ -21,7 +21,7 @@ from stages.climatology import Climatology
 from stages.command import command
 from stages.preparation import Preparation, of_derived
 from stages.sequences import encode
-from stages.settings import load
+from stages.settings import parse
 
 CHUNK = 1_000_000
 """Rows held in memory at once."""
@@ -263,7 +263,7 @@ def _chunks(
 
 def main(problem: str) -> None:
     """Scale a problem's table by its training rows and write it for memory-mapping."""
-    settings = load()
+    settings = parse()
     declared = settings.problem(problem)
     ingested, out = places.stage("ingest", problem), places.stage("normalize", problem)
     if isinstance(declared, SequenceProblem):

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from architectures.network import WindowShape
+from architectures.shape import WindowShape
 from problems.errors import RecastError
 from problems.problem import SequenceProblem
 from problems.sequences import INPUTS, SPLIT, TARGET, Asked, Objective

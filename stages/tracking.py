@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 # Before mlflow is imported, as it reads them once.
@@ -29,7 +29,6 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -47,6 +46,9 @@ from stages.selection import INSIDE, best_trials, pictures_of
 from stages.settings import FILE, Settings
 from stages.trials import Trial, note_run, read_run, read_trial, trial_folder
 from stages.words import without_passwords
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # It prints with its traceback what it raises too, and what `reported` tells in a line.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -437,8 +439,11 @@ def epoch_metrics(epoch: Epoch, scaled: dict[str, float]) -> dict[str, float]:
     return found
 
 
-def learning_curve(label: str, done: Sequence[Epoch]) -> Figure:
+def learning_curve(label: str, done: Sequence[Epoch]) -> "Figure":
     """Training loss, and the measure that selects on validation, by epoch. Save it within `drawing` too."""
+    # Here, as in `drawing`.
+    from matplotlib.figure import Figure
+
     with drawing({"text.parse_math": False}):  # a configuration may hold a $
         figure = Figure(figsize=(6, 3.6), layout="constrained")
         axes = figure.subplots()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from architectures.network import WindowShape
+from architectures.shape import WindowShape
 from problems.errors import RecastError
 from problems.problem import Problem, SequenceProblem
 from problems.sequences import Objective
@@ -19,7 +19,7 @@ from stages.atomic import replaced_folder, write_json
 from stages.command import command
 from stages.normalize import CHUNK, Series, Table, observed, times, values
 from stages.sequences import SPLITS, WINDOWS, Piecing, cut
-from stages.settings import load
+from stages.settings import parse
 
 Ranges = NDArray[np.int64]
 """Ranges of rows, (K, 2): from the first column up to, not including, the second; sorted, apart from each other."""
@@ -221,7 +221,7 @@ def _flaws(
 
 def main(problem: str) -> None:
     """Find the rows at which a forecast of the problem can be made, by split."""
-    settings = load()
+    settings = parse()
     declared = settings.problem(problem)
     normalized, out = places.stage("normalize", problem), places.stage("window", problem)
     if isinstance(declared, SequenceProblem):

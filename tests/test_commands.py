@@ -47,6 +47,21 @@ def test_every_stage_has_help(stage: str, finished: Checkout) -> None:
     assert "usage" in finished.run(sys.executable, "-m", stage, "--help")
 
 
+def test_what_trains_nothing_loads_no_library_for_it(finished: Checkout, tmp_path: Path) -> None:
+    """PyTorch and MLflow take seconds to load, a stage over a small table a fraction of one."""
+    checkout = finished.copy(tmp_path / "light")
+    checkout.run(
+        sys.executable,
+        "-c",
+        "import sys\n"
+        "from stages import ingest, normalize, window\n"
+        "for stage in (ingest, normalize, window):\n"
+        "    stage.main('demo')\n"
+        "loaded = {'torch', 'mlflow', 'matplotlib', 'prefect'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n",
+    )
+
+
 def test_the_leaderboard_and_where_to_look_next(finished: Checkout) -> None:
     printed = finished.recast("leaderboard")
     for part in ("persistence", "dense units=4", "gru units=4", "validation MAE °C", "report.html", "Prefect"):
