@@ -520,25 +520,26 @@ def log_evaluation(context: Context, evaluation: Evaluation, trials: Sequence[Tr
     with storing():
         client().log_artifacts(parent, str(folder), "evaluation")
     selects = evaluation.measure.name
+    of_grid: dict[str, float] = {}
     if evaluation.persistence_test is not None:
-        client().log_metric(parent, f"persistence_test_{selects}", evaluation.persistence_test)
+        of_grid[f"persistence_test_{selects}"] = evaluation.persistence_test
     for row in evaluation.rows:
         if not row.selected:
             continue
         for place, seed in enumerate(row.finished_seeds):
             (trial,) = (t for t in trials if t.configuration.label == row.configuration and t.seed == seed)
-            run = read_run(trial_folder(trial))["mlflow_run_id"]
-            for measure in evaluation.measures:
-                client().log_metric(run, f"test_{measure.name}", row.test[measure.name].values[place])
+            of_trial = {f"test_{each.name}": row.test[each.name].values[place] for each in evaluation.measures}
             for interval in row.intervals:
-                client().log_metric(run, f"coverage_of_{interval.level:g}", interval.coverage.values[place])
-                client().log_metric(run, f"width_of_{interval.level:g}", interval.width.values[place])
+                of_trial[f"coverage_of_{interval.level:g}"] = interval.coverage.values[place]
+                of_trial[f"width_of_{interval.level:g}"] = interval.width.values[place]
+            _log_metrics(read_run(trial_folder(trial))["mlflow_run_id"], of_trial)
         if row.configuration == evaluation.best:
             client().set_tag(parent, "recast.best", row.configuration)
-            client().log_metric(parent, f"best_validation_{selects}", row.validation[selects].mean)
-            client().log_metric(parent, f"best_test_{selects}", row.test[selects].mean)
+            of_grid[f"best_validation_{selects}"] = row.validation[selects].mean
+            of_grid[f"best_test_{selects}"] = row.test[selects].mean
             if row.skill is not None:
-                client().log_metric(parent, "best_skill", row.skill)
+                of_grid["best_skill"] = row.skill
+    _log_metrics(parent, of_grid)
     for _, trial in best_trials(evaluation.rows, trials):
         pictures = pictures_of(folder, trial)
         if pictures.exists():
@@ -546,3 +547,9 @@ def log_evaluation(context: Context, evaluation: Evaluation, trials: Sequence[Tr
                 client().log_artifacts(read_run(trial_folder(trial))["mlflow_run_id"], str(pictures), INSIDE)
     if client().get_run(parent).info.status == "RUNNING":
         close_pipeline(context, sum(len(row.failed) for row in evaluation.rows))
+
+
+def _log_metrics(run: str, values: Mapping[str, float]) -> None:
+    """Write them with one call: each costs a transaction of the store, and a server's answer."""
+    now = int(time.time() * 1000)
+    client().log_batch(run, metrics=[Metric(name, value, now, 0) for name, value in values.items()])
