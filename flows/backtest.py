@@ -9,9 +9,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from champions.backtest_page import render
 from flows.dag import PATIENCE_SECONDS, entries, repository
+from flows.dispatch import dispatch, start
 from flows.pipeline import stage_task
 from flows.progress import progress, shown
-from flows.train import TrialsFailed, dispatch, start
+from flows.train import TrialsFailed
 from problems.errors import RecastError
 from problems.problem import Problem
 from problems.source import Duration

@@ -21,7 +21,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import STARTED, train
+from flows import STARTED, dispatch, train
 from flows.dag import PATIENCE_SECONDS, entries, hashes, ordered, record, repository, track
 from flows.progress import console, progress, running, shown
 from problems.errors import RecastError
@@ -136,7 +136,7 @@ def pipeline(problems: list[str], retry: bool = False) -> None:
             for stage in repo.index.graph
         }
     forced = {f"train@{problem}" for problem in problems if retry and _has_retryable(settings, problem)}
-    train.start()
+    dispatch.start()
     # One at a time where they train in this process: what PyTorch's seed and threads are, they are for all of it. Else
     # a thread for each: most of the time they wait, for one another or for the machine's slots.
     side_by_side = 1 if settings.runner.kind == "inline" else len(order)
@@ -150,7 +150,7 @@ def pipeline(problems: list[str], retry: bool = False) -> None:
             _wait(list(futures.values()))
         except BaseException:
             # Ctrl-C, or what Prefect makes of SIGTERM.
-            train.stop()
+            dispatch.stop()
             raise
     for what in (RAN, RESTORED, TRACKED, UP_TO_DATE):
         if names := [name for name, future in futures.items() if future.state.name == what]:

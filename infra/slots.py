@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import psutil
+import pynvml
 import torch
 from filelock import FileLock, Timeout
 
+from infra.packing import MARGIN, Device
 from stages.places import STATE
 from stages.settings import Runner
 
 POLL_SECONDS = 0.05
+
+MOST_SLOTS = 16
+"""Trials at once on a GPU whose slots its memory decides: each takes a process, its context and a core's time."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,54 @@ def slots(runner: Runner, threads: int) -> list[Slot]:
     """
     gpus = torch.cuda.device_count() if runner.devices == "auto" else 0
     if gpus:
+        each = MOST_SLOTS if runner.slots_per_gpu == "auto" else runner.slots_per_gpu
         # One of each GPU before a second of any.
-        return [Slot(f"cuda:{gpu}", i) for i in range(runner.slots_per_gpu) for gpu in range(gpus)]
+        return [Slot(f"cuda:{gpu}", i) for i in range(each) for gpu in range(gpus)]
     workers = runner.workers or max(1, cores() // threads)
     return [Slot("cpu", i) for i in range(workers)]
+
+
+def devices(runner: Runner, threads: int) -> tuple[Device, ...]:
+    """The devices of this machine with their slots, and with `slots_per_gpu: auto` the memory that is free there now.
+
+    Grids that run side by side in this process share them; but not the fixed slots of GPUs, which are locked.
+    """
+    return _shared(runner, threads) if not keeps(runner) else _devices(runner, threads)
+
+
+def keeps(runner: Runner) -> bool:
+    """Whether a process keeps its slot for as long as it lives: what it has on a GPU, it would leave there."""
+    return runner.slots_per_gpu != "auto" and runner.devices == "auto" and torch.cuda.device_count() > 0
+
+
+def _devices(runner: Runner, threads: int) -> tuple[Device, ...]:
+    names = [slot.device for slot in slots(runner, threads)]
+    packed = runner.slots_per_gpu == "auto"
+    return tuple(
+        Device(name, names.count(name), int(free_memory(name) * (1 - MARGIN)) if packed else None)
+        for name in dict.fromkeys(names)
+    )
+
+
+_shared = cache(_devices)
+
+
+def free_memory(device: str, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that are free on a device: of a GPU's memory, or of the machine's, or of this process's container."""
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        about = torch.cuda.get_device_properties(int(number))
+        try:
+            pynvml.nvmlInit()
+            # Its number is another one where CUDA_VISIBLE_DEVICES names some.
+            return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{about.uuid}")).free)
+        except pynvml.NVMLError:
+            return int(about.total_memory)
+    free = psutil.virtual_memory().available
+    limit, used = cgroup / "memory.max", cgroup / "memory.current"
+    if limit.exists() and (most := limit.read_text(encoding="utf-8").strip()) != "max":
+        free = min(free, int(most) - int(used.read_text(encoding="utf-8")))
+    return free
 
 
 def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -142,24 +143,6 @@ class Grid(Section):
         return (found,) if isinstance(found, dict) else found
 
 
-class Runner(Section):
-    """Where trials are trained. None of it decides a result."""
-
-    kind: Literal["local", "inline"] = Field("local", description="local: processes; inline: this one, to debug")
-    workers: int | None = Field(None, ge=1, description="trials at once on CPU; null: one a core")
-    slots_per_gpu: int = Field(1, ge=1, description="trials at once on each GPU")
-    devices: Literal["auto", "cpu"] = Field("auto", description="auto: every visible GPU, else the CPU")
-    bundle: int = Field(1, ge=1, description="trials of one architecture and shape that one task trains")
-
-
-AlertKind = Literal["failure", "breach", "promotion", "refusal", "monitor"]
-"""What people are told of."""
-
-ALERT_KINDS: tuple[AlertKind, ...] = typing.get_args(AlertKind)
-
-AlertKinds = Annotated[tuple[AlertKind, ...], AfterValidator(_distinct)]
-
-
 def _like(pattern: str, what: str) -> AfterValidator:
     """Refuse a text that is not like `pattern`; the message says what to write."""
 
@@ -169,6 +152,49 @@ def _like(pattern: str, what: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _slots(value: Any) -> Any:
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError("write a whole number from 1, or auto")
+    return value
+
+
+Slots = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], BeforeValidator(_slots)]
+Memory = Annotated[str, _like(r"\d+(\.\d+)? ?[MG]iB", "a number and MiB or GiB, such as 2GiB")]
+
+
+class Runner(Section):
+    """Where trials are trained. None of it decides a result."""
+
+    kind: Literal["local", "inline", "ray"] = Field(
+        "local", description="local: processes; inline: this one, to debug; ray: the nodes of a Ray cluster"
+    )
+    workers: int | None = Field(None, ge=1, description="trials at once on this machine's CPU; null: one a core")
+    slots_per_gpu: Slots = Field(1, description="trials at once on each GPU; auto: as many as its memory holds")
+    devices: Literal["auto", "cpu"] = Field("auto", description="auto: every visible GPU, else the CPU")
+    bundle: int = Field(1, ge=1, description="trials of one architecture and shape that one task trains")
+    address: str | None = Field(
+        None, description="of the Ray cluster: host:port, ray://host:port, auto; null: one on this machine"
+    )
+    memory: Memory | None = Field(
+        None, description="of a trial, as Ray counts its nodes' memory, such as 2GiB; null: as much as was measured"
+    )
+    install: bool = Field(False, description="Ray's nodes install requirements.lock; false: they have all of it")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        if self.memory is None:
+            return None
+        return round(float(self.memory[:-3]) * (1 << {"MiB": 20, "GiB": 30}[self.memory[-3:]]))
+
+
+AlertKind = Literal["failure", "breach", "promotion", "refusal", "monitor"]
+"""What people are told of."""
+
+ALERT_KINDS: tuple[AlertKind, ...] = typing.get_args(AlertKind)
+
+AlertKinds = Annotated[tuple[AlertKind, ...], AfterValidator(_distinct)]
 
 
 Address = Annotated[str, _like(r"[^@\s,]+@[^@\s,]+", "an address such as team@example.org")]

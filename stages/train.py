@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 
 from architectures import Network, Output
 from problems.errors import RecastError
-from stages import batches, history, tracking
+from stages import batches, history, peaks, tracking
 from stages.atomic import replaced_file, write_json
 from stages.fit import Progress, TrialFailed, build, failure, fit, means
 from stages.history import Epoch
@@ -133,10 +133,11 @@ def train_trial(
     )
     run = _Tracked(lambda: tracking.TrialRun(context, folder, about, str(device))) if context else None
     epochs: list[Epoch] = []
+    peaks.reset(device)
 
     def after_epoch(progress: Progress) -> None:
         epochs[:] = progress.history
-        note_run(folder, epoch=len(epochs))
+        note_run(folder, epoch=len(epochs), peak_bytes=peaks.peak(device))
         if run:
             run.tell(lambda told: told.epochs(epochs))
 
@@ -181,7 +182,7 @@ def train_trial(
     if not about["transient"]:
         checkpoint.unlink(missing_ok=True)
     seconds = time.perf_counter() - begun
-    note_run(folder, seconds=seconds)
+    note_run(folder, seconds=seconds, peak_bytes=peaks.peak(device))
     if run:
         run.tell(lambda told: told.end(about, epochs, seconds))
     return _outcome(trial, about, trained=True)

@@ -222,7 +222,10 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
         "train.loss: must be 'mae', 'mse', 'huber' or 'pinball'; it is \"hubert\" (did you mean huber?)",
     ),
     (("normalize", "scale"), "minmax", "normalize.scale: must be 'standard', 'range' or 'none'; it is \"minmax\""),
-    (("runner", "kind"), "ray", "runner.kind: must be 'local' or 'inline'; it is \"ray\""),
+    (("runner", "kind"), "rye", "runner.kind: must be 'local', 'inline' or 'ray'; it is \"rye\" (did you mean ray?)"),
+    (("runner", "slots_per_gpu"), 0, "runner.slots_per_gpu: 0: write a whole number from 1, or auto"),
+    (("runner", "slots_per_gpu"), "all", 'runner.slots_per_gpu: "all": write a whole number from 1, or auto'),
+    (("runner", "memory"), "2GB", 'runner.memory: "2GB": write a number and MiB or GiB, such as 2GiB'),
     (
         (*JENA, "source", "kind"),
         "jenna",

@@ -5,7 +5,7 @@ import sys
 from rich.markup import escape
 
 # Each puts its commands on the command line.
-from flows.cli import backtest, champion, data, deployments, forecasts, monitor, pipeline, problems, servers
+from flows.cli import backtest, champion, data, deployments, forecasts, monitor, pipeline, problems, servers, status
 from flows.cli.app import app
 from flows.progress import console
 from problems.errors import RecastError
@@ -22,6 +22,7 @@ __all__ = [
     "pipeline",
     "problems",
     "servers",
+    "status",
 ]
 
 

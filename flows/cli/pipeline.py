@@ -13,7 +13,7 @@ from flows.progress import console, results
 from stages import leaderboard as boards
 from stages import places
 from stages.leaderboard import Evaluation, Spread
-from stages.lock import is_running, only_pipeline
+from stages.lock import only_pipeline
 from stages.settings import Settings, load, parse
 from stages.words import verdict, without_passwords
 
@@ -77,45 +77,6 @@ def fetch(problems: Problems = None, wait: Wait = False) -> None:
     settings = parse()
     with only_pipeline(wait):
         _fetched(settings, chosen(settings, problems), None)
-
-
-@app.command()
-def status(problems: Problems = None) -> None:
-    """Show what is stale, which trials are done, what runs and where the servers are."""
-    from flows.dag import stale
-    from infra.servers import WORKER, url
-
-    settings = load()
-    names = chosen(settings, problems)
-    running = is_running()
-    table = Table("problem", "stale stages", "trials", title="Status")
-    old = stale(names) if not running else []
-    for name in names:
-        stages = [stage.partition("@")[0] for stage in old if stage.endswith(f"@{name}")]
-        table.add_row(name, "?" if running else ", ".join(stages) or "none", escape(_trials(settings, name, running)))
-    results.print(table)
-    results.print("A pipeline runs in this checkout." if running else "No pipeline runs in this checkout.")
-    for title, place in {**_addresses(), WORKER.title: url(WORKER) and f"runs, its log: {WORKER.log}"}.items():
-        results.print(f"{title}: {place or 'not running (recast up starts it)'}", soft_wrap=True)
-
-
-def _trials(settings: Settings, problem: str, running: bool) -> str:
-    """How many trials of the grid are done, failed and under way."""
-    from stages.train import outcome
-    from stages.trials import expand, read_run, trial_folder
-
-    windowed = places.stage("window", problem)
-    if not (windowed / "windows.json").exists():
-        return "not known before `window` has run"
-    trials = expand(settings, problem, windowed)
-    ended = [outcome(trial) for trial in trials]
-    failed = sum(each is not None and each.status == "failed" for each in ended)
-    open_ = [trial for trial, each in zip(trials, ended, strict=True) if each is None]
-    begun = [trial for trial in open_ if trial_folder(trial).exists()]
-    epochs = {trial.label: read_run(trial_folder(trial)).get("epoch", 0) for trial in begun}
-    now = [f"{label}: epoch {epoch}" if running else f"{label}: {epoch} epochs kept" for label, epoch in epochs.items()]
-    text = f"{len(trials) - len(open_) - failed} of {len(trials)} done"
-    return "\n".join([text + (f", {failed} failed" if failed else ""), *now])
 
 
 @app.command()
@@ -212,11 +173,11 @@ def _links(problems: list[str]) -> None:
         report = places.stage("evaluate", name) / "report.html"
         if report.exists():
             results.print(f"Report: {report}", soft_wrap=True)
-    for title, place in _addresses().items():
+    for title, place in addresses().items():
         results.print(f"{title}: {place or 'recast up'}", soft_wrap=True)
 
 
-def _addresses() -> dict[str, str | None]:
+def addresses() -> dict[str, str | None]:
     """Where MLflow's and Prefect's pages are, by title: on the servers that are named, or on the project's own."""
     from infra.servers import MLFLOW, PREFECT, url
 
