@@ -1,0 +1,319 @@
+"""Runner `ray`: bundles on the nodes of a Ray cluster, a Prefect task and a Ray task each.
+
+What a trial leaves comes back as bytes; this process writes it to the trial's folder, and to MLflow. A trial trains in
+a folder of its node: it resumes there, and begins anew where its node is lost.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from filelock import FileLock
+from prefect import task
+from prefect_ray import RayTaskRunner
+from prefect_ray.context import remote_options
+
+from flows.dispatch import POLL_SECONDS, Round, Show, Work, epochs, go_on, label, tell, time_left, to_the_end
+from flows.ray_cluster import Parcel, address, connected, ray, send, unpack
+from flows.ray_desk import Desk, Told
+from infra.board import Board, Place, Running, board
+from infra.costs import shape
+from infra.mps import shared_gpus
+from infra.packing import Device, Job, Packer, share
+from problems.errors import RecastError
+from stages import history, tracking
+from stages.atomic import replaced_file
+from stages.command import plain_errors
+from stages.train import Outcome, is_done, outcome, train_bundle
+from stages.trials import Trial, note_run, read_run, trial_folder
+
+FILES = (history.FILE, "weights.safetensors", "trial.json")
+"""What a trial leaves, in the order in which it is written: with the last, the trial has ended."""
+
+NODES_LOST = 5
+"""A bundle whose node was lost so often is suspected to be the reason."""
+
+TOLD_SECONDS = 1.0
+"""How often a node tells how far a bundle has come, at most, and how often it is asked for here."""
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What a bundle leaves on its node.
+
+    Attributes:
+        files: of each trial, in the bundle's order: contents by name.
+        notes: of each trial: what run.json says of how it ran.
+        total: bytes of memory of the device.
+    """
+
+    files: list[dict[str, bytes]]
+    notes: list[dict[str, Any]]
+    total: int
+
+
+@task(name="train bundle", task_run_name="{name}", persist_result=False)
+def node_task(name: str, number: int, bundle: list[Trial], parcel: Parcel, desk: Any) -> Brought:
+    """On a node: train one bundle, and bring what it leaves."""
+    node, begun = ray.get_runtime_context().get_node_id(), time.time()
+    last = 0.0
+
+    def told(_: object = None) -> None:
+        nonlocal last
+        if time.monotonic() - last > TOLD_SECONDS:
+            last = time.monotonic()
+            done = sum(int(read_run(trial_folder(trial)).get("epoch", 0)) for trial in bundle)
+            desk.tell.remote(number, Told(node, begun, done))
+
+    try:
+        with plain_errors(), contextlib.chdir(unpack(parcel)), contextlib.ExitStack() as locks:
+            for trial in bundle:
+                # Another run of the same grid may train it here.
+                trial_folder(trial).mkdir(parents=True, exist_ok=True)
+                locks.enter_context(FileLock(f"{trial_folder(trial)}.lock"))
+            told()
+            device = torch.device("cuda:0" if ray.get_gpu_ids() else "cpu")
+            # What has ended here already, its driver was not told.
+            train_bundle([trial for trial in bundle if not is_done(trial)], device, None, told)
+            tell([ended for trial in bundle if (ended := outcome(trial))])
+            return Brought([_files(trial) for trial in bundle], [_noted(trial) for trial in bundle], _total(device))
+    except torch.AcceleratorError:
+        # The device is of no more use to this process; a new one tries these trials again.
+        os._exit(1)
+    except RecastError as error:
+        raise RecastError(f"node {socket.gethostname()}: {error}") from None
+
+
+def _files(trial: Trial) -> dict[str, bytes]:
+    folder = trial_folder(trial)
+    return {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
+
+
+def _noted(trial: Trial) -> dict[str, Any]:
+    return read_run(trial_folder(trial)) | {"shape": shape(trial)}
+
+
+def _total(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return psutil.virtual_memory().total
+
+
+def on_nodes(work: Work) -> list[Outcome]:
+    """Train bundles on the nodes of the cluster; how their trials ended.
+
+    Raises:
+        RecastError: the cluster cannot be reached, or no node of it can hold a trial.
+    """
+    runner, threads = work.settings.runner, work.settings.train.threads
+    gpus = torch.cuda.device_count() if runner.devices == "auto" and address(runner) is None else 0
+    shared = gpus > 0 and runner.slots_per_gpu != 1
+    with shared_gpus(shared), connected(runner, threads, gpus), board(work.title) as page:
+        grid = _Grid(work, page)
+        return to_the_end(work, grid.run)
+
+
+class _Grid:
+    """A grid on a cluster: what was sent there, what was learnt of its memory, whether MLflow takes what comes back."""
+
+    def __init__(self, work: Work, page: Board) -> None:
+        self.work, self.page = work, page
+        runner = work.settings.runner
+        self.on_gpus = runner.devices == "auto" and ray.cluster_resources().get("GPU", 0) > 0
+        work.device = "cuda" if self.on_gpus else "cpu"
+        self.packed = runner.slots_per_gpu == "auto"
+        self.peaks = dict(work.costs.peaks)
+        self.total: int | None = None
+        self.logs = True
+        self.parcels: dict[str | None, Parcel] = {}
+        self.desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote()
+        self.told: dict[int, Told] = {}
+        self.asked = 0.0
+
+    def run(self, groups: list[list[Trial]], show: Show) -> Round:
+        """Train bundles as Ray tasks, until each has ended or has lost its process.
+
+        A bundle whose node is lost is given to another one. An error in one bundle does not keep the others from
+        ending; the first is raised when all have.
+        """
+        round_ = Round()
+        errors: list[Exception] = []
+        lost: Counter[int] = Counter()
+        jobs = self.work.jobs(groups)
+        of = {job.number: group for job, group in zip(jobs, groups, strict=True)}
+        cluster = Device("cluster", 1)
+        packer = Packer(jobs, [cluster], self.peaks, pilots=self.packed)
+        begun: dict[Any, tuple[Job, Any]] = {}
+        ended = 0
+        with RayTaskRunner() as runner:
+            try:
+                while len(packer) or begun:
+                    cluster.slots = self._at_once()
+                    for job, _ in packer.start():
+                        future = self._submit(runner, job, of[job.number])
+                        begun[future.wrapped_future] = job, future
+                    done, _ = ray.wait(list(begun), timeout=POLL_SECONDS)
+                    go_on()
+                    for each in done:
+                        job, future = begun.pop(each)
+                        packer.ended(job.number)
+                        group = of[job.number]
+                        try:
+                            brought = future.result()
+                        except (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError):
+                            lost[job.number] += 1
+                            if lost[job.number] < NODES_LOST:
+                                packer.add(job)
+                                continue
+                            round_.suspects += group
+                        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                            round_.suspects += group
+                        except Exception as error:
+                            errors.append(_plain(error))
+                        else:
+                            self._learn(packer, job, brought)
+                            self.work.pace.tell(sum(float(each["seconds"]) for each in brought.notes), job.seconds)
+                            round_.outcomes += self._write(group, brought)
+                        ended += epochs(group)
+                    show(ended + self._ask(packer, begun, of))
+            except BaseException:
+                for each in begun:
+                    ray.cancel(each, force=True)
+                raise
+        if errors:
+            raise errors[0]
+        return round_
+
+    def _at_once(self) -> int:
+        """How many bundles the cluster is given: more than it holds, so that no node waits for this process; but not
+        all, so that those that are left go in the right order to whichever nodes join.
+        """
+        resources = ray.cluster_resources()
+        return 1 + 2 * int(resources.get("GPU" if self.on_gpus else "CPU", 0) / self._least())
+
+    def _least(self) -> float:
+        """The CPUs, or the share of a GPU, that a bundle asks for at least."""
+        if not self.on_gpus:
+            return self.work.settings.train.threads
+        if not isinstance(slots := self.work.settings.runner.slots_per_gpu, str):
+            return 1 / slots
+        return min([share(peak, self.total) for peak in self.peaks.values()], default=1.0) if self.total else 1.0
+
+    def _submit(self, runner: Any, job: Job, group: list[Trial]) -> Any:
+        """Give a bundle to Ray; a future of what it leaves."""
+        first = group[0]
+        if first.origin not in self.parcels:
+            self.parcels[first.origin] = send([first.normalized, first.windowed])
+        parameters = {
+            "name": label(group),
+            "number": job.number,
+            "bundle": group,
+            "parcel": self.parcels[first.origin],
+            "desk": self.desk,
+        }
+        with remote_options(**self._options(job)):
+            return runner.submit(node_task, parameters)
+
+    def _options(self, job: Job) -> dict[str, Any]:
+        """What a bundle asks of a node. Its retries are this process's: what a bundle has killed, it may kill again."""
+        settings = self.work.settings
+        options: dict[str, Any] = {
+            "num_cpus": settings.train.threads,
+            "max_retries": 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        peak = self.peaks.get(job.shape)
+        memory = settings.runner.memory_bytes
+        if self.on_gpus:
+            slots = settings.runner.slots_per_gpu
+            if isinstance(slots, int):
+                options["num_gpus"] = math.floor(1e4 / slots) / 1e4
+            else:
+                # A shape that nobody has measured has a GPU of its own.
+                options["num_gpus"] = share(peak, self.total) if peak and self.total else 1
+        elif memory is None and self.packed:
+            memory = peak
+        return options | ({"memory": memory} if memory else {})
+
+    def _learn(self, packer: Packer, job: Job, brought: Brought) -> None:
+        """What a bundle took, the next ones of its shape ask for."""
+        self.total = min(self.total or brought.total, brought.total)
+        if found := [int(each["peak_bytes"]) for each in brought.notes if "peak_bytes" in each]:
+            packer.measured(job.shape, max(found))
+            self.peaks[job.shape] = packer.peaks[job.shape]
+
+    def _write(self, group: list[Trial], brought: Brought) -> list[Outcome]:
+        """Write what a bundle has left on its node, and log it; how its trials ended.
+
+        MLflow's refusals are left to the train flow, which logs what the store lacks when the grid is complete.
+        """
+        outcomes = []
+        for trial, files, noted in zip(group, brought.files, brought.notes, strict=True):
+            folder, context = trial_folder(trial), self.work.contexts[trial.origin]
+            here = {"commit": tracking.commit(), "prefect_run": context.prefect_run, "logged": False}
+            note_run(folder, **(noted | here))
+            for name in FILES:
+                if name in files:
+                    with replaced_file(folder / name) as temporary:
+                        temporary.write_bytes(files[name])
+            ended = outcome(trial)
+            assert ended is not None
+            outcomes.append(dataclasses.replace(ended, trained=True))
+            if self.logs:
+                try:
+                    tracking.log_unlogged(context, [trial])
+                except tracking.TrackingError as error:
+                    self.logs = False
+                    logging.getLogger(__name__).warning("%s", error)
+        return outcomes
+
+    def _ask(self, packer: Packer, begun: Mapping[Any, tuple[Job, Any]], of: Mapping[int, list[Trial]]) -> int:
+        """Ask how far the bundles have come, and keep the page of the grid; the epochs that they have done."""
+        if time.monotonic() - self.asked < TOLD_SECONDS:
+            return sum(each.epochs for each in self.told.values())
+        self.asked = time.monotonic()
+        numbers = [job.number for job, _ in begun.values()]
+        with contextlib.suppress(ray.exceptions.RayError):
+            self.told = ray.get(self.desk.read.remote(numbers), timeout=TOLD_SECONDS)
+        pace = self.work.pace
+        nodes = {each["NodeID"]: each for each in ray.nodes() if each["Alive"]}
+        jobs = {job.number: job for job, _ in begun.values()}
+        running = [
+            Running(_named(nodes[told.node]), label(of[number]), told.begun, pace.seconds(jobs[number].seconds))
+            for number, told in self.told.items()
+            if number in jobs and told.node in nodes
+        ]
+        queued = len(packer) + len(begun) - len(running)
+        waiting = packer.waiting_seconds + sum(job.seconds for job in jobs.values() if job.number not in self.told)
+        left = time_left(running, time.time(), pace.seconds(waiting))
+        unit = "GPU" if self.on_gpus else "CPU"
+        places = [
+            Place(_named(each), int(each["Resources"][unit] / self._least()), None, None)
+            for each in nodes.values()
+            if unit in each["Resources"]
+        ]
+        self.page.show(places, running, queued, left)
+        return sum(each.epochs for each in self.told.values())
+
+
+def _named(node: dict[str, Any]) -> str:
+    """A node's name for people."""
+    return f"{node['NodeManagerHostname']} {node['NodeManagerAddress']}"
+
+
+def _plain(error: Exception) -> Exception:
+    """What a person can mend of what Ray raises, in a line; else the error as it is."""
+    if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
+        first = str(error).strip().splitlines()[0]
+        return RecastError(f"a node of the cluster cannot be given the code or the packages: {first}")
+    return error

@@ -1,0 +1,142 @@
+"""Nodes of a Ray cluster on this machine, each like a machine of its own: home, cache and temporary files apart, and
+where the system lets an ordinary user make namespaces, without the project's folder in sight.
+"""
+
+import contextlib
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.checkout import BIN
+
+
+def apart(hidden: Sequence[Path]) -> list[str]:
+    """The command that starts another one with processes of its own and without these folders; nothing where the system
+    lets nobody make namespaces.
+    """
+    alone = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        return []
+    hide = "".join(f"mount -t tmpfs none {shlex.quote(str(folder))} && " for folder in hidden)
+    return [*alone, "sh", "-c", f'{hide}exec "$@"', "sh"]
+
+
+def wait_for_port(host: str, port: int) -> None:
+    """Wait until something listens there."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"nothing listens on {host}:{port}"
+            time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+START_SECONDS = 120
+HEAD = "127.0.0.2"
+"""Each node has an address of its own on loopback, as Ray takes 127.0.0.1 for this machine's other one."""
+
+
+@dataclass
+class Node:
+    """A node that runs.
+
+    Attributes:
+        root: its home, cache and temporary files.
+    """
+
+    root: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    def kill(self) -> None:
+        """End all that runs on it, at once, as when the power fails."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+        self.process.kill()
+        self.process.wait(timeout=60)
+
+
+@dataclass
+class Cluster:
+    """A head on which nothing is trained, and nodes of one CPU.
+
+    Attributes:
+        hidden: folders that the nodes do not see, where the system lets them be hidden.
+        environment: of what connects to it.
+    """
+
+    root: Path
+    hidden: Sequence[Path] = ()
+    port: int = field(default_factory=_free_port)
+    token: str = field(default_factory=lambda: secrets.token_hex(32))
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "RAY_ADDRESS": f"{HEAD}:{self.port}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+    def start(self, name: str, *options: str, namespace: Sequence[str] = ()) -> Node:
+        """Start a node; it joins by itself.
+
+        Args:
+            namespace: the command that it is started by.
+        """
+        root = self.root / name
+        (root / "home").mkdir(parents=True)
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
+        own = {"HOME": str(root / "home"), "RECAST_CACHE": str(root / "cache"), "TMPDIR": str(root)}
+        command = [str(BIN / "ray"), "start", "--block", f"--temp-dir={root / 'ray'}", "--disable-usage-stats"]
+        process = subprocess.Popen(
+            [*namespace, *command, "--dashboard-agent-listen-port=0", *options],
+            cwd=root,
+            env=inherited | own | self.environment,
+            stdout=(root / "log").open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.nodes.append(Node(root, process))
+        return self.nodes[-1]
+
+    def head(self) -> Node:
+        """Start the head."""
+        options = (f"--port={self.port}", f"--node-ip-address={HEAD}", "--num-cpus=0", "--include-dashboard=false")
+        return self.start("head", "--head", *options)
+
+    def node(self, name: str) -> Node:
+        """Start a node that trains one trial at a time."""
+        address = f"127.0.0.{len(self.nodes) + 2}"
+        options = (f"--address={HEAD}:{self.port}", f"--node-ip-address={address}", "--num-cpus=1")
+        return self.start(name, *options, namespace=apart(self.hidden))
+
+    def stop(self) -> None:
+        """End all nodes."""
+        for node in self.nodes:
+            if node.process.poll() is None:
+                node.kill()
