@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from architectures import REGISTRY, Network, WindowShape
+from architectures import REGISTRY, Network, WindowShape, graphs
 from architectures.cells import GRU, LSTM, Elman, GRUResetBefore, Jordan, Layer, PeepholeLSTM, Stack
 from problems.errors import RecastError
 from stages.fit import build
@@ -252,6 +252,30 @@ def test_a_layer_equals_pytorchs(kind: type[Layer], peer: Any, by_hand: bool, st
     )
     for one, other in zip(ours, by_peer, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@every_layer
+def test_on_a_gpu_graphs_compute_what_the_loop_does(kind: type[Layer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of inputs that come after the capture, and of two calls before the backward pass of the first."""
+    torch.manual_seed(0)
+    layer = kind(F, H, recurrent_dropout=0.5).cuda()
+    inputs = torch.randn(2, B, T, F, device="cuda")
+
+    def found() -> list[Tensor]:
+        layer.zero_grad(set_to_none=True)
+        torch.manual_seed(1)
+        (one_BTH, _), (other_BTH, _) = layer(inputs[0]), layer(inputs[1])
+        (one_BTH.sin().sum() + other_BTH.cos().sum()).backward()
+        return [one_BTH, other_BTH, *(parameter.grad for parameter in layer.parameters() if parameter.grad is not None)]
+
+    with monkeypatch.context() as without:
+        without.setattr(graphs, "MOST", 0)
+        expected = found()
+    for _ in range(graphs.SIGHTS):
+        found()
+    for one, other in zip(found(), expected, strict=True):
+        assert torch.equal(one, other)
 
 
 @every_layer
