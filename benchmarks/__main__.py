@@ -13,6 +13,8 @@ from stages.atomic import write_json
 NAMES = ("ingest", "batches", "steps", "cells", "overhead", "memory", "serve")
 READ = ("lecture", "best", "sequences", "contract")
 """Accuracy, read from what a pipeline has left that has run for hours: only where it is asked for by name."""
+GPU = ("gpu",)
+"""Of a GPU: likewise."""
 HERE = Path(__file__).parent.absolute()
 RESULTS = HERE / "results"
 
@@ -21,13 +23,13 @@ def main() -> None:
     """Run benchmarks, print what they found, and with --write keep it in benchmarks/results and docs/benchmarks.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES + READ)}; none: all but the last four"
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES + READ + GPU)}; none: all but the last five"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds, to try it")
     parser.add_argument("--write", action="store_true", help="keep the results")
     chosen = parser.parse_args()
-    if unknown := set(chosen.names) - set(NAMES + READ):
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES + READ)}")
+    if unknown := set(chosen.names) - set(NAMES + READ + GPU):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES + READ + GPU)}")
     for name in chosen.names or NAMES:
         module = importlib.import_module(f"benchmarks.{name}")
         about = {
@@ -53,7 +55,7 @@ def _page() -> str:
         "measured, contenders are asked in turn in one run; a ratio is the median over the rounds, and above 1 Recast",
         "is better.",
     ]
-    for name in READ + NAMES:
+    for name in READ + NAMES + GPU:
         file = RESULTS / f"{name}.json"
         if file.exists():
             about = json.loads(file.read_text(encoding="utf-8"))
