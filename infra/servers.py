@@ -21,7 +21,7 @@ import httpx
 import psutil
 from filelock import FileLock
 
-from infra import postgres, s3
+from infra import postgres, s3, secrets
 from problems.errors import RecastError
 from stages import profile
 from stages.atomic import write_json
@@ -147,9 +147,15 @@ def _s3(port: int) -> Launch:
 def _ray(port: int) -> Launch:
     address = ("--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(port))
     options = ("--include-dashboard", "false", "--disable-usage-stats")
-    # Else Ray takes the address of the network's card for 127.0.0.1, and listens on all.
+    return Launch((str(Path(sys.executable).parent / "ray"), "start", *address, *options), ray_environment())
+
+
+def ray_environment() -> dict[str, str]:
+    """What Ray's head and whoever speaks with it must have in the environment; from others it takes nothing."""
+    token = secrets.kept("ray", secrets.password).absolute()
+    # Without the first, Ray takes the address of the network's card for 127.0.0.1, and listens on all.
     loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    return Launch((str(Path(sys.executable).parent / "ray"), "start", *address, *options), loopback)
+    return loopback | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
 
 
 POSTGRES = Server(
@@ -355,6 +361,8 @@ def _environment() -> dict[str, str | None]:
         # What runs keeps its place in the limit of its deployment while the server begins anew.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Seven processes that wait for the evaluation of language models.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "DO_NOT_TRACK": "1",
     }
 

@@ -57,6 +57,7 @@ def test_a_run_writes_to_the_stores_and_to_no_database_of_a_laptop(cluster: Chec
     assert int(_query(cluster, "prefect", "select count(*) from flow_run").stdout) >= 2
     assert not cluster.file("mlruns/mlflow.db").exists() and not cluster.file(".recast/prefect.db").exists()
     assert list(cluster.file(".recast/s3/recast/mlflow").rglob("weights.safetensors"))
+    assert "broken" not in cluster.recast("doctor")
     cluster.dvc("push")
     shutil.rmtree(cluster.file(".dvc/cache"))
     cluster.dvc("fetch")

@@ -5,7 +5,19 @@ import sys
 from rich.markup import escape
 
 # Each puts its commands on the command line.
-from flows.cli import backtest, champion, data, deployments, forecasts, monitor, pipeline, problems, servers, status
+from flows.cli import (
+    backtest,
+    champion,
+    data,
+    deployments,
+    doctor,
+    forecasts,
+    monitor,
+    pipeline,
+    problems,
+    servers,
+    status,
+)
 from flows.cli.app import app
 from flows.progress import console
 from problems.errors import RecastError
@@ -16,6 +28,7 @@ __all__ = [
     "champion",
     "data",
     "deployments",
+    "doctor",
     "forecasts",
     "main",
     "monitor",
