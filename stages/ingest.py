@@ -13,6 +13,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+# Of a CSV file Polars reads so many bytes at a time into each of its threads: else up to 16 MiB, more the larger the
+# file is, and what is made of them takes many times as much. It looks when it reads, and has no other way to be told.
+os.environ.setdefault("POLARS_CSV_CHUNK_SIZE", str(1 << 20))
+
 import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
