@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from prefect.utilities.importtools import lazy_import
 
 import flows
-from infra.servers import RAY, url
+from infra.servers import RAY, ray_environment, url
 from infra.slots import cores
 from problems.errors import RecastError
 from stages.atomic import replaced_folder
@@ -100,6 +100,8 @@ def _connect(runner: Runner, threads: int, gpus: int) -> None:
     where = address(runner)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"namespace": "recast", "log_to_driver": False, "logging_level": logging.ERROR}
+    if where is not None and where == url(RAY):
+        os.environ |= ray_environment()
     if where is None or LOOPBACK.match(where):
         # Else Ray takes the address of the network's card for 127.0.0.1, and listens on all.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
