@@ -4,10 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
@@ -100,9 +103,34 @@ class Checkout:
         return self.root / name
 
     def copy(self, root: Path) -> "Checkout":
-        """The same checkout, with all that it has made, in another folder."""
+        """The same checkout, with all that it has made, in another folder; its input is its own."""
         shutil.copytree(self.root, root, symlinks=True, ignore=shutil.ignore_patterns(".recast", "tmp"))
-        return Checkout(root, self.environment)
+        copied = Checkout(root, self.environment)
+        link = copied.file("data/raw/demo/demo.csv")
+        if link.is_symlink():
+            link.unlink()
+            link.symlink_to(copied.file("demo.csv"))
+        return copied
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """This process works in the checkout, and reports where its commands do."""
+        # `flows` first: it tells Prefect where to keep its things.
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        import flows  # noqa: F401
+        from stages import tracking
+
+        api = {PREFECT_API_URL: self.environment["PREFECT_API_URL"]}
+        with pytest.MonkeyPatch.context() as patch, temporary_settings(api):
+            patch.chdir(self.root)
+            # By a whole path: MLflow keeps what it has opened by its name, and the relative one is every checkout's.
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{self.file('mlruns/mlflow.db')}")
+            tracking.client.cache_clear()
+            try:
+                yield
+            finally:
+                tracking.client.cache_clear()
 
 
 def make(root: Path, mlflow_db: Path | None = None, rows: int = 600, **environment: str) -> Checkout:
@@ -122,12 +150,21 @@ def make(root: Path, mlflow_db: Path | None = None, rows: int = 600, **environme
     write_table(root / "demo.csv", rows)
     (root / "data/raw/demo").mkdir(parents=True)
     (root / "data/raw/demo/demo.csv").symlink_to(root / "demo.csv")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    checkout = Checkout(root, inherited | {"PATH": path, "COLUMNS": "200", "DVC_NO_ANALYTICS": "1"} | environment)
+    checkout = found(root, **environment)
     checkout.run("git", "init", "--quiet")
     checkout.settings()
     return checkout
+
+
+def found(root: Path, **environment: str) -> Checkout:
+    """The checkout that is in a folder.
+
+    Args:
+        environment: of its commands, beside this process's own; of Prefect's and MLflow's variables only these.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return Checkout(root, inherited | {"PATH": path, "COLUMNS": "200", "DVC_NO_ANALYTICS": "1"} | environment)
 
 
 def write_table(file: Path, rows: int, offset: float = 0.0) -> None:

@@ -1,6 +1,7 @@
 """Problems and tables that many tests need, made in memory: no file of the machine, no network."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from problems.problem import Problem
@@ -21,6 +23,17 @@ CADENCE = timedelta(hours=1)
 # A machine may be busy: no test of ours is about time.
 settings.register_profile("recast", deadline=None)
 settings.load_profile("recast")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: the longest tests wait half of their time, for servers and for processes."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what starts processes: those tests are the longest, and a long one at the end leaves the others idle."""
+    items.sort(key=lambda item: "servers" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
@@ -85,11 +98,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 
 @pytest.fixture(scope="session")
 def finished(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout in which the whole pipeline has run, by the flow. Copy it; do not change it."""
-    root = tmp_path_factory.mktemp("finished") / "checkout"
-    made = checkout.make(root, servers["mlflow_db"], PREFECT_API_URL=servers["api"])
-    made.recast("run")
-    return made
+    """A checkout in which the whole pipeline has run, by the flow, for all workers. Copy it; do not change it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root, made = shared / "finished", shared / "finished.made"
+    with FileLock(shared / "finished.lock"):
+        if not made.exists():
+            checkout.make(root, servers["mlflow_db"], PREFECT_API_URL=servers["api"]).recast("run")
+            made.touch()
+    return checkout.found(root, PREFECT_API_URL=servers["api"])
 
 
 @pytest.fixture

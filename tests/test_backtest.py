@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import Run
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.backtest import backtest
 from flows.cli.backtest import backtest as command
@@ -22,6 +21,8 @@ from stages.backtest import BEAT, Plan, origins
 from stages.normalize import times
 from stages.words import fixed
 from tests.checkout import Checkout
+
+pytestmark = pytest.mark.xdist_group("backtest")
 
 DAY = timedelta(days=1)
 hours = st.integers(1, 24 * 40).map(lambda count: timedelta(hours=count))
@@ -53,18 +54,11 @@ def test_origins_are_the_last_ones_on_a_beat(
 
 
 @pytest.fixture(scope="module")
-def checkout(
-    finished: Checkout, servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Checkout]:
+def checkout(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A finished checkout that this process works in."""
     copied = finished.copy(tmp_path_factory.mktemp("backtest") / "checkout")
-    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: servers["api"]}):
-        patch.chdir(copied.root)
-        # MLflow keeps a store by its address, and a relative one would be another test's.
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copied.file('mlruns/mlflow.db')}")
-        tracking.client.cache_clear()
+    with copied.entered():
         yield copied
-        tracking.client.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -19,19 +19,16 @@ from stages.settings import Settings, load
 from stages.trials import Trial, expand
 from tests.checkout import Checkout
 
+pytestmark = pytest.mark.xdist_group("comparison")
+
 
 @pytest.fixture(scope="module")
 def checkout(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A finished checkout that this process works in; decisions of one test are not those of another."""
     copied = finished.copy(tmp_path_factory.mktemp("comparison") / "checkout")
     copied.settings(retrain={"windows": 50, "slice_windows": 10})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(copied.root)
-        # By a whole path: MLflow keeps what it has opened by its name, and every checkout has the same relative one.
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copied.file('mlruns/mlflow.db')}")
-        tracking.client.cache_clear()
+    with copied.entered():
         yield copied
-    tracking.client.cache_clear()
 
 
 def changed(**retrain: Any) -> Settings:

@@ -45,6 +45,8 @@ import time
 
 from prefect import flow
 
+pytestmark = pytest.mark.xdist_group("deployments")
+
 
 @flow(name="{name}", flow_run_name="{name} {{problem}}")
 def {name}(problem: str, seconds: float = 0.0, fail: bool = False) -> None:

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 from filelock import FileLock
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from champions import comparison, forecast_log, monitoring, registry
 from champions.monitoring import Watched
@@ -26,28 +25,22 @@ from stages.settings import Monitor, load
 from stages.trials import expand
 from tests.checkout import Checkout
 
+pytestmark = pytest.mark.xdist_group("monitoring")
+
 TABLE = Path("data/ingest/demo/table.parquet")
 DAY = timedelta(days=1)
 
 
 @pytest.fixture(scope="module")
-def versions(
-    finished: Checkout, servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[Version]]:
+def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]]:
     """The versions of a checkout in which this process works; the second is the champion."""
-    checkout = finished.copy(tmp_path_factory.mktemp("monitored") / "checkout")
-    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: servers["api"]}):
-        patch.chdir(checkout.root)
-        # MLflow keeps a store for each URI, and a relative one would be that of another test.
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
-        tracking.client.cache_clear()
+    with finished.copy(tmp_path_factory.mktemp("monitored") / "checkout").entered():
         tags = {comparison.VALIDATED_UNTIL: comparison.validated_until("demo")}
         trials = expand(load(), "demo", places.stage("window", "demo"))
         found = [registry.register(trial, tags) for trial in trials if registry.is_stored(trial)]
         registry.promote("demo", found[0], None)
         registry.promote("demo", found[1], None)
         yield found
-        tracking.client.cache_clear()
 
 
 @pytest.fixture

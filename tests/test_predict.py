@@ -3,42 +3,34 @@
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from champions import forecast_log, registry
 from champions.registry import Version
 from flows.predict import predict, read
 from problems.errors import RecastError
-from stages import places, tracking
+from stages import places
 from stages.settings import load
 from stages.trials import expand
 from tests.checkout import Checkout
+
+pytestmark = pytest.mark.xdist_group("predict")
 
 TABLE = Path("data/ingest/demo/table.parquet")
 
 
 @pytest.fixture(scope="module")
-def versions(
-    finished: Checkout, servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[Version]]:
+def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]]:
     """The versions 1, 2 and 3 of a checkout in which this process works; the first is the champion."""
-    checkout = finished.copy(tmp_path_factory.mktemp("predicted") / "checkout")
-    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: servers["api"]}):
-        patch.chdir(checkout.root)
-        # MLflow keeps a store for each URI, and a relative one would be that of another test.
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
-        tracking.client.cache_clear()
+    with finished.copy(tmp_path_factory.mktemp("predicted") / "checkout").entered():
         trials = expand(load(), "demo", places.stage("window", "demo"))
         with pytest.raises(RecastError, match="demo has no champion yet"):
             predict("demo")
         found = [registry.register(trial, {}) for trial in trials if registry.is_stored(trial)]
         registry.promote("demo", found[0], None)
         yield found
-        tracking.client.cache_clear()
 
 
 @pytest.fixture(autouse=True)

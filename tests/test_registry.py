@@ -23,15 +23,11 @@ from tests.checkout import Checkout
 
 
 @pytest.fixture
-def checkout(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Checkout]:
+def checkout(finished: Checkout, tmp_path: Path) -> Iterator[Checkout]:
     """A finished checkout that this process works in."""
     copied = finished.copy(tmp_path / "checkout")
-    monkeypatch.chdir(copied.root)
-    # By a whole path: MLflow keeps what it has opened by its name, and every checkout has the same relative one.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copied.file('mlruns/mlflow.db')}")
-    tracking.client.cache_clear()
-    yield copied
-    tracking.client.cache_clear()
+    with copied.entered():
+        yield copied
 
 
 def trials() -> list[Trial]:

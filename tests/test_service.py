@@ -23,10 +23,12 @@ from champions.registry import Version
 from champions.requests import Refused, read
 from champions.service import Asked, Service
 from problems.errors import RecastError
-from stages import places, tracking
+from stages import places
 from stages.settings import load
 from stages.trials import expand
 from tests.checkout import Checkout
+
+pytestmark = pytest.mark.xdist_group("service")
 
 Body = dict[str, Any]
 
@@ -34,17 +36,12 @@ Body = dict[str, Any]
 @pytest.fixture(scope="module")
 def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]]:
     """The versions 1, 2 and 3 of a checkout in which this process works; the second is the champion."""
-    checkout = finished.copy(tmp_path_factory.mktemp("served") / "checkout")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(checkout.root)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
-        tracking.client.cache_clear()
+    with finished.copy(tmp_path_factory.mktemp("served") / "checkout").entered():
         trials = expand(load(), "demo", places.stage("window", "demo"))
         found = [registry.register(trial, {}) for trial in trials if registry.is_stored(trial)]
         registry.promote("demo", found[0], None)
         registry.promote("demo", found[1], None)
         yield found
-        tracking.client.cache_clear()
 
 
 @pytest.fixture
