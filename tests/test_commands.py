@@ -12,11 +12,13 @@ from typing import Any
 import psutil
 import pytest
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
+from flows.cli import app
 from stages.lock import only_pipeline
 from tests.checkout import ROOT, Checkout
 
-LONG = {"train__epochs": 100_000, "runner__kind": "local"}
+LONG = {"train__epochs": 100_000, "runner__kind": "local", "runner__workers": 1}
 
 
 def wait_for(checkout: Checkout, pattern: str, process: subprocess.Popen[str]) -> None:
@@ -33,18 +35,16 @@ def trained(checkout: Checkout) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in checkout.file("trials").glob("*/*/trial.json")}
 
 
-@pytest.mark.parametrize(
-    "command", ["", "run", "use", "new", "fetch", "status", "leaderboard", "up", "down", "rebuild-mlflow"]
-)
-def test_every_command_has_help(command: str, finished: Checkout) -> None:
-    assert "Usage" in finished.recast(*command.split(), "--help")
+def test_every_command_has_help(finished: Checkout) -> None:
+    printed = finished.recast("--help")
+    commands = [str(each.name or (each.callback and each.callback.__name__)) for each in app.registered_commands]
+    for command in (name.replace("_", "-") for name in commands):
+        assert f" {command} " in printed
+        assert f"Usage: root {command}" in CliRunner().invoke(app, [command, "--help"]).output
 
 
-@pytest.mark.parametrize(
-    "stage", ["stages.ingest", "stages.normalize", "stages.window", "flows.train", "stages.evaluate"]
-)
-def test_every_stage_has_help(stage: str, finished: Checkout) -> None:
-    assert "usage" in finished.run(sys.executable, "-m", stage, "--help")
+def test_a_stage_has_help(finished: Checkout) -> None:
+    assert "usage" in finished.run(sys.executable, "-m", "stages.ingest", "--help")
 
 
 def test_what_trains_nothing_loads_no_library_for_it(finished: Checkout, tmp_path: Path) -> None:
@@ -76,13 +76,6 @@ def test_status_tells_what_is_stale_and_what_is_trained(finished: Checkout, tmp_
     assert "train" in printed and "5 of 7 done" in printed
 
 
-def test_a_mistake_in_params_is_told_before_anything_runs(fresh: Checkout) -> None:
-    fresh.settings(grid__architectures__gru={"unit": [4]})
-    printed = fresh.recast("run", status=1)
-    assert "grid.architectures.gru.unit" in printed and "units" in printed
-    assert "Traceback" not in printed and not fresh.file("data/ingest").exists()
-
-
 def test_a_message_may_hold_brackets(fresh: Checkout) -> None:
     """The console takes [bold] for a style and [/] for its end, unless it is told not to."""
     fresh.settings(grid__architectures={"gru": {"units": ["[/] [bold]"]}})
@@ -96,7 +89,8 @@ def test_a_mistake_in_the_grid_is_told_before_a_download(fresh: Checkout) -> Non
     assert "demo.csv" in fresh.recast("run", status=1)
     fresh.settings(grid__architectures__gru={"unit": [4]})
     printed = fresh.recast("run", status=1)
-    assert "grid.architectures.gru.unit" in printed and "demo.csv" not in printed
+    assert "grid.architectures.gru.unit" in printed and "units" in printed and "demo.csv" not in printed
+    assert "Traceback" not in printed and not fresh.file("data/ingest").exists()
 
 
 @pytest.mark.parametrize(
@@ -133,10 +127,11 @@ def test_a_larger_grid_trains_exactly_the_new_trials(finished: Checkout, tmp_pat
     checkout = finished.copy(tmp_path / "larger")
     before = trained(checkout)
     checkout.settings(grid__architectures__gru={"units": [4], "learning_rate": [0.001, 0.01]})
-    checkout.recast("run")
+    assert "Ran: train@demo, evaluate@demo\n" in checkout.recast("run")
     after = trained(checkout)
     assert {key: after[key] for key in before} == before
     assert len(after) == len(before) + 2
+    assert "up to date" in checkout.dvc("status")
 
 
 def test_a_second_pipeline_in_one_checkout_is_refused(
@@ -178,7 +173,7 @@ def test_ctrl_c_leaves_no_process_of_a_stage(finished: Checkout, tmp_path: Path)
 def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "stopped")
     # As many trials as workers: which of more come first, is left to the pool.
-    checkout.settings(**LONG, runner__workers=1, grid__seeds=[0], grid__architectures={"gru": {"units": [4]}})
+    checkout.settings(**LONG, grid__seeds=[0], grid__architectures={"gru": {"units": [4]}})
     stopped(checkout, "-m", "flows", "run")
     assert "epochs kept" in checkout.recast("status")
     (checkpoint,) = checkout.root.glob("trials/*/*/checkpoint.pt")
@@ -188,7 +183,7 @@ def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(finished: Checkout, t
     again = checkout.start(sys.executable, "-m", "flows", "run")
     deadline = time.monotonic() + 300
     try:
-        while json.loads(run.read_text())["epoch"] <= before["epoch"]:
+        while json.loads(run.read_text()).get("epoch", 0) <= before.get("epoch", 0):
             assert again.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         after = json.loads(run.read_text())
@@ -244,21 +239,23 @@ def test_a_server_out_of_reach_is_named_with_the_mend(
     assert trained(checkout) == before
 
 
-def test_the_fallback_is_told_in_plain_words(fresh: Checkout) -> None:
-    demo = fresh.file("params.yaml").read_text()
-    fresh.settings(run=["gone", "demo"])
-    text = fresh.file("params.yaml").read_text()
+def test_the_fallback_is_told_in_plain_words(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "fallback")
+    checkout.file("data/evaluate/demo/report.html").unlink()
+    demo = checkout.file("params.yaml").read_text()
+    checkout.settings(run=["gone", "demo"])
+    text = checkout.file("params.yaml").read_text()
     gone = (
         "problems:\n  gone:\n    title: Gone\n"
         "    source: {kind: jena, mirrors: ['http://127.0.0.1:9/jena.zip']}\n"
         "    table: {features: ['T (degC)'], target: 'T (degC)', unit: °C}\n"
         "    split: half\n    window: {lookback: 2d, step: 1h, delay: 24h}\n"
     )
-    fresh.file("params.yaml").write_text(text.replace("problems:\n", gone, 1))
+    checkout.file("params.yaml").write_text(text.replace("problems:\n", gone, 1))
     assert demo != text
-    assert "http://127.0.0.1:9/jena.zip" in fresh.recast("run", status=1, JENA_ARCHIVE="")
-    printed = fresh.recast("run", "--fallback", "demo", JENA_ARCHIVE="")
+    assert "http://127.0.0.1:9/jena.zip" in checkout.recast("run", status=1, JENA_ARCHIVE="")
+    printed = checkout.recast("run", "--fallback", "demo", JENA_ARCHIVE="")
     assert "Running demo instead" in printed
-    assert fresh.file("data/evaluate/demo/report.html").exists()
-    assert not fresh.file("data/evaluate/gone").exists()
-    assert "failed to reproduce 'ingest@gone'" in fresh.dvc("repro", status=255, JENA_ARCHIVE="")
+    assert checkout.file("data/evaluate/demo/report.html").exists()
+    assert not checkout.file("data/evaluate/gone").exists()
+    assert "failed to reproduce 'ingest@gone'" in checkout.dvc("repro", status=255, JENA_ARCHIVE="")
