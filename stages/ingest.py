@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 # Of a CSV file Polars reads so many bytes at a time into each of its threads: else up to 16 MiB, more the larger the
-# file is, and what is made of them takes many times as much. It looks when it reads, and has no other way to be told.
+# file is, and what is made of them takes many times as much. Of a Parquet file it reads so many row groups ahead. It
+# looks when it reads, and there is no other way to tell it.
 os.environ.setdefault("POLARS_CSV_CHUNK_SIZE", str(1 << 20))
+os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "2")
 
 import polars as pl
 from rich.console import Console
