@@ -3,6 +3,23 @@
 Made by the pipeline itself with the grids of these names: the paper's TCN, and one size of each recurrent network, with
 as many weights as the paper's, for which it searched more widely. The best configuration of each architecture by
 validation, on the test sequences: mean and deviation over seeds.
+
+IMDB: LSTM and ConvNet reach what is asked, the ConvNet with a step size of 0.0003; at the lecture's 0.0001 it is worse
+by validation, and still learning in its tenth epoch (one seed on the test reviews: 85.28).
+
+T3: the paper's ranking holds. GRU and TCN solve it, the GRU in 7 epochs of the budget's 10; LSTM and RNN are where
+always answering 1 is, as in the paper, after 7 and 9 epochs, and were best in their second and fourth.
+
+T4: the TCN is far ahead, as in the paper, and still learning in the tenth epoch, the last. All recurrent networks are
+where guessing the ten digits is, 0.0204, as in the paper, so their order says nothing; one GRU of three began to do
+better. Here gradients are clipped after the backward pass, and RMSprop averages with 0.9 as Keras's does; the paper's
+code clips before it, which does nothing, and averages with 0.99.
+
+T5: the paper's ranking, but that LSTM and GRU, of which the paper has 0.02 between them, change places by 0.03.
+
+T6: the paper's ranking holds. All figures are worse: of 20 epochs at one step size the last, or the one before, was
+still the best; the paper's code trains 100 and lowers the step size, and the paper searched for the step size of each
+recurrent network.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,6 +77,7 @@ PUBLISHED = {
 """By the problem's name."""
 
 NEVER = "T7 to T11 (public corpora)"
+"""What no grid here is of."""
 
 
 def run(quick: bool) -> dict[str, Any]:
