@@ -1,8 +1,8 @@
 """Packing: which bundle is trained on which device next, by memory and by expected cost.
 
-The longest that fits goes first (Graham's longest-processing-time rule, list scheduling on parallel machines: at worst
-4/3 of the shortest schedule where memory does not bind). It knows nothing of what runs the bundles: the runners use it,
-and so does the simulator, `python -m benchmarks schedule`.
+Where slots are short, the longest goes first (Graham's longest-processing-time rule: at worst 4/3 of the shortest
+schedule). Where memory is, small bundles are kept for the gaps that large ones leave. It knows nothing of what runs the
+bundles: the runners use it, and so does the simulator, `python -m benchmarks schedule`.
 """
 
 import bisect
@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 MARGIN = 0.1
 """The share of a device's memory that is not given away: what fragments, and what a later epoch takes more."""
+
+URGENT = 0.4
+"""A job that takes this share of what is left, or more, may be the last to end: it does not wait for a better fit."""
 
 PILOT_SHARE = 0.5
 """A shape that nobody has measured gets all the memory that is free, once this share of the device is."""
@@ -76,8 +79,10 @@ class Device:
 class Packer:
     """Jobs that wait, devices, and which goes where.
 
-    Shapes that nobody has measured come first, one job of each, so that the rest can be packed by what it took; then
-    the longest job that fits.
+    Shapes that nobody has measured come first, one job of each, so that the rest can be packed by what it took. Then,
+    of the jobs that fit, the longest; but where memory is what the rest has to wait for, only a job that is urgent for
+    its length, and else one of the shape that has the most left to hold, in seconds times bytes: so all shapes last to
+    the end, and none remains that nothing fits beside.
     """
 
     def __init__(
@@ -97,10 +102,13 @@ class Packer:
         self.pilots = any(device.memory is not None for device in self.devices) if pilots is None else pilots
         self.running: dict[int, tuple[Job, Device]] = {}
         self.waiting: dict[str, list[Job]] = {}
-        self.waiting_seconds = 0.0
+        self.seconds: dict[str, float] = {}
         for job in jobs:
             self.waiting.setdefault(job.shape, []).append(job)
-            self.waiting_seconds += job.seconds
+            self.seconds[job.shape] = self.seconds.get(job.shape, 0.0) + job.seconds
+        self.slots = sum(device.slots for device in self.devices)
+        self.memory = sum(device.memory or 0 for device in self.devices)
+        self.largest = max((device.memory or 0 for device in self.devices), default=0)
         for each in self.waiting.values():
             # The longest is taken from the end, and of equals the first that was given.
             each.reverse()
@@ -109,7 +117,12 @@ class Packer:
     def add(self, job: Job) -> None:
         """Let a job wait that has lost its device."""
         bisect.insort(self.waiting.setdefault(job.shape, []), job, key=lambda each: each.seconds)
-        self.waiting_seconds += job.seconds
+        self.seconds[job.shape] = self.seconds.get(job.shape, 0.0) + job.seconds
+
+    @property
+    def waiting_seconds(self) -> float:
+        """What the jobs that wait are expected to take in all."""
+        return sum(self.seconds[shape] for shape in self.waiting)
 
     def __len__(self) -> int:
         """How many jobs wait."""
@@ -125,26 +138,40 @@ class Packer:
 
     def next(self, device: Device) -> Job | None:
         """Give this device the job that it should have now, or None where none fits."""
-        best: tuple[int, float, str] | None = None
+        patience = self._patience()
+        best: tuple[int, int, float] | None = None
+        chosen = ""
         for shape, jobs in self.waiting.items():
             peak = self.peaks.get(shape)
-            if device.room(peak) is None:
+            if device.room(peak) is None or self._fits_elsewhere(peak, device):
                 continue
-            rank = (self._urgency(shape), jobs[-1].seconds, shape)
-            if best is None or rank[:2] > best[:2]:
-                best = rank
+            seconds = jobs[-1].seconds
+            urgent = seconds >= patience
+            rank = self._stage(shape), int(urgent), seconds if urgent else self.seconds[shape] * (peak or 0)
+            if best is None or rank > best:
+                best, chosen = rank, shape
         if best is None:
             return None
-        shape = best[2]
-        job = self.waiting[shape].pop()
-        if not self.waiting[shape]:
-            del self.waiting[shape]
-        self.waiting_seconds -= job.seconds
-        device.keep(job.number, device.room(self.peaks.get(shape)) or 0)
+        job = self.waiting[chosen].pop()
+        self.seconds[chosen] -= job.seconds
+        if not self.waiting[chosen]:
+            del self.waiting[chosen], self.seconds[chosen]
+        device.keep(job.number, device.room(self.peaks.get(chosen)) or 0)
         self.running[job.number] = job, device
         return job
 
-    def _urgency(self, shape: str) -> int:
+    def _patience(self) -> float:
+        """Seconds from which on a job is urgent: all are, where memory is not what they have to wait for."""
+        if not self.memory:
+            return 0.0
+        by_memory = sum(self.seconds[shape] * self.peaks.get(shape, 0) for shape in self.waiting) / self.memory
+        return URGENT * by_memory if by_memory > self.waiting_seconds / self.slots else 0.0
+
+    def _fits_elsewhere(self, peak: int | None, device: Device) -> bool:
+        """Whether a job is too large for this device alone."""
+        return peak is not None and device.memory is not None and device.memory < peak <= self.largest
+
+    def _stage(self, shape: str) -> int:
         """2: its first job, which measures its shape; 1: measured; 0: another job of a shape that is being measured."""
         if not self.pilots or shape in self.peaks:
             return 1
@@ -167,14 +194,22 @@ class Packer:
 
 
 def bound(jobs: Iterable[Job], devices: Iterable[Device], peaks: Mapping[str, int]) -> float:
-    """Seconds that no schedule can beat: by slots, by the longest job, and by memory held for a time."""
+    """Seconds that no schedule can beat: by the longest job, by slots, and by memory held for a time.
+
+    The last two are of all jobs on all devices, and of those alone that are too large for the smaller devices, on the
+    larger ones.
+    """
     jobs, devices = list(jobs), list(devices)
-    slots = sum(device.slots for device in devices)
-    by_slots = sum(job.seconds for job in jobs) / slots
-    longest = max((job.seconds for job in jobs), default=0.0)
-    memory = sum(device.memory or 0 for device in devices)
-    by_memory = sum(job.seconds * peaks.get(job.shape, 0) for job in jobs) / memory if memory else 0.0
-    return max(by_slots, longest, by_memory)
+    found = [max((job.seconds for job in jobs), default=0.0)]
+    for floor in {0, *(device.memory for device in devices if device.memory is not None)}:
+        larger = [device for device in devices if device.memory is None or device.memory > floor]
+        confined = [job for job in jobs if peaks.get(job.shape, 0) > floor or not floor]
+        if not larger or not confined:
+            continue
+        found.append(sum(job.seconds for job in confined) / sum(device.slots for device in larger))
+        if memory := sum(device.memory or 0 for device in larger):
+            found.append(sum(job.seconds * peaks.get(job.shape, 0) for job in confined) / memory)
+    return max(found)
 
 
 def share(peak: int, total: int) -> float:

@@ -16,6 +16,8 @@ An upper figure for the GPUs since 2017; a driver does not tell it within a cont
 def reset(device: torch.device) -> None:
     """Count the peak from here on; where the system cannot (CPU, not Linux), it stays that of the whole process."""
     if device.type == "cuda":
+        # Before anything is on the device, there is nothing to reset, and PyTorch refuses.
+        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
