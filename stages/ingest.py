@@ -17,7 +17,7 @@ from typing import Any, Literal
 # file is, and what is made of them takes many times as much. Of a Parquet file it reads so many row groups ahead. It
 # looks when it reads, and there is no other way to tell it.
 os.environ.setdefault("POLARS_CSV_CHUNK_SIZE", str(1 << 20))
-os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "2")
+os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "1")
 
 import polars as pl
 from rich.console import Console
