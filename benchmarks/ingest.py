@@ -5,8 +5,8 @@ quality. Of the files of several sizes pandas and DuckDB do none of that: they t
 of its own, whose peak memory is that of what no file backs. `pandas` holds the whole file and is not asked for 5 GB,
 which do not fit beside what else the machine does; `pandas in chunks` takes a million rows at a time.
 
-Recast's memory does not grow with the file: it reads a MiB at a time and holds a few of them. It takes 1.7 to
-2.9 times as long as DuckDB and 1.2 to 3.3 times as long as pandas in chunks, for what it does besides. On a machine that
+Recast's memory does not grow with the file: it reads a MiB at a time and holds a few of them. It takes 1.7 to 2.9
+times as long as DuckDB and 1.2 to 3.3 times as long as pandas in chunks, for what it does besides. On a machine that
 others use, as that of these figures was, seconds say less than ratios, and of 1 and 5 GB there is one round.
 """
 
