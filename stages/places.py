@@ -8,7 +8,7 @@ FILES = ("params.yaml", "dvc.yaml")
 """What the project's root has; every path is relative to it."""
 
 STATE = Path(".recast")
-"""What runs: locks, logs and addresses of servers. It may be deleted when nothing does."""
+"""What runs: locks, logs, addresses of servers and Prefect's database; with the profile `servers` also their stores."""
 
 
 MLFLOW_STORE = Path("mlruns")

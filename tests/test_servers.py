@@ -89,6 +89,27 @@ def test_every_server_listens_on_loopback_alone(cluster: Checkout) -> None:
     assert addresses == {"127.0.0.1"}
 
 
+def test_a_backup_brings_back_what_was_written_to_the_stores(cluster: Checkout, tmp_path: Path) -> None:
+    archive = str(tmp_path / "all.tar")
+    cluster.recast("backup", archive)
+    runs = "select count(*) from runs"
+    before = _query(cluster, "mlflow", runs).stdout
+    flows = _query(cluster, "prefect", "select count(*) from flow_run").stdout
+    assert "would go on with what is replaced" in cluster.recast("restore", archive, "--replace", status=1)
+    _query(cluster, "mlflow", "delete from metrics; delete from latest_metrics")
+    cluster.recast("down")
+    shutil.rmtree(cluster.file(".recast/s3/recast"))
+    assert "--replace" in cluster.recast("restore", archive, status=1)
+    cluster.recast("restore", archive, "--replace")
+    cluster.recast("up")
+    assert _query(cluster, "mlflow", runs).stdout == before and int(before) > 0
+    assert int(_query(cluster, "mlflow", "select count(*) from metrics").stdout) > 0
+    assert int(_query(cluster, "prefect", "select count(*) from flow_run").stdout) >= int(flows)
+    shutil.rmtree(cluster.file(".dvc/cache"))
+    cluster.dvc("fetch")
+    assert "broken" not in cluster.recast("doctor")
+
+
 def test_a_store_that_was_killed_comes_back_with_all_it_had_and_another_profile_waits(cluster: Checkout) -> None:
     before = _query(cluster, "mlflow", "select count(*) from experiments").stdout
     for name in ("postgres", "s3"):

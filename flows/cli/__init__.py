@@ -7,6 +7,7 @@ from rich.markup import escape
 # Each puts its commands on the command line.
 from flows.cli import (
     backtest,
+    backup,
     champion,
     data,
     deployments,
@@ -25,6 +26,7 @@ from stages.command import plain_errors
 
 __all__ = [
     "backtest",
+    "backup",
     "champion",
     "data",
     "deployments",
