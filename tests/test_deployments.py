@@ -38,14 +38,14 @@ from stages.settings import Schedule, parse
 from tests import checkout
 from tests.checkout import ROOT, Checkout
 
+pytestmark = pytest.mark.xdist_group("deployments")
+
 FLOW = '''"""A small flow in the place of the real one."""
 
 import os
 import time
 
 from prefect import flow
-
-pytestmark = pytest.mark.xdist_group("deployments")
 
 
 @flow(name="{name}", flow_run_name="{name} {{problem}}")
