@@ -59,7 +59,8 @@ def _measured(there: Checkout, kind: str, workers: int, trials: int, prefect: Pa
     folder = there.file("trials/demo")
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
-            resident[sum(1 for _ in folder.iterdir())] = watched.memory_info().rss
+            if rss := watched.memory_info().rss:
+                resident[sum(1 for _ in folder.iterdir())] = rss
         time.sleep(0.5)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed

@@ -20,6 +20,7 @@ import psutil
 import torch
 from filelock import FileLock
 from prefect import task
+from prefect.settings import temporary_settings
 from prefect_ray import RayTaskRunner
 from prefect_ray.context import remote_options
 
@@ -136,7 +137,10 @@ class _Grid:
         self.total: int | None = None
         self.logs = True
         self.parcels: dict[str | None, Parcel] = {}
-        self.desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote()
+        # Here, rather than on a node that may be lost.
+        affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        here = affinity(ray.get_runtime_context().get_node_id(), soft=True)
+        self.desk = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Desk).remote()
         self.told: dict[int, Told] = {}
         self.asked = 0.0
 
@@ -221,7 +225,9 @@ class _Grid:
             "parcel": self.parcels[first.origin],
             "desk": self.desk,
         }
-        with remote_options(**self._options(job)):
+        # The settings travel with the task. A node that cannot reach Prefect's server trains all the same.
+        alone = temporary_settings({"client.server_version_check_enabled": False})
+        with alone, remote_options(**self._options(job)):
             return runner.submit(node_task, parameters)
 
     def _options(self, job: Job) -> dict[str, Any]:

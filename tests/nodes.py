@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def _free_port() -> int:
 
 START_SECONDS = 120
 HEAD = "127.0.0.2"
-"""Each node has an address of its own on loopback, as Ray takes 127.0.0.1 for this machine's other one."""
+"""Each node has an address of its own on loopback, as Ray takes 127.0.0.1 for that of the machine's network."""
 
 
 @dataclass
@@ -84,11 +84,15 @@ class Cluster:
 
     Attributes:
         hidden: folders that the nodes do not see, where the system lets them be hidden.
+        address: of the head.
+        settings: of Ray's own, in the environment of its nodes.
         environment: of what connects to it.
     """
 
     root: Path
     hidden: Sequence[Path] = ()
+    address: str = HEAD
+    settings: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=_free_port)
     token: str = field(default_factory=lambda: secrets.token_hex(32))
     nodes: list[Node] = field(default_factory=list)
@@ -96,27 +100,27 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         return {
-            "RAY_ADDRESS": f"{HEAD}:{self.port}",
+            "RAY_ADDRESS": f"{self.address}:{self.port}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
         }
 
-    def start(self, name: str, *options: str, namespace: Sequence[str] = ()) -> Node:
+    def start(self, name: str, *options: str, within: Sequence[str] = ()) -> Node:
         """Start a node; it joins by itself.
 
         Args:
-            namespace: the command that it is started by.
+            within: the command that it is started by.
         """
         root = self.root / name
-        (root / "home").mkdir(parents=True)
+        (root / "home").mkdir(parents=True, exist_ok=True)
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
         own = {"HOME": str(root / "home"), "RECAST_CACHE": str(root / "cache"), "TMPDIR": str(root)}
         command = [str(BIN / "ray"), "start", "--block", f"--temp-dir={root / 'ray'}", "--disable-usage-stats"]
         process = subprocess.Popen(
-            [*namespace, *command, "--dashboard-agent-listen-port=0", *options],
+            [*within, *command, "--dashboard-agent-listen-port=0", *options],
             cwd=root,
-            env=inherited | own | self.environment,
+            env=inherited | own | self.environment | dict(self.settings),
             stdout=(root / "log").open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -124,16 +128,21 @@ class Cluster:
         self.nodes.append(Node(root, process))
         return self.nodes[-1]
 
-    def head(self) -> Node:
+    def head(self, within: Sequence[str] = ()) -> Node:
         """Start the head."""
-        options = (f"--port={self.port}", f"--node-ip-address={HEAD}", "--num-cpus=0", "--include-dashboard=false")
-        return self.start("head", "--head", *options)
+        options = (
+            f"--port={self.port}",
+            f"--node-ip-address={self.address}",
+            "--num-cpus=0",
+            "--include-dashboard=false",
+        )
+        return self.start("head", "--head", *options, within=within)
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str, address: str | None = None, within: Sequence[str] = ()) -> Node:
         """Start a node that trains one trial at a time."""
-        address = f"127.0.0.{len(self.nodes) + 2}"
-        options = (f"--address={HEAD}:{self.port}", f"--node-ip-address={address}", "--num-cpus=1")
-        return self.start(name, *options, namespace=apart(self.hidden))
+        address = address or f"127.0.0.{len(self.nodes) + 2}"
+        options = (f"--address={self.address}:{self.port}", f"--node-ip-address={address}", "--num-cpus=1")
+        return self.start(name, *options, within=[*within, *apart(self.hidden)])
 
     def stop(self) -> None:
         """End all nodes."""

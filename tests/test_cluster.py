@@ -22,7 +22,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A head and two nodes, which do not see where the tests have their checkouts."""
     # The path of a socket has a hundred characters at most.
     root = Path(tempfile.mkdtemp(prefix="recast-"))
-    made = Cluster(root, [tmp_path_factory.getbasetemp()])
+    # A node that is silent for five seconds is lost; else it takes Ray a minute.
+    quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
+    made = Cluster(root, [tmp_path_factory.getbasetemp()], settings=quick)
     try:
         made.head()
         wait_for_port(HEAD, made.port)
