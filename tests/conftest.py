@@ -30,10 +30,18 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-@pytest.hookimpl(tryfirst=True)
+LONGEST = ("test_flows", "test_pipeline", "test_commands", "test_deployments", "test_retrain", "test_cluster")
+"""The files that take minutes, which begin first: a long one at the end would leave the other processors idle."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what starts processes: those tests are the longest, and a long one at the end leaves the others idle."""
-    items.sort(key=lambda item: "servers" not in getattr(item, "fixturenames", ()))
+    """The order of files: the longest, then what starts processes, then the rest."""
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        rank = LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+        return rank, "servers" not in getattr(item, "fixturenames", ())
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

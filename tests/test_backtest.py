@@ -22,8 +22,6 @@ from stages.normalize import times
 from stages.words import fixed
 from tests.checkout import Checkout
 
-pytestmark = pytest.mark.xdist_group("backtest")
-
 DAY = timedelta(days=1)
 hours = st.integers(1, 24 * 40).map(lambda count: timedelta(hours=count))
 

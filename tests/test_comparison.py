@@ -19,8 +19,6 @@ from stages.settings import Settings, load
 from stages.trials import Trial, expand
 from tests.checkout import Checkout
 
-pytestmark = pytest.mark.xdist_group("comparison")
-
 
 @pytest.fixture(scope="module")
 def checkout(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:

@@ -38,8 +38,6 @@ from stages.settings import Schedule, parse
 from tests import checkout
 from tests.checkout import ROOT, Checkout
 
-pytestmark = pytest.mark.xdist_group("deployments")
-
 FLOW = '''"""A small flow in the place of the real one."""
 
 import os

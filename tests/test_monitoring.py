@@ -25,8 +25,6 @@ from stages.settings import Monitor, load
 from stages.trials import expand
 from tests.checkout import Checkout
 
-pytestmark = pytest.mark.xdist_group("monitoring")
-
 TABLE = Path("data/ingest/demo/table.parquet")
 DAY = timedelta(days=1)
 

@@ -16,8 +16,6 @@ from stages.settings import load
 from stages.trials import expand
 from tests.checkout import Checkout
 
-pytestmark = pytest.mark.xdist_group("predict")
-
 TABLE = Path("data/ingest/demo/table.parquet")
 
 

@@ -16,8 +16,6 @@ from mlflow import MlflowClient
 from tests.checkout import SETTINGS, Checkout, write_table
 from tests.test_registry import recast
 
-pytestmark = pytest.mark.xdist_group("retrain")
-
 PLACES = [
     "the increment is accepted",
     "the pipeline has run",

@@ -12,8 +12,6 @@ from scipy.io import savemat
 
 from tests.checkout import Checkout
 
-pytestmark = pytest.mark.xdist_group("sequence_problems")
-
 PROBLEMS: dict[str, dict[str, Any]] = {
     "sums": {
         "title": "Sums of two marked numbers",

@@ -28,8 +28,6 @@ from stages.settings import load
 from stages.trials import expand
 from tests.checkout import Checkout
 
-pytestmark = pytest.mark.xdist_group("service")
-
 Body = dict[str, Any]
 
 

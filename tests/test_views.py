@@ -31,8 +31,6 @@ from tests import checkout
 from tests.checkout import Checkout
 from tests.test_tracking import enter, runs
 
-pytestmark = pytest.mark.xdist_group("views")
-
 B, T, F = 3, 13, 2
 SHAPE = WindowShape(steps=T, features=F, target=1, horizon=8, day=4)
 RECURRENT = sorted(name for name, each in REGISTRY.items() if issubclass(each, Recurrent))
