@@ -1,0 +1,83 @@
+"""A laptop's project comes to the stores whole, ids and all, also after a kill."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from flows import migrate as migration
+from infra import postgres
+from infra import servers as own
+from stages import profile
+from tests.checkout import Checkout
+
+pytestmark = pytest.mark.skipif(
+    not (list(postgres.PACKAGED.glob("*/bin/initdb")) or shutil.which("initdb")),
+    reason="PostgreSQL is not installed: apt install postgresql",
+)
+
+
+def test_a_laptops_runs_and_flows_are_the_servers(
+    finished: Checkout,
+    servers: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    laptop = finished.copy(tmp_path / "laptop")
+    laptop.file(".recast").mkdir()
+    shutil.copy(servers["mlflow_db"].parent.parent / ".recast/prefect.db", laptop.file(".recast/prefect.db"))
+    monkeypatch.chdir(laptop.root)
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    own.use("servers")
+    try:
+        for server in (own.PREFECT, own.MLFLOW):
+            own.start(server)
+        for server in (own.PREFECT, own.MLFLOW):
+            own.stop(server)
+        # As a kill in the middle leaves it: some of the artifacts are there, and no row.
+        some = sorted(Path("mlruns/artifacts").rglob("*.json"))[:3]
+        store = own.s3.client(own.start(own.S3))
+        for file in some:
+            key = f"mlflow/{file.relative_to('mlruns/artifacts')}"
+            store.upload_file(str(file), own.s3.BUCKET, key)
+        done = migration.migrate(Path(), replace=False)
+        assert done.artifacts[0] - done.artifacts[1] == len(some)
+        assert done.rows["prefect"]["flow_run"] > 0 and not done.left
+        again = migration.migrate(Path(), replace=False)
+        assert again.rows == done.rows and again.artifacts == (done.artifacts[0], 0)
+
+        local = MlflowClient(f"sqlite:///{laptop.file('mlruns/mlflow.db')}")
+        (experiment,) = local.search_experiments(filter_string="name = 'demo'")
+        remote = MlflowClient(own.start(own.MLFLOW))
+        assert profile.read().mlflow == remote.tracking_uri
+        mine, theirs = (
+            {run.info.run_id: run for run in each.search_runs([experiment.experiment_id])} for each in (local, remote)
+        )
+        assert set(mine) == set(theirs) and len(mine) == 6
+        for run, ours in mine.items():
+            assert ours.data.to_dictionary() == theirs[run].data.to_dictionary()
+        key = next(run for run, ours in mine.items() if "train_loss" in ours.data.metrics)
+        histories = [
+            [(each.step, each.value) for each in client.get_metric_history(key, "train_loss")]
+            for client in (local, remote)
+        ]
+        assert histories[0] == histories[1] and len(histories[0]) == 2
+        fetched = Path(remote.download_artifacts(key, "weights.safetensors", str(tmp_path)))
+        assert fetched.read_bytes() == Path(local.download_artifacts(key, "weights.safetensors")).read_bytes()
+        # A number that the laptop has is not given again.
+        assert int(remote.create_experiment("next")) > int(experiment.experiment_id)
+        own.stop(own.MLFLOW)
+
+        with closing(sqlite3.connect("mlruns/mlflow.db")) as database, database:
+            database.execute("pragma foreign_keys = off")
+            database.execute("delete from runs where run_uuid = ?", (key,))
+        with pytest.raises(migration.RecastError, match="would lose them"):
+            migration.migrate(Path(), replace=False)
+    finally:
+        for server in reversed(own.SERVERS):
+            own.stop(server)
