@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check up down lock bench clean
+.PHONY: help setup run test check up down lock bench audit clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -43,6 +43,15 @@ bench: setup ## measure speed against peers; results in benchmarks/results
 lock: setup ## pin every version again
 	pip install --quiet uv
 	python -m infra.requirements
+
+audit: ## known flaws of what the lock pins, a bill of materials in bom.json, and the rules of Docker, compose and Kubernetes
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check -r infra/audit-requirements.txt
+	$(VENV)/audit/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-file bom.json
+	$(VENV)/audit/bin/hadolint infra/Dockerfile
+	$(VENV)/audit/bin/check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
+	find infra/k8s -name '*.yaml' ! -name kustomization.yaml ! -name ray.yaml -exec $(VENV)/audit/bin/kubernetes-validate --strict {} +
+	$(VENV)/audit/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
 
 clean: ## remove what was made, but no data, trials or runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,6 +1,7 @@
 """The profile `servers`: real stores on loopback, the same commands."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ruamel.yaml import YAML
 
 from infra import postgres
 from tests import checkout
-from tests.checkout import Checkout
+from tests.checkout import ROOT, Checkout
 
 pytestmark = pytest.mark.skipif(
     not (list(postgres.PACKAGED.glob("*/bin/initdb")) or shutil.which("initdb")),
@@ -124,6 +126,17 @@ def test_down_leaves_no_process(cluster: Checkout) -> None:
     cluster.recast("down")
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert len(processes) > 6 and not alive
+
+
+def test_in_containers_no_secret_has_a_default_and_every_image_a_version() -> None:
+    text = (ROOT / "infra/compose.yaml").read_text()
+    services = YAML(typ="safe").load(text)["services"]
+    images = [service["image"] for service in services.values()]
+    assert images and all(re.search(r":(\d|\$\{RECAST_TARGET|cuda)", image) for image in images)
+    secrets = set(re.findall(r"\$\{(\w*(?:PASSWORD|SECRET|TOKEN|KEY|AUTH)\w*)[^}]*\}", text))
+    assert len(secrets) >= 8
+    for secret in secrets:
+        assert not re.search(rf"\$\{{{secret}(?!:\?)", text), secret
 
 
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
