@@ -10,12 +10,14 @@ import logging
 import os
 import re
 import shutil
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from filelock import FileLock
@@ -47,6 +49,8 @@ INHERITED = (
     "PREFECT_SERVER_ANALYTICS_ENABLED",
 )
 """Variables that nodes need before Prefect or MLflow are imported there; none is a secret."""
+
+REACH_SECONDS = 10
 
 LOOPBACK = re.compile(r"(ray://)?(127\.0\.0\.1|localhost):")
 
@@ -117,6 +121,7 @@ def _connect(runner: Runner, threads: int, gpus: int) -> None:
             "_temp_dir": str(_own[0]),
         }
     try:
+        _probe(where)
         with _code() as folder:
             environment: dict[str, Any] = {
                 "working_dir": str(folder),
@@ -125,13 +130,28 @@ def _connect(runner: Runner, threads: int, gpus: int) -> None:
             if runner.install:
                 environment["pip"] = str(LOCK_FILE.absolute())
             ray.init(where or "local", runtime_env=environment, **options)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         ray.shutdown()
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RecastError(
             f"Ray at {where or 'this machine'} cannot be reached: {first}. Look at `ray status` there, at RAY_ADDRESS "
             "and runner.address, and at RAY_AUTH_TOKEN where the cluster wants a token"
         ) from error
+
+
+def _probe(where: str | None) -> None:
+    """Ask whether anything listens where the cluster is to be: Ray would ask for minutes.
+
+    Raises:
+        OSError: nothing does.
+        ValueError: it is no address.
+    """
+    if where is None or where == "auto":
+        return
+    parts = urlsplit(where if "://" in where else f"ray://{where}")
+    if parts.hostname is None or parts.port is None:
+        raise ValueError("not host:port, ray://host:port or auto")
+    socket.create_connection((parts.hostname, parts.port), timeout=REACH_SECONDS).close()
 
 
 @contextlib.contextmanager

@@ -57,6 +57,13 @@ def test_the_runner_decides_no_result(kind: str, finished: Checkout, cluster: Cl
     assert all(note["peak_bytes"] > 10 << 20 and note["shape"] for note in notes), "what each shape took is known"
 
 
+def test_a_cluster_that_is_not_there_is_told_at_once(finished: Checkout, tmp_path: Path) -> None:
+    lost = untrained(finished, tmp_path / "lost")
+    lost.settings(runner__kind="ray", runner__address="127.0.0.1:1")
+    printed = lost.recast("run", status=1)
+    assert "Ray at 127.0.0.1:1 cannot be reached" in printed and "Traceback" not in printed
+
+
 def _running(where: Checkout) -> set[str]:
     """The bundles that a grid says it trains now."""
     pages = [json.loads(file.read_text()) for file in where.root.glob(".recast/running/*.json")]

@@ -2,6 +2,7 @@
 
 import heapq
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.costs import Costs, Observation, Pace, observed
+from infra.costs import Costs, Observation, Pace, observed, shape
+from infra.mps import shared_gpus
 from infra.packing import PILOT_SHARE, Device, Job, Packer, bound, share
+from stages import places
+from stages.settings import load
+from stages.trials import expand
+from tests.checkout import Checkout
 
 PEAKS = {"small": 10, "middle": 30, "large": 90, "too large": 150}
 
@@ -155,6 +161,35 @@ def test_the_time_that_is_left_follows_what_bundles_take_now() -> None:
     assert seconds([(4, 2), (8, 4)], known=True) == seconds([(4, 2), (8, 4)], known=False) == 20
 
 
-def test_costs_without_a_history_compare_by_parameters() -> None:
-    assert not Costs([]).known
-    assert Costs([Observation("x", "gru", 10, 2.0, None)]).known
+def test_what_a_trial_is_expected_to_take(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As others of its shape did; else by parameters, as those of its architecture, or all; else in no unit."""
+    monkeypatch.chdir(finished.copy(tmp_path / "copy").root)
+    gru = next(trial for trial in expand(load(), "demo", places.stage("window", "demo")) if "gru" in trial.label)
+    weights = Costs([]).parameters(gru)
+    assert Costs([]).seconds(gru) == 2 * weights and not Costs([]).known
+    others = [Observation("", "lstm", 10, 40.0, None)]
+    assert Costs(others).seconds(gru) == pytest.approx(2 * weights * 4.0)
+    others.append(Observation("another", "gru", 10, 20.0, None))
+    assert Costs(others).seconds(gru) == pytest.approx(2 * weights * 2.0)
+    others.append(Observation(shape(gru), "gru", weights, 3.0, 7))
+    assert Costs(others).seconds(gru) == 6.0
+    learnt = Costs.of([gru], "cpu")
+    assert learnt.known and learnt.peaks[shape(gru)] > 10 << 20, "from the trials that stand in its folder"
+
+
+def test_mps_runs_for_the_time_of_a_grid_where_its_program_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program itself needs a GPU: this one notes what it is told."""
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    with shared_gpus(True) as served:
+        assert not served, "it is not there"
+    program = tmp_path / "nvidia-cuda-mps-control"
+    program.write_text(f'#!/bin/sh\n[ "$1" = -d ] && echo started >> {tmp_path}/told || cat >> {tmp_path}/told\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with shared_gpus(True) as served, shared_gpus(True) as too:
+        assert served and too and Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"]).is_dir()
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    assert (tmp_path / "told").read_text() == "started\nquit\n", "once for all grids of a process"
+    with shared_gpus(False) as served:
+        assert not served
