@@ -9,6 +9,7 @@ import contextlib
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,28 +56,35 @@ def _measured(there: Checkout, kind: str, workers: int, trials: int, prefect: Pa
     before, begun = _size(prefect), time.time()
     process = there.start(sys.executable, "-m", "flows.train", "demo")
     watched = psutil.Process(process.pid)
-    resident: dict[int, int] = {}
+    resident: list[tuple[int, int]] = []
     folder = there.file("trials/demo")
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            number = sum(1 for _ in folder.iterdir())
+            # A process that has ended, and was not waited for yet, has no memory any more.
             if rss := watched.memory_info().rss:
-                resident[sum(1 for _ in folder.iterdir())] = rss
+                resident.append((number, rss))
         time.sleep(0.5)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
     ended = sorted(file.stat().st_mtime for file in folder.glob("*/trial.json"))
     assert len(ended) == trials
     tenth = trials // 10
-    quarter = next(rss for number, rss in sorted(resident.items()) if number >= trials // 4)
     return {
         "trials": trials,
         "s a trial": round((ended[-1] - ended[tenth]) / (trials - tenth - 1), 3),
         "start-up s": round(ended[0] - begun, 1),
-        "resident MiB, a quarter": quarter >> 20,
-        "at the end": resident[max(resident)] >> 20,
+        "resident MiB, a quarter": _mib(rss for number, rss in resident if number >= trials // 4),
+        "at the end": _mib(rss for number, rss in reversed(resident) if number == trials),
         "Prefect kB a trial": round((_size(prefect) - before) / trials / 1000, 1),
         "MLflow kB a trial": round(_size(there.file("mlruns/mlflow.db")) / trials / 1000, 1),
     }
+
+
+def _mib(readings: Iterable[int]) -> int | str:
+    """The first of some readings in bytes; that there is none, where the process had ended before it was looked at."""
+    first = next(iter(readings), None)
+    return "not read" if first is None else first >> 20
 
 
 def _size(database: Path) -> int:
