@@ -198,8 +198,15 @@ def rules(settings: Settings) -> dict[str, Any]:
 
 
 def identity(trial: Trial, champion: Version | None, settings: Settings) -> str:
-    """The id of the decision about a challenger."""
+    """The id of the decision about a challenger.
+
+    Raises:
+        TrackingError: MLflow has failed.
+    """
     parts = [trial.key, champion.key if champion else None, trial.data, rules(settings)]
+    if champion and champion.key == trial.key:
+        # What differs is what stands around the network; a champion that came back is asked anew.
+        parts += [registry.content(trial), registry.reign(registry.history(trial.problem))[-1].time]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -224,7 +231,8 @@ def settled(trial: Trial, champion: Version | None, settings: Settings) -> str |
 def compare(trial: Trial, challenger: Version, champion: Version | None, settings: Settings) -> Decision:
     """Let both forecast the same windows, and decide; what was decided before is not decided again.
 
-    The evidence is written to the decision's folder.
+    The champion's own network, stored with other intervals, say, forecasts the same, and takes its place. The evidence
+    is written to the decision's folder.
 
     Raises:
         TrackingError: the champion's model cannot be loaded.
@@ -323,6 +331,9 @@ def _decide(trial: Trial, challenger: Version, champion: Version | None, setting
         reasons=[],
         stretch={},
     )
+    if champion and champion.key == trial.key:
+        around = "what stands around it, such as its intervals, has changed in the settings"
+        return replace(undecided, promoted=True, reasons=[f"The same network as version {champion.version}; {around}."])
     try:
         theirs = registry.load(champion) if champion else _persistence(ours)
     except TrackingError:

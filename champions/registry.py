@@ -51,6 +51,7 @@ __all__ = [
     "challenge",
     "challenger",
     "champion",
+    "content",
     "decided",
     "folder",
     "history",
@@ -107,19 +108,33 @@ def _read(problem: str, found: ModelVersion) -> Version | None:
 
 
 @tracking.reported()
+def _stored(trial: Trial) -> dict[str, str]:
+    """The tags of the trial's run, if its model is stored; else none."""
+    try:
+        run = tracking.client().get_run(str(read_run(trial_folder(trial)).get("mlflow_run_id")))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+    return dict(run.data.tags) if PACKAGED in run.data.tags else {}
+
+
 def is_stored(trial: Trial) -> bool:
     """Whether MLflow has the trial's run and its model.
 
     Raises:
         TrackingError: MLflow has failed.
     """
-    try:
-        run = tracking.client().get_run(str(read_run(trial_folder(trial)).get("mlflow_run_id")))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
-    return PACKAGED in run.data.tags
+    return bool(_stored(trial))
+
+
+def content(trial: Trial) -> str | None:
+    """What the trial's stored model is made of, see `stages.packaging.content`; None: none is stored.
+
+    Raises:
+        TrackingError: MLflow has failed.
+    """
+    return _stored(trial).get(CONTENT)
 
 
 @tracking.reported()
@@ -129,9 +144,8 @@ def is_as_stored(version: Version, trial: Trial) -> bool:
     Raises:
         TrackingError: MLflow has failed.
     """
-    if version.key != trial.key or not is_stored(trial):
+    if version.key != trial.key or not (stored := _stored(trial)):
         return False
-    stored = tracking.client().get_run(str(read_run(trial_folder(trial))["mlflow_run_id"])).data.tags
     made_of = tracking.client().get_model_version(version.problem, str(version.version)).tags
     return bool(stored.get(CONTENT) == made_of.get(CONTENT))
 

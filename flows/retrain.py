@@ -150,20 +150,24 @@ def _proposed(problem: str, settings: Settings, force: bool) -> State[None] | Pr
     came = refresh_task(problem, settings)
     if came.breaches:
         return _breached(problem, came, patience)
-    if not (came.accepted or resumed or force or dag.stale([problem]) or _settled(problem, settings) is None):
+    if not (
+        came.accepted
+        or resumed
+        or force
+        or dag.stale([problem])
+        or _settled(*_contenders(problem, settings), settings) is None
+    ):
         message = f"{problem}: nothing new has come, so nothing was trained"
         console.print(message, highlight=False)
         return Completed(name=NOTHING_NEW, message=message)
     _open(problem)
     _train(problem, patience)
-    trial, champion = comparison.best(problem, settings), registry.champion(problem)
-    if why := _settled(problem, settings):
+    trial, champion = _contenders(problem, settings)
+    if why := _settled(trial, champion, settings):
         return _unchanged(problem, f"{trial.label} is not compared: {why}")
     challenger = register_task(trial, patience)
     if champion == challenger:
         return _unchanged(problem, f"{trial.label} is the champion, version {challenger.version}, itself")
-    if champion and champion.key == trial.key:
-        return _renewed(champion, challenger, patience)
     patiently(lambda: registry.challenge(challenger), patience)
     decision = compare_task(trial, challenger, champion, settings)
     # Before the lock of the pipeline is given up: what another run makes of this checkout is not of this retraining.
@@ -177,14 +181,20 @@ def _proposed(problem: str, settings: Settings, force: bool) -> State[None] | Pr
     return Proposal(challenger, champion, decision, _experiment(decision) if kept else None)
 
 
-def _settled(problem: str, settings: Settings) -> str | None:
-    """Why the best trial that there is, which a person may have trained, is not to be held against the champion."""
-    trial, champion = comparison.best(problem, settings), registry.champion(problem)
-    if champion and patiently(
-        lambda: registry.is_as_stored(champion, trial), settings.retrain.patience.total_seconds()
-    ):
-        return f"it is the champion, version {champion.version}, itself"
-    return comparison.settled(trial, champion, settings)
+def _contenders(problem: str, settings: Settings) -> tuple[Trial, Version | None]:
+    """The best trial that there is, which a person may have trained, and the champion."""
+    return comparison.best(problem, settings), registry.champion(problem)
+
+
+def _settled(trial: Trial, champion: Version | None, settings: Settings) -> str | None:
+    """Why a trial is not to be held against the champion; None: it is."""
+
+    def asked() -> str | None:
+        if champion and registry.is_as_stored(champion, trial):
+            return f"it is the champion, version {champion.version}, itself"
+        return comparison.settled(trial, champion, settings)
+
+    return patiently(asked, settings.retrain.patience.total_seconds())
 
 
 def _untold(problem: str) -> Proposal | None:
@@ -205,30 +215,6 @@ def _unchanged(problem: str, why: str) -> State[None]:
     _mark(problem).unlink()
     console.print(f"{problem}: {why}", highlight=False, soft_wrap=True)
     return Completed(name=UNCHANGED, message=f"{problem}: {why}")
-
-
-def _renewed(champion: Version, stored: Version, patience: float) -> State[None]:
-    """The end of a retraining whose best network is the champion's own, whose model was stored anew: it takes over."""
-    problem = champion.problem
-    reason = (
-        f"The same network as version {champion.version}; what stands around it, such as its intervals, has changed in "
-        "the settings."
-    )
-    experiment = f"{problem}-version-{stored.version}"
-    kept = experiments.save(experiment, problem, f"{problem}: version {stored.version}")
-    promoted = patiently(
-        lambda: registry.promote(
-            problem, stored, None, reason, experiment=experiment if kept else None, expected=champion
-        ),
-        patience,
-    )
-    if not promoted:
-        return _unchanged(problem, CHANGED)
-    title = f"{problem}: version {stored.version}, {stored.label}, is promoted"
-    alert("promotion", title, f"{reason}\nAll champions: {pages.write_history(problem).absolute().as_uri()}")
-    _mark(problem).unlink(missing_ok=True)
-    console.print(f"{title}. {reason}", markup=False, highlight=False, soft_wrap=True)
-    return Completed(name=PROMOTED, message=f"{title}. {reason}")
 
 
 def _open(problem: str) -> None:

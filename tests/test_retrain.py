@@ -215,11 +215,15 @@ def test_the_champion_with_other_intervals_is_another_version_that_takes_over(re
     knows(checkout, days=1)
     assert retraining.run() == "Champion stays", "the champion's own network is the best again"
     checkout.settings(evaluate={**SETTINGS["evaluate"], "intervals": [0.5]})
+    assert retraining.run("people are told") == "killed"
     assert retraining.run() == "Promoted"
     assert registered(checkout) == ([1, 2, 3, 4], {"champion": 4, "previous": 2})
     assert "The same network as version 2" in history(checkout)[-1]["reason"]
     assert "version 4, seasonal_naive days=1 seed=0, is promoted" in checkout.file(".recast/alerts.log").read_text()
     assert retraining.run() == "Nothing new"
+    checkout.recast("rollback", "demo")
+    assert retraining.run() == "Nothing new", "what a person has rolled back stays so"
+    checkout.recast("promote", "demo", "4")
 
 
 def test_a_version_is_traced_to_raw_bytes_and_commit_and_back(
