@@ -309,8 +309,8 @@ class Forecaster:
         ahead = round(1000 * about.horizon * about.cadence)
         if len(times_N) and (times_N[0] < FIRST_TIME or times_N[-1] > LAST_TIME - np.timedelta64(ahead, "ms")):
             raise InputError(
-                f"series {series}: the times are from {times_N[0]} to {times_N[-1]}; they, and what is forecast from "
-                "them, must be in the years 1 to 9998"
+                f"series {series}: the times are from {_moment(times_N[0])} to {_moment(times_N[-1])}; they, and what "
+                "is forecast from them, must be in the years 1 to 9998"
             )
         if (infinite_NC := np.isinf(values_NC)).any():
             row, column = np.argwhere(infinite_NC)[0]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -43,8 +44,15 @@ def test_every_command_has_help(finished: Checkout) -> None:
         assert f"Usage: root {command}" in CliRunner().invoke(app, [command, "--help"]).output
 
 
-def test_a_stage_has_help(finished: Checkout) -> None:
-    assert "usage" in finished.run(sys.executable, "-m", "stages.ingest", "--help")
+@pytest.mark.parametrize(
+    "stage", ["stages.ingest", "stages.normalize", "stages.window", "flows.train", "stages.evaluate"]
+)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_every_stage_has_help(stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [stage, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(stage, run_name="__main__", alter_sys=True)
+    assert not ended.value.code and "usage" in capsys.readouterr().out
 
 
 def test_what_trains_nothing_loads_no_library_for_it(finished: Checkout, tmp_path: Path) -> None:

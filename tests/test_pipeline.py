@@ -56,7 +56,7 @@ def there_and_back(checkout: Checkout) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Checkout], None], set[str]]] = {
-    "a parameter of evaluate": (set_to(evaluate__bootstrap__resamples=150), {"evaluate"}),
+    "a parameter of normalize": (set_to(normalize__scale="range"), set(STAGES[1:])),
     "a source file, in its comments": (append("stages/window.py", "# more\n"), {"window", "train", "evaluate"}),
     "an architecture's source": (append("architectures/dense.py", "\n_MORE = 1\n"), {"train", "evaluate"}),
     "the input": (lambda checkout: write_table(checkout.file("demo.csv"), 600, offset=1.0), set(STAGES)),
