@@ -15,7 +15,7 @@ from pathlib import Path
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
-START_SECONDS = 30
+ANSWER_SECONDS = 30
 
 _lock = threading.Lock()
 _users = 0
@@ -32,18 +32,16 @@ def shared_gpus(wanted: bool) -> Iterator[bool]:
         wanted: several trials share a GPU.
     """
     global _users
-    if not wanted or (PIPES in os.environ and _folder is None):
-        yield wanted and PIPES in os.environ
-        return
     with _lock:
-        served = _users > 0 or _start()
-        _users += served
+        others = PIPES in os.environ and _folder is None
+        own = wanted and not others and (_users > 0 or _start())
+        _users += own
     try:
-        yield served
+        yield wanted and (others or own)
     finally:
         with _lock:
-            _users -= served
-            if served and not _users:
+            _users -= own
+            if own and not _users:
                 _stop()
 
 
@@ -56,9 +54,8 @@ def _start() -> bool:
     folder = Path(tempfile.mkdtemp(prefix="recast-mps-"))
     environment = {PIPES: str(folder), LOGS: str(folder)}
     try:
-        command = [CONTROL, "-d"]
         ended = subprocess.run(
-            command, env=os.environ | environment, capture_output=True, timeout=START_SECONDS, check=False
+            [CONTROL, "-d"], env=os.environ | environment, capture_output=True, timeout=ANSWER_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         ended = None
@@ -72,9 +69,11 @@ def _start() -> bool:
 
 def _stop() -> None:
     global _folder
-    subprocess.run([CONTROL], input=b"quit\n", capture_output=True, timeout=START_SECONDS, check=False)
-    for name in (PIPES, LOGS):
-        os.environ.pop(name, None)
-    if _folder:
-        shutil.rmtree(_folder, ignore_errors=True)
-    _folder = None
+    try:
+        subprocess.run([CONTROL], input=b"quit\n", capture_output=True, timeout=ANSWER_SECONDS, check=False)
+    finally:
+        for name in (PIPES, LOGS):
+            os.environ.pop(name, None)
+        if _folder:
+            shutil.rmtree(_folder, ignore_errors=True)
+        _folder = None
