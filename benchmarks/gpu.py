@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ import pynvml
 import torch
 
 from benchmarks import cells
+from infra.mps import CONTROL, shared_gpus
 from problems.errors import RecastError
 from stages import places
 from stages.settings import FILE, Grid, Train, load
@@ -43,7 +44,6 @@ from stages.trials import Trial, expand
 PROBLEM = "jena"
 EPOCHS = 20
 SHARING = (1, 2, 4, 8, 16)
-DAEMON = "nvidia-cuda-mps-control"
 
 
 def run(quick: bool) -> dict[str, Any]:
@@ -58,12 +58,12 @@ def run(quick: bool) -> dict[str, Any]:
         raise RecastError(f"data/window/{PROBLEM} is not there: recast use grids/lecture.yaml && recast run {PROBLEM}")
     seconds, sharing = (2.0, SHARING[:2]) if quick else (6.0, SHARING)
     about: dict[str, Any] = {"gpu": torch.cuda.get_device_name()}
-    about["processes that take turns"] = _table(sharing, seconds, {})
-    if shutil.which(DAEMON):
-        with tempfile.TemporaryDirectory() as name, _side_by_side(Path(name)) as environment:
-            about["processes side by side, by MPS"] = _table(sharing, seconds, environment)
-    else:
-        about["note"] = f"{DAEMON} is not there; MPS was left out"
+    about["processes that take turns"] = _table(sharing, seconds)
+    with shared_gpus(True) as served:
+        if served:
+            about["processes side by side, by MPS"] = _table(sharing, seconds)
+        else:
+            about["note"] = f"{CONTROL} does not run here; MPS was left out"
     about["layers, ms a step"] = _layers(5 if quick else 10)
     return about
 
@@ -92,27 +92,16 @@ def _layers(times: int) -> dict[str, dict[str, str]]:
     return found
 
 
-@contextmanager
-def _side_by_side(folder: Path) -> Iterator[dict[str, str]]:
-    """MPS's daemon while the block runs; what the environment of its clients says."""
-    environment = {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
-    subprocess.run([DAEMON, "-d"], env=os.environ | environment, check=True)
-    try:
-        yield environment
-    finally:
-        subprocess.run([DAEMON], input="quit\n", text=True, env=os.environ | environment, check=True)
-
-
-def _table(sharing: tuple[int, ...], seconds: float, environment: Mapping[str, str]) -> dict[str, Any]:
+def _table(sharing: tuple[int, ...], seconds: float) -> dict[str, Any]:
     """By the number of processes: what they train."""
     found: dict[str, Any] = {}
     for processes in sharing:
-        found[str(processes)] = _shared(processes, seconds, environment)
+        found[str(processes)] = _shared(processes, seconds)
         print(json.dumps({processes: found[str(processes)]}), file=sys.stderr, flush=True)
     return found
 
 
-def _shared(processes: int, seconds: float, environment: Mapping[str, str]) -> dict[str, str]:
+def _shared(processes: int, seconds: float) -> dict[str, str]:
     """What so many processes train at once, each in a folder of its own."""
     with tempfile.TemporaryDirectory() as name:
         started = []
@@ -125,7 +114,7 @@ def _shared(processes: int, seconds: float, environment: Mapping[str, str]) -> d
                 subprocess.Popen(
                     [sys.executable, "-m", "benchmarks.gpu", str(seconds)],
                     cwd=folder,
-                    env={**os.environ, **environment, "PYTHONPATH": _path(), "OMP_NUM_THREADS": "1"},
+                    env={**os.environ, "PYTHONPATH": _path(), "OMP_NUM_THREADS": "1"},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
