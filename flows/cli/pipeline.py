@@ -82,9 +82,10 @@ def fetch(problems: Problems = None, wait: Wait = False) -> None:
 @app.command()
 def leaderboard(problems: Problems = None) -> None:
     """Show the leaderboards: configurations by their validation error, and what the selected do on the test rows."""
-    for name in chosen(parse(), problems):
+    names = chosen(parse(), problems)
+    for name in names:
         _show(name)
-    _links(chosen(parse(), problems))
+    _links(names)
 
 
 @app.command()
