@@ -61,13 +61,14 @@ class Work:
 
     Attributes:
         title: of the progress bar.
+        device: the kind of the devices that they are trained on, `cpu` or `cuda`; set before costs are asked for.
     """
 
     title: str
     groups: list[list[Trial]]
     settings: Settings
     contexts: Contexts
-    device: str = field(default="cpu")
+    device: str = "cpu"
 
     @cached_property
     def pace(self) -> Pace:
@@ -76,7 +77,7 @@ class Work:
 
     @cached_property
     def costs(self) -> Costs:
-        """What the trials are expected to take on devices of this kind, `cpu` or `cuda`."""
+        """What the trials are expected to take."""
         return Costs.of([trial for group in self.groups for trial in group], self.device)
 
     def jobs(self, groups: Sequence[Sequence[Trial]]) -> list[Job]:
@@ -221,19 +222,14 @@ def _in_turn(work: Work, found: Sequence[Device]) -> list[Outcome]:
         for i, group in enumerate(waiting):
             expected, begun = work.seconds(group), time.time()
             now = Running(found[0].name, label(group), begun, work.pace.seconds(expected))
-            page.show([Place(found[0].name, 1, None, None)], [now], len(waiting) - i - 1, work.pace.seconds(left))
+            place, queued = Place(found[0].name, 1, None, None), len(waiting) - i - 1
+            page.show([place], [now], queued, work.pace.seconds(left), at_once=True)
             outcomes += bundle_task(**_parameters(work, group, found[0]))
             work.pace.tell(time.time() - begun, expected)
             left -= expected
             display.advance(bar, epochs(group))
         display.remove_task(bar)
     return outcomes
-
-
-def slots_of(found: Sequence[Device]) -> list[Slot]:
-    """The slots of devices, one of each before a second of any."""
-    most = max(device.slots for device in found)
-    return [Slot(device.name, i) for i in range(most) for device in found if i < device.slots]
 
 
 class _Pools:
@@ -290,7 +286,7 @@ def _in_processes(work: Work, groups: list[list[Trial]], found: Sequence[Device]
     """Train bundles in processes, as many at once as the devices hold.
 
     A process that dies takes the pool of its device with it, and all that ran there. An error in one bundle does not
-    keep the others from ending; the first is raised when all have.
+    keep the others from ending; the first is raised when all have, and Prefect's tasks tell each.
     """
     since = time.time()
     round_ = Round()
@@ -343,7 +339,7 @@ def _parameters(work: Work, group: list[Trial], device: Device) -> dict[str, Any
     return {
         "name": label(group),
         "bundle": group,
-        "choice": slots_of([device]),
+        "choice": [Slot(device.name, i) for i in range(device.slots)],
         "keep": keeps(work.settings.runner),
         "context": work.contexts[group[0].origin],
     }

@@ -74,9 +74,20 @@ class Board:
         self.title, self.file, self.written = title, file, 0.0
         self.created = psutil.Process().create_time()
 
-    def show(self, places: Sequence[Place], running: Sequence[Running], queued: int, left: float | None) -> None:
-        """Write the page, unless that was done a moment ago."""
-        if time.monotonic() - self.written < EVERY_SECONDS:
+    def show(
+        self,
+        places: Sequence[Place],
+        running: Sequence[Running],
+        queued: int,
+        left: float | None,
+        at_once: bool = False,
+    ) -> None:
+        """Write the page, unless that was done a moment ago.
+
+        Args:
+            at_once: write it in any case; it may be long until there is something else to show.
+        """
+        if not at_once and time.monotonic() - self.written < EVERY_SECONDS:
             return
         page = Page(self.title, os.getpid(), self.created, places, running, queued, left)
         write_json(self.file, asdict(page))
