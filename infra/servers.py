@@ -4,7 +4,6 @@ the worker, which runs what Prefect schedules; with the profile `servers` also t
 A server that runs is reused, whichever process started it; `recast down` stops it.
 """
 
-import json
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from typing import Any, Literal
 import httpx
 import psutil
 from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
 
 from infra import postgres, s3, secrets
 from problems.errors import RecastError
@@ -92,6 +92,21 @@ class Server:
     @property
     def log(self) -> Path:
         return STATE / f"{self.name}.log"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is noted of a server that was started.
+
+    Attributes:
+        created: when its process began, in seconds of the system's clock.
+        needs: the addresses, at that time, of the servers that it needs.
+    """
+
+    pid: int
+    created: float
+    port: int
+    needs: tuple[str, ...] = ()
 
 
 def _prefect(port: int) -> Launch:
@@ -202,7 +217,8 @@ def use(name: Literal["laptop", "servers"] | None) -> None:
         raise RecastError(f"{' and '.join(running)} of the profile {noted.name} run; `recast down` first")
     STATE.mkdir(exist_ok=True)
     if wanted == "laptop":
-        s3.be_remote(None)
+        if noted.name == "servers":
+            s3.be_remote(None)
         profile.note(Profile())
         return
     if missing := [each for each in ("psycopg2", "boto3", "dvc_s3") if find_spec(each) is None]:
@@ -247,16 +263,24 @@ def url(server: Server) -> str | None:
 
 def _noted(server: Server) -> tuple[psutil.Process, int] | None:
     """The server's process, if the one that was noted lives, and its port."""
-    try:
-        noted = json.loads(server.record.read_text(encoding="utf-8"))
-        process, created, port = psutil.Process(int(noted["pid"])), float(noted["created"]), int(noted["port"])
-    except (FileNotFoundError, psutil.NoSuchProcess):
+    noted = _record(server)
+    if noted is None:
         return None
-    except (ValueError, KeyError, TypeError):
-        # No record any more: the next start writes another.
+    try:
+        process = psutil.Process(noted.pid)
+    except psutil.NoSuchProcess:
         return None
     # Another process may have the number by now; the system's clock tells its age to a second or so.
-    return (process, port) if abs(process.create_time() - created) < SAME_PROCESS_SECONDS else None
+    return (process, noted.port) if abs(process.create_time() - noted.created) < SAME_PROCESS_SECONDS else None
+
+
+def _record(server: Server) -> Record | None:
+    """What is noted of the server, or None where it was stopped or never started."""
+    try:
+        return TypeAdapter(Record).validate_json(server.record.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        # A damaged one is none any more: the next start writes another.
+        return None
 
 
 def _listens(process: psutil.Process, port: int) -> bool:
@@ -275,25 +299,27 @@ def start(server: Server) -> str:
         RecastError: it is not installed, or does not become healthy; the message names its log.
     """
     STATE.mkdir(exist_ok=True)
-    for needed in _needs(server):
-        start(needed)
+    needs = tuple(start(needed) for needed in _needs(server))
     # Two commands that need it at once start one.
     with FileLock(STATE / f"{server.name}.lock"):
-        address = url(server) or _started(server)
+        noted, address = _record(server), url(server)
+        # It begins anew where a store of its own has moved: another program took the port while the store was dead.
+        if address is None or noted is None or noted.needs != needs:
+            address = _started(server, needs)
         if server.prepare:
             # Also where it ran already: who started it may have been killed before this.
             server.prepare(_port(server))
     return address
 
 
-def _started(server: Server) -> str:
-    """The address of a server that did not run, once it is healthy."""
-    # Where it was before it died: what runs still looks for it there.
-    last = _last_port(server)
+def _started(server: Server, needs: tuple[str, ...]) -> str:
+    """The address of a server, begun or begun anew with what it needs at these addresses, once it is healthy."""
+    # Where it was before it died: what runs still looks for it there. One that was stopped has left no record.
+    last = _record(server)
     stop(server)
     # The second time on any port: the first may have been taken by another between the look and the start.
-    for preferred in (last or server.port, 0):
-        process = _launch(server, _free_port(preferred))
+    for preferred in (last.port if last else server.port, 0):
+        process = _launch(server, _free_port(preferred), needs)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
             address = url(server)
@@ -305,15 +331,7 @@ def _started(server: Server) -> str:
     raise RecastError(f"{server.title} did not start; its log {server.log} ends with:\n  " + "\n  ".join(tail))
 
 
-def _last_port(server: Server) -> int | None:
-    """The port of the record that a server which has died leaves; one that was stopped leaves none."""
-    try:
-        return int(json.loads(server.record.read_text(encoding="utf-8"))["port"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _launch(server: Server, port: int) -> subprocess.Popen[bytes]:
+def _launch(server: Server, port: int, needs: tuple[str, ...]) -> subprocess.Popen[bytes]:
     """Start the server's process, detached from this one, and note it."""
     begun = server.launch(port)
     environment = {**_environment(), **begun.environment}
@@ -331,7 +349,7 @@ def _launch(server: Server, port: int) -> subprocess.Popen[bytes]:
     for descriptor in begun.descriptors:
         os.close(descriptor)
     created = psutil.Process(process.pid).create_time()
-    write_json(server.record, {"pid": process.pid, "created": created, "port": port})
+    write_json(server.record, asdict(Record(process.pid, created, port, needs)))
     return process
 
 

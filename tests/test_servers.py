@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -34,8 +36,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
         made.recast("down", "--force")
 
 
+def _noted(cluster: Checkout, server: str) -> dict[str, Any]:
+    noted: dict[str, Any] = json.loads(cluster.file(f".recast/{server}.json").read_text())
+    return noted
+
+
 def _query(cluster: Checkout, database: str, query: str, password: bool = True) -> subprocess.CompletedProcess[str]:
-    port = json.loads(cluster.file(".recast/postgres.json").read_text())["port"]
+    port = _noted(cluster, "postgres")["port"]
     address = f"postgresql://{postgres.ROLE}@127.0.0.1:{port}/{database}"
     known = {"PGPASSFILE": str(cluster.file(".recast/secrets/pgpass"))} if password else {}
     command = [shutil.which("psql") or str(postgres.program("psql")), address, "-Atwc", query]
@@ -114,9 +121,17 @@ def test_a_backup_brings_back_what_was_written_to_the_stores(cluster: Checkout, 
 
 def test_a_store_that_was_killed_comes_back_with_all_it_had_and_another_profile_waits(cluster: Checkout) -> None:
     before = _query(cluster, "mlflow", "select count(*) from experiments").stdout
+    noted = {name: _noted(cluster, name) for name in ("postgres", "s3", "prefect")}
     for name in ("postgres", "s3"):
-        psutil.Process(json.loads(cluster.file(f".recast/{name}.json").read_text())["pid"]).kill()
-    cluster.recast("up")
+        store = psutil.Process(noted[name]["pid"])
+        store.kill()
+        store.wait(10)
+    # Another program takes the port of one: what speaks with it has to learn where it is now.
+    with socket.create_server(("127.0.0.1", noted["s3"]["port"])):
+        cluster.recast("up")
+        assert _noted(cluster, "s3")["port"] != noted["s3"]["port"]
+        assert "broken" not in cluster.recast("doctor")
+    assert _noted(cluster, "prefect") == noted["prefect"]
     assert _query(cluster, "mlflow", "select count(*) from experiments").stdout == before
     assert "`recast down` first" in cluster.recast("up", "--profile", "laptop", status=1)
 
