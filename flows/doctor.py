@@ -21,9 +21,10 @@ from typing import Literal
 
 import httpx
 from packaging.requirements import Requirement
+from sqlalchemy import text
 
 from infra import postgres, secrets
-from infra.servers import MLFLOW, POSTGRES, PREFECT, RAY, WORKER, Server, ray_environment, url, used
+from infra.servers import MLFLOW, POSTGRES, PREFECT, RAY, WORKER, Server, port_of, ray_environment, url, used
 from problems.errors import RecastError
 from stages import places, profile
 from stages.settings import load
@@ -197,12 +198,8 @@ def _postgres() -> Iterator[Finding]:
     if address is None:
         yield Finding(POSTGRES.title, "does not run", "broken", f"{UP}; its log is {POSTGRES.log}")
         return
-    from sqlalchemy import create_engine, text
-
-    port = int(address.rpartition(":")[2])
     for database in postgres.DATABASES:
-        known = {"passfile": str(postgres.passwords()), "connect_timeout": TIMEOUT_SECONDS}
-        engine = create_engine(postgres.address(port, database), connect_args=known)
+        engine = postgres.engine(port_of(POSTGRES), database)
         with engine.connect() as connection:
             version = connection.scalar(text("show server_version"))
             size = connection.scalar(text("select pg_size_pretty(pg_database_size(current_database()))"))

@@ -17,24 +17,14 @@ from pydantic import BaseModel
 from sqlalchemy import Connection, Engine, Integer, MetaData, Table, create_engine, func, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra import postgres, s3
-from infra.servers import MLFLOW, POSTGRES, PREFECT, S3, WORKER, start, url
+from infra import postgres
+from infra.laptop import ARTIFACTS, DATABASES, LOCATIONS
+from infra.servers import MLFLOW, POSTGRES, PREFECT, WORKER, object_store, port_of, start, url
 from problems.errors import RecastError
 from stages import profile
-from stages.places import MLFLOW_STORE, STATE
 
 ROWS = 1000
 """Written at once."""
-
-ARTIFACTS = MLFLOW_STORE / "artifacts"
-
-LOCATIONS = {
-    "experiments": ("artifact_location",),
-    "runs": ("artifact_uri",),
-    "model_versions": ("source", "storage_location"),
-    "logged_models": ("artifact_location",),
-}
-"""Columns of MLflow's database that say where artifacts are."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +56,10 @@ def migrate(laptop: Path, replace: bool) -> Migrated:
         raise RecastError("this project uses a laptop's stores: `recast up --profile servers`, `recast down` first")
     if running := [each.title for each in (PREFECT, MLFLOW, WORKER) if url(each)]:
         raise RecastError(f"{', '.join(running)} would write meanwhile: `recast down` first")
-    sources = {"mlflow": laptop / MLFLOW_STORE / "mlflow.db", "prefect": laptop / STATE / "prefect.db"}
+    sources = {name: laptop / database for name, database in DATABASES.items()}
     if not any(file.exists() for file in sources.values()):
-        raise RecastError(f"{laptop}: no {MLFLOW_STORE / 'mlflow.db'} there, and no Prefect of a laptop either")
-    port = int(start(POSTGRES).rpartition(":")[2])
+        raise RecastError(f"{laptop}: neither {' nor '.join(map(str, DATABASES.values()))} there")
+    start(POSTGRES)
     artifacts = _send_artifacts(laptop / ARTIFACTS)
     rows: dict[str, dict[str, int]] = {}
     left: set[str] = set()
@@ -78,8 +68,7 @@ def migrate(laptop: Path, replace: bool) -> Migrated:
             continue
         from_ = create_engine(f"sqlite:///file:{file.absolute()}?mode=ro&uri=true")
         # Only it may put rows in before those that they refer to.
-        known = {"passfile": str(postgres.passwords())}
-        to = create_engine(postgres.address(port, name, role=postgres.ADMIN), connect_args=known)
+        to = postgres.engine(port_of(POSTGRES), name, postgres.ADMIN)
         try:
             rows[name] = _copied(name, from_, to, replace, left)
         except SQLAlchemyError as error:
@@ -229,13 +218,11 @@ def _send_artifacts(folder: Path) -> tuple[int, int]:
     Raises:
         RecastError: one did not arrive as it was sent.
     """
-    noted = profile.read()
-    store = s3.client(None if noted.s3 else start(S3))
-    bucket, _, prefix = (noted.s3 or f"s3://{s3.BUCKET}").removeprefix("s3://").partition("/")
+    store, bucket, prefix = object_store()
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     sent = 0
     for file in files:
-        key = "/".join([*([prefix] if prefix else []), "mlflow", *file.relative_to(folder).parts])
+        key = f"{prefix}mlflow/{file.relative_to(folder).as_posix()}"
         with file.open("rb") as opened:
             wanted = hashlib.file_digest(opened, "sha256").hexdigest()
         if _stored(store, bucket, key) == wanted:

@@ -25,14 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
-from infra import postgres, s3
-from infra.servers import POSTGRES, S3, SERVERS, start, url
+from infra import postgres
+from infra.laptop import ARTIFACTS, DATABASES, LOCATIONS
+from infra.servers import POSTGRES, S3, SERVERS, object_store, port_of, start, url
 from problems.errors import RecastError
 from stages import profile
 from stages.atomic import replaced_file, replaced_folder
-from stages.places import MLFLOW_STORE, STATE
+from stages.places import STATE
 
 MANIFEST = "backup.json"
 FORMAT = 1
@@ -40,17 +41,6 @@ CHUNK_BYTES = 1 << 20
 
 HISTORIES = (Path("data/champion"), Path("data/forecasts"))
 CACHE = Path(".dvc/cache")
-ARTIFACTS = MLFLOW_STORE / "artifacts"
-DATABASES = {"mlflow": MLFLOW_STORE / "mlflow.db", "prefect": STATE / "prefect.db"}
-"""Of a laptop, by name; on servers, databases of PostgreSQL have the names."""
-
-_LOCATIONS = {
-    "experiments": ("artifact_location",),
-    "runs": ("artifact_uri",),
-    "model_versions": ("source", "storage_location"),
-    "logged_models": ("artifact_location",),
-}
-"""Columns of MLflow's database that say where the artifacts of a laptop are."""
 
 
 @dataclass(frozen=True)
@@ -149,19 +139,18 @@ def restore(source: Path, replace: bool) -> Backup:
 def _sources(scratch: Path) -> dict[str, Path]:
     """The files of a backup by their names in it; what is no plain file of the project is written to `scratch`."""
     sources = {}
-    noted = profile.read()
-    if noted.name == "laptop":
+    if profile.read().name == "laptop":
         for name, database in DATABASES.items():
             if database.exists():
                 sources[f"{name}.db"] = _copied_database(database, scratch / f"{name}.db")
         sources |= {f"artifacts/{file.relative_to(ARTIFACTS)}": file for file in _files(ARTIFACTS)}
     else:
-        port = int(start(POSTGRES).rpartition(":")[2])
+        start(POSTGRES)
         for name in postgres.DATABASES:
             sources[f"{name}.dump"] = scratch / f"{name}.dump"
-            address = postgres.address(port, name)
+            address = postgres.address(port_of(POSTGRES), name)
             _run("pg_dump", "--format", "custom", "--file", str(sources[f"{name}.dump"]), address)
-        store, bucket, prefix = _objects()
+        store, bucket, prefix = object_store()
         for key in _keys(store, bucket, prefix):
             file = scratch / "objects" / key.removeprefix(prefix)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -199,13 +188,6 @@ def _run(program: str, *arguments: str) -> None:
     )
     if ended.returncode:
         raise RecastError(f"{program} has failed: {ended.stderr.strip()}; the log of PostgreSQL is {POSTGRES.log}")
-
-
-def _objects() -> tuple[Any, str, str]:
-    """A client of the S3 store, the bucket and the prefix of what is ours in it."""
-    noted = profile.read()
-    bucket, _, prefix = (noted.s3 or f"s3://{s3.BUCKET}").removeprefix("s3://").partition("/")
-    return s3.client(None if noted.s3 else start(S3)), bucket, f"{prefix}/" if prefix else ""
 
 
 def _keys(store: Any, bucket: str, prefix: str) -> list[str]:
@@ -315,7 +297,7 @@ def _settle(database: Path) -> None:
     """Have MLflow look for the artifacts where this project is, wherever the one was that they come from."""
     below = f"/{ARTIFACTS}/"
     with closing(sqlite3.connect(database)) as connection, connection:
-        for table, columns in _LOCATIONS.items():
+        for table, columns in LOCATIONS.items():
             for column in columns:
                 for start_, here in (("file://", Path.cwd().as_uri()), ("/", str(Path.cwd()))):
                     # Names of our own, which SQLite takes no parameters for.
@@ -332,29 +314,28 @@ def _restore_folder(folder: Path, target: Path) -> None:
 
 
 def _restore_servers(folder: Path) -> None:
-    port = int(start(POSTGRES).rpartition(":")[2])
-    store, bucket, prefix = _objects()
+    start(POSTGRES)
+    port = port_of(POSTGRES)
+    store, bucket, prefix = object_store()
     wanted = {f"{prefix}{file.relative_to(folder / 'objects')}": file for file in _files(folder / "objects")}
     for key, file in wanted.items():
         store.upload_file(str(file), bucket, key)
-    known = {"passfile": str(postgres.passwords())}
-    admin = postgres.address(port, "postgres", role=postgres.ADMIN)
-    engine = create_engine(admin, isolation_level="AUTOCOMMIT", connect_args=known)
+    admin = postgres.engine(port, "postgres", postgres.ADMIN, isolation_level="AUTOCOMMIT")
     try:
         for name in postgres.DATABASES:
             fresh = f"{name}_restored"
-            with engine.connect() as connection:
+            with admin.connect() as connection:
                 connection.execute(text(f"drop database if exists {fresh}"))
                 connection.execute(text(f"create database {fresh} owner {postgres.ROLE}"))
             dump = str(folder / f"{name}.dump")
             address = postgres.address(port, fresh)
             _run("pg_restore", "--no-owner", "--exit-on-error", "--single-transaction", "--dbname", address, dump)
         # Both are there whole: only now does either take its place.
-        with engine.connect() as connection:
+        with admin.connect() as connection:
             for name in postgres.DATABASES:
                 connection.execute(text(f"drop database if exists {name} with (force)"))
                 connection.execute(text(f"alter database {name}_restored rename to {name}"))
     finally:
-        engine.dispose()
+        admin.dispose()
     for key in set(_keys(store, bucket, prefix)) - set(wanted):
         store.delete_object(Bucket=bucket, Key=key)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra import secrets
@@ -32,6 +32,9 @@ OWNER = "postgres"
 """The user, of Debian's package, whose process it is when root starts it: PostgreSQL refuses to be root's."""
 
 PACKAGED = Path("/usr/lib/postgresql")
+
+TIMEOUT_SECONDS = 10
+"""A server on loopback that has not taken a connection by then hangs."""
 
 
 def program(name: str) -> Path:
@@ -81,6 +84,16 @@ def environment() -> dict[str, str]:
 def address(port: int, database: str, driver: str = "postgresql", role: str = ROLE) -> str:
     """The address of a database, as SQLAlchemy writes it."""
     return f"{driver}://{role}@127.0.0.1:{port}/{database}"
+
+
+def engine(port: int, database: str, role: str = ROLE, **options: Any) -> Engine:
+    """SQLAlchemy's way into a database, with the role's password.
+
+    Args:
+        options: of `create_engine`.
+    """
+    known = {"passfile": str(passwords()), "connect_timeout": TIMEOUT_SECONDS}
+    return create_engine(address(port, database, role=role), connect_args=known, **options)
 
 
 def owner() -> dict[str, Any]:
@@ -162,13 +175,9 @@ def prepare(port: int) -> None:
     Raises:
         RecastError: the server has refused.
     """
-    engine = create_engine(
-        address(port, "postgres", role=ADMIN),
-        isolation_level="AUTOCOMMIT",
-        connect_args={"passfile": str(passwords())},
-    )
+    admin = engine(port, "postgres", ADMIN, isolation_level="AUTOCOMMIT")
     try:
-        with engine.connect() as connection:
+        with admin.connect() as connection:
             if not connection.scalar(text("select 1 from pg_roles where rolname = :role"), {"role": ROLE}):
                 # It takes no parameter here; the password is of hexadecimal digits.
                 connection.execute(text(f"create role {ROLE} login password '{_password(ROLE)}'"))
@@ -180,4 +189,4 @@ def prepare(port: int) -> None:
         said = str(error).splitlines()[0]
         raise RecastError(f"PostgreSQL at 127.0.0.1:{port} has refused: {said}; its log is {DATA}.log") from error
     finally:
-        engine.dispose()
+        admin.dispose()

@@ -21,11 +21,11 @@ import psutil
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
-from infra import postgres, s3, secrets
+from infra import laptop, postgres, s3, secrets
 from problems.errors import RecastError
 from stages import profile
 from stages.atomic import write_json
-from stages.places import MLFLOW_STORE, STATE
+from stages.places import STATE
 from stages.profile import Profile
 
 START_SECONDS = 240
@@ -114,7 +114,7 @@ def _prefect(port: int) -> Launch:
     # Without it, the pages of a Prefect server on another port would show what the one on 4200 has.
     environment = {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"}
     if profile.read().name == "servers":
-        database = postgres.address(_port(POSTGRES), "prefect", "postgresql+asyncpg")
+        database = postgres.address(port_of(POSTGRES), "prefect", "postgresql+asyncpg")
         environment |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database, **postgres.environment()}
     return Launch(command, environment)
 
@@ -123,12 +123,12 @@ def _mlflow(port: int) -> Launch:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     noted = profile.read()
     if noted.name == "laptop":
-        database, artifacts = f"sqlite:///{MLFLOW_STORE / 'mlflow.db'}", str(MLFLOW_STORE / "artifacts")
+        database, artifacts = f"sqlite:///{laptop.DATABASES['mlflow']}", str(laptop.ARTIFACTS)
         options = ("--workers", "1", "--backend-store-uri", database, "--default-artifact-root", artifacts)
         return Launch((*command, *options))
-    database = postgres.address(_port(POSTGRES), "mlflow")
+    database = postgres.address(port_of(POSTGRES), "mlflow")
     artifacts = noted.s3 or f"s3://{s3.BUCKET}"
-    endpoint = None if noted.s3 else _address(S3, _port(S3))
+    endpoint = None if noted.s3 else _address(S3, port_of(S3))
     options = ("--workers", "2", "--backend-store-uri", database, "--artifacts-destination", f"{artifacts}/mlflow")
     return Launch((*command, *options), {**postgres.environment(), **s3.environment(endpoint, os.environ)})
 
@@ -242,7 +242,7 @@ def _address(server: Server, port: int) -> str:
     return f"{server.scheme}127.0.0.1:{port}"
 
 
-def _port(server: Server) -> int:
+def port_of(server: Server) -> int:
     """The port of a server that runs."""
     found = _noted(server)
     assert found is not None, f"{server.name} does not run"
@@ -308,8 +308,19 @@ def start(server: Server) -> str:
             address = _started(server, needs)
         if server.prepare:
             # Also where it ran already: who started it may have been killed before this.
-            server.prepare(_port(server))
+            server.prepare(port_of(server))
     return address
+
+
+def object_store() -> tuple[Any, str, str]:
+    """A client of the S3 store, the bucket, and what our keys in it begin with. The project's own store is started.
+
+    Raises:
+        RecastError: it does not start.
+    """
+    noted = profile.read()
+    bucket, _, prefix = (noted.s3 or f"s3://{s3.BUCKET}").removeprefix("s3://").partition("/")
+    return s3.client(None if noted.s3 else start(S3)), bucket, f"{prefix}/" if prefix else ""
 
 
 def _started(server: Server, needs: tuple[str, ...]) -> str:
