@@ -26,7 +26,7 @@ from prefect_ray.context import remote_options
 
 from flows.dispatch import POLL_SECONDS, Round, Show, Work, epochs, go_on, label, tell, time_left, to_the_end
 from flows.ray_cluster import Parcel, address, connected, ray, send, unpack
-from flows.ray_desk import Desk, Told
+from flows.ray_progress import BundleProgress, ProgressActor
 from infra.board import Board, Place, Running, board
 from infra.costs import shape
 from infra.mps import shared_gpus
@@ -64,17 +64,24 @@ class Brought:
 
 
 @task(name="train bundle", task_run_name="{name}", persist_result=False)
-def node_task(name: str, number: int, bundle: list[Trial], parcel: Parcel, desk: Any) -> Brought:
-    """On a node: train one bundle, and bring what it leaves."""
+def node_task(name: str, number: int, bundle: list[Trial], parcel: Parcel, progress: Any) -> Brought:
+    """On a node: train one bundle, and bring what it leaves.
+
+    Args:
+        progress: the handle of a `ProgressActor`, which is told how far the bundle has come.
+
+    Raises:
+        RecastError: the disk refuses, or this node has other source than the driver; the message names the node.
+    """
     node, begun = ray.get_runtime_context().get_node_id(), time.time()
     last = 0.0
 
-    def told(_: object = None) -> None:
+    def told() -> None:
         nonlocal last
         if time.monotonic() - last > TOLD_SECONDS:
             last = time.monotonic()
             done = sum(int(read_run(trial_folder(trial)).get("epoch", 0)) for trial in bundle)
-            desk.tell.remote(number, Told(node, begun, done))
+            progress.tell.remote(number, BundleProgress(node, begun, done))
 
     try:
         with plain_errors(), contextlib.chdir(unpack(parcel)), contextlib.ExitStack() as locks:
@@ -140,15 +147,16 @@ class _Grid:
         # Here, rather than on a node that may be lost.
         affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         here = affinity(ray.get_runtime_context().get_node_id(), soft=True)
-        self.desk = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Desk).remote()
-        self.told: dict[int, Told] = {}
+        actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(ProgressActor)
+        self.progress = actor.remote()
+        self.told: dict[int, BundleProgress] = {}
         self.asked = 0.0
 
     def run(self, groups: list[list[Trial]], show: Show) -> Round:
         """Train bundles as Ray tasks, until each has ended or has lost its process.
 
         A bundle whose node is lost is given to another one. An error in one bundle does not keep the others from
-        ending; the first is raised when all have.
+        ending; the first is raised when all have, and Prefect's tasks tell each.
         """
         round_ = Round()
         errors: list[Exception] = []
@@ -223,7 +231,7 @@ class _Grid:
             "number": job.number,
             "bundle": group,
             "parcel": self.parcels[first.origin],
-            "desk": self.desk,
+            "progress": self.progress,
         }
         # The settings travel with the task. A node that cannot reach Prefect's server trains all the same.
         alone = temporary_settings({"client.server_version_check_enabled": False})
@@ -289,8 +297,9 @@ class _Grid:
             return sum(each.epochs for each in self.told.values())
         self.asked = time.monotonic()
         numbers = [job.number for job, _ in begun.values()]
+        # What was told before stands where the actor is slow, or has just been started again.
         with contextlib.suppress(ray.exceptions.RayError):
-            self.told = ray.get(self.desk.read.remote(numbers), timeout=TOLD_SECONDS)
+            self.told = ray.get(self.progress.read.remote(numbers), timeout=TOLD_SECONDS)
         pace = self.work.pace
         nodes = {each["NodeID"]: each for each in ray.nodes() if each["Alive"]}
         jobs = {job.number: job for job, _ in begun.values()}
