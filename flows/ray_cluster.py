@@ -94,10 +94,7 @@ def connected(runner: Runner, threads: int, gpus: int) -> Iterator[None]:
         with _lock:
             _users -= 1
             if not _users:
-                ray.shutdown()
-                for folder in _own:
-                    shutil.rmtree(folder, ignore_errors=True)
-                _own.clear()
+                _disconnect()
 
 
 def _connect(runner: Runner, threads: int, gpus: int) -> None:
@@ -131,12 +128,20 @@ def _connect(runner: Runner, threads: int, gpus: int) -> None:
                 environment["pip"] = str(LOCK_FILE.absolute())
             ray.init(where or "local", runtime_env=environment, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        ray.shutdown()
+        _disconnect()
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RecastError(
             f"Ray at {where or 'this machine'} cannot be reached: {first}. Look at `ray status` there, at RAY_ADDRESS "
             "and runner.address, and at RAY_AUTH_TOKEN where the cluster wants a token"
         ) from error
+
+
+def _disconnect() -> None:
+    """Leave the cluster, and end it if it is this process's own."""
+    ray.shutdown()
+    for folder in _own:
+        shutil.rmtree(folder, ignore_errors=True)
+    _own.clear()
 
 
 def _probe(where: str | None) -> None:
@@ -223,6 +228,8 @@ def unpack(parcel: Parcel) -> Path:
 def _forget_unused() -> None:
     """Remove what no bundle has used for long."""
     for folder in cache().iterdir():
-        if folder.is_dir() and folder.stat().st_mtime < time.time() - UNUSED_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
+        # Another process of the node may remove it at the same time.
+        with contextlib.suppress(FileNotFoundError):
+            if folder.is_dir() and folder.stat().st_mtime < time.time() - UNUSED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
