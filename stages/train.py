@@ -177,12 +177,12 @@ def train_trial(
             with replaced_file(folder / "weights.safetensors") as temporary:
                 temporary.write_bytes(save(weights))
     history.write(folder, epochs)
-    # The last of the trial's files: with it the trial has ended.
+    seconds = time.perf_counter() - begun
+    note_run(folder, seconds=seconds, peak_bytes=peaks.peak(device))
+    # The last of what others read of the trial: with it the trial has ended.
     write_json(folder / "trial.json", about)
     if not about["transient"]:
         checkpoint.unlink(missing_ok=True)
-    seconds = time.perf_counter() - begun
-    note_run(folder, seconds=seconds, peak_bytes=peaks.peak(device))
     if run:
         run.tell(lambda told: told.end(about, epochs, seconds))
     return _outcome(trial, about, trained=True)
