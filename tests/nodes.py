@@ -10,13 +10,17 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from tests.checkout import BIN
+
+START_SECONDS = 120
+HEAD = "127.0.0.2"
+"""Each node has an address of its own on loopback, as Ray takes 127.0.0.1 for that of the machine's network."""
 
 
 def apart(hidden: Sequence[Path]) -> list[str]:
@@ -30,27 +34,29 @@ def apart(hidden: Sequence[Path]) -> list[str]:
     return [*alone, "sh", "-c", f'{hide}exec "$@"', "sh"]
 
 
-def wait_for_port(host: str, port: int) -> None:
-    """Wait until something listens there."""
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, f"nothing listens on {host}:{port}"
-            time.sleep(0.1)
+def wait_until(condition: Callable[[], bool], what: str, process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for something, or fail when the process ends before."""
+    deadline = time.monotonic() + 3 * START_SECONDS
+    while not condition():
+        ended = process is not None and process.poll() is not None
+        assert not ended, f"ended before {what}: {process and process.stdout and process.stdout.read()}"
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.1)
+
+
+def listens(host: str, port: int) -> bool:
+    """Whether something does."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-START_SECONDS = 120
-HEAD = "127.0.0.2"
-"""Each node has an address of its own on loopback, as Ray takes 127.0.0.1 for that of the machine's network."""
 
 
 @dataclass

@@ -17,17 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests import checkout
-from tests.checkout import Checkout
-from tests.nodes import START_SECONDS, Cluster
+from tests.nodes import Cluster, wait_until
+from tests.test_cluster import BOARD, under_way
 from tests.test_flows import break_architecture
 
 NAMES = ("recast-head", "recast-one", "recast-two")
 BRIDGE = "recast-bridge"
-BOARD = "data/evaluate/demo/leaderboard.json"
 
 
 def main(seconds: float) -> None:
@@ -61,7 +60,7 @@ def _compare(work: Path, cluster: Cluster, seconds: float) -> None:
     inline.recast("down")
 
     cluster.head(_within(0))
-    _wait(lambda: _reachable(cluster), "the head")
+    wait_until(lambda: _reachable(cluster), "the head")
     one = cluster.node("one", _address(1), _within(1))
     two = cluster.node("two", _address(2), _within(2))
     for node in (one, two):
@@ -75,21 +74,21 @@ def _compare(work: Path, cluster: Cluster, seconds: float) -> None:
         text=True,
     )
     try:
-        _wait(lambda: len(_running(on_nodes)) == 2, "two bundles under way", driver)
-        print(f"under way: {_running(on_nodes)}", flush=True)
+        wait_until(lambda: len(under_way(on_nodes)) == 2, "two bundles under way", driver)
+        print(f"under way: {under_way(on_nodes)}", flush=True)
         cut = time.monotonic()
         _ip("link", "set", f"{NAMES[1]}-b", "down")
-        _wait(lambda: _address(1) not in str(_running(on_nodes)), "the loss to be seen", driver)
+        wait_until(lambda: _address(1) not in str(under_way(on_nodes)), "the loss to be seen", driver)
         print(f"the driver has given its bundle up {time.monotonic() - cut:.0f} s after the cut", flush=True)
         while time.monotonic() - cut < seconds:
             time.sleep(0.1)
         _ip("link", "set", f"{NAMES[1]}-b", "up")
         print(f"joined again after {time.monotonic() - cut:.0f} s", flush=True)
-        _wait(lambda: one.process.poll() is not None, "the node that was cut off to end itself", driver)
+        wait_until(lambda: one.process.poll() is not None, "the node that was cut off to end itself", driver)
         print(f"it has ended itself {time.monotonic() - cut:.0f} s after the cut, and is started again", flush=True)
         again = cluster.node("one", _address(1), _within(1))
-        _wait(lambda: _address(1) in str(_running(on_nodes)), "the node to train again", driver)
-        print(f"under way: {_running(on_nodes)}", flush=True)
+        wait_until(lambda: _address(1) in str(under_way(on_nodes)), "the node to train again", driver)
+        print(f"under way: {under_way(on_nodes)}", flush=True)
         for node in (again, two):
             (node.root / "home" / "held").unlink()
         printed, _ = driver.communicate(timeout=600)
@@ -101,23 +100,6 @@ def _compare(work: Path, cluster: Cluster, seconds: float) -> None:
     ended = [json.loads(file.read_text()) for file in on_nodes.root.glob("trials/demo/*/trial.json")]
     assert [each["status"] for each in ended] == ["finished"] * 5
     print("the grid is complete: the same leaderboard, bit for bit")
-
-
-def _running(where: Checkout) -> dict[str, str]:
-    """Where each bundle is trained, as the driver knows it."""
-    found: dict[str, str] = {}
-    for file in where.root.glob(".recast/running/*.json"):
-        with contextlib.suppress(FileNotFoundError):
-            found |= {each["label"]: each["device"] for each in json.loads(file.read_text())["running"]}
-    return found
-
-
-def _wait(condition: Callable[[], bool], what: str, process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 3 * START_SECONDS
-    while not condition():
-        assert process is None or process.poll() is None, process and process.stdout and process.stdout.read()
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.2)
 
 
 def _reachable(cluster: Cluster) -> bool:

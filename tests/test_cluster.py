@@ -1,5 +1,6 @@
 """The three runners, and a Ray cluster whose nodes come and go and share no file."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkout import Checkout
-from tests.nodes import HEAD, Cluster, wait_for_port
+from tests.nodes import HEAD, Cluster, listens, wait_until
 from tests.test_commands import wait_for
 from tests.test_flows import break_architecture
 
@@ -27,7 +28,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster(root, [tmp_path_factory.getbasetemp()], settings=quick)
     try:
         made.head()
-        wait_for_port(HEAD, made.port)
+        wait_until(lambda: listens(HEAD, made.port), "the head")
         made.node("one")
         made.node("two")
         yield made
@@ -64,10 +65,13 @@ def test_a_cluster_that_is_not_there_is_told_at_once(finished: Checkout, tmp_pat
     assert "Ray at 127.0.0.1:1 cannot be reached" in printed and "Traceback" not in printed
 
 
-def _running(where: Checkout) -> set[str]:
-    """The bundles that a grid says it trains now."""
-    pages = [json.loads(file.read_text()) for file in where.root.glob(".recast/running/*.json")]
-    return {each["label"] for page in pages for each in page["running"]}
+def under_way(where: Checkout) -> dict[str, str]:
+    """The device of each bundle that a grid says it trains now, by the bundle's label."""
+    found: dict[str, str] = {}
+    for file in where.root.glob(".recast/running/*.json"):
+        with contextlib.suppress(FileNotFoundError):
+            found |= {each["label"]: each["device"] for each in json.loads(file.read_text())["running"]}
+    return found
 
 
 def test_a_node_is_killed_and_another_joins(finished: Checkout, cluster: Cluster, tmp_path: Path) -> None:
@@ -87,8 +91,8 @@ def test_a_node_is_killed_and_another_joins(finished: Checkout, cluster: Cluster
     process = on_nodes.start(sys.executable, "-m", "flows", "run", **cluster.environment)
     for node in (one, two):
         wait_for(node, "cache/*/trials/demo/*/run.json", process)
-    while not {"held seed=0", "held seed=1"} <= _running(on_nodes):
-        assert process.poll() is None
+    both = {"held seed=0", "held seed=1"}
+    wait_until(lambda: both <= under_way(on_nodes).keys(), "two bundles under way", process)
     shown = on_nodes.recast("status")
     assert "127.0.0.3" in shown and "127.0.0.4" in shown and shown.count("1 of 1") == 2, shown
     assert "held seed=0" in shown and "held seed=1" in shown and "2 more wait" in shown, shown
