@@ -38,12 +38,29 @@ aten = torch.ops.aten
 
 Activation = Literal["tanh", "relu", "sigmoid"]
 
+
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh_,
     "relu": torch.relu_,
     "sigmoid": torch.sigmoid_,
 }
 """In place: the sums that they are applied to are needed no more."""
+
+_MINUS_ONE = torch.tensor(-1.0)
+
+
+def _tanh_of_half(a: Tensor) -> Tensor:
+    return torch.add(_MINUS_ONE, a.sigmoid_(), alpha=2, out=a)
+
+
+def _activation(activation: Activation, x: Tensor) -> tuple[int, Callable[[Tensor], Tensor]]:
+    """What to multiply an argument by, which is done to the weights once, and what then to apply to it, in place.
+
+    tanh(a) = 2 sigmoid(2 a) - 1, and on a CPU torch.sigmoid takes a fifth to a third of the time of torch.tanh.
+    """
+    if activation == "tanh" and not x.is_cuda:
+        return 2, _tanh_of_half
+    return 1, ACTIVATIONS[activation]
 
 
 def _through_relu(d: Tensor, s: Tensor, *, grad_input: Tensor) -> None:
@@ -215,12 +232,12 @@ class _Elman(torch.autograd.Function):
         h_BH: Tensor,
         mask_BH: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        s = ACTIVATIONS[activation]
-        a_TBH = functional.linear(x_TBF, W_HF, b_H)
+        times, s = _activation(activation, x_TBF)
         h_SBH = _from(h_BH, steps=len(x_TBF))
-        U_T = U_HH.t().contiguous()
-        for a, before, h in _forwards(a_TBH, h_SBH[:-1], h_SBH[1:]):
-            s(torch.addmm(a, _kept(before, mask_BH), U_T, out=h))
+        torch.addmm(times * b_H, x_TBF.flatten(0, 1), times * W_HF.t(), out=h_SBH[1:].flatten(0, 1))
+        U_T = times * U_HH.t().contiguous()
+        for before, h in _forwards(h_SBH[:-1], h_SBH[1:]):
+            s(h.addmm_(_kept(before, mask_BH), U_T))
         ctx.set_materialize_grads(False)
         ctx.activation = activation
         ctx.save_for_backward(x_TBF, W_HF, U_HH, h_SBH, mask_BH)
@@ -273,10 +290,10 @@ class _Jordan(torch.autograd.Function):
         y_BH: Tensor,
         mask_BH: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        s = ACTIVATIONS[activation]
-        h_TBH = functional.linear(x_TBF, W_HF, b_H)
+        times, s = _activation(activation, x_TBF)
+        h_TBH = functional.linear(x_TBF, times * W_HF, times * b_H)
         y_SBH = _from(y_BH, steps=len(x_TBF))
-        U_T, V_T = U_HH.t().contiguous(), V_HH.t().contiguous()
+        U_T, V_T, c_H = times * U_HH.t().contiguous(), times * V_HH.t().contiguous(), times * c_H
         for h, before, y in _forwards(h_TBH, y_SBH[:-1], y_SBH[1:]):
             s(h.addmm_(_kept(before, mask_BH), U_T))
             s(torch.addmm(c_H, h, V_T, out=y))
@@ -356,11 +373,12 @@ class _LSTM(torch.autograd.Function):
         c_BH: Tensor,
         mask_BH: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        s = ACTIVATIONS[activation]
-        gates_TBG = functional.linear(x_TBF, W_GF, b_G)
+        times, s = _activation(activation, x_TBF)
+        times_G = b_G.new_tensor([1, 1, times, 1]).repeat_interleave(h_BH.shape[1])
+        gates_TBG = functional.linear(x_TBF, times_G[:, None] * W_GF, times_G * b_G)
         h_SBH, c_SBH = _from(h_BH, steps=len(x_TBF)), _from(c_BH, steps=len(x_TBF))
         sc_TBH = torch.empty_like(h_SBH[1:])
-        U_T = U_GH.t().contiguous()
+        U_T = times_G * U_GH.t().contiguous()
         for gates, i_f, i, f, g, o, before, h, c_before, c, sc in _forwards(
             gates_TBG, *_four(gates_TBG), h_SBH[:-1], h_SBH[1:], c_SBH[:-1], c_SBH[1:], sc_TBH
         ):
@@ -372,7 +390,7 @@ class _LSTM(torch.autograd.Function):
             torch.mul(f, c_before, out=c).addcmul_(i, s(g))
             if p_3H is not None:
                 o.addcmul_(p_3H[2], c)
-            torch.mul(o.sigmoid_(), s(sc.copy_(c)), out=h)
+            torch.mul(o.sigmoid_(), s(torch.mul(c, times, out=sc)), out=h)
         ctx.set_materialize_grads(False)
         ctx.activation = activation
         ctx.save_for_backward(x_TBF, W_GF, U_GH, p_3H, gates_TBG, h_SBH, c_SBH, sc_TBH, mask_BH)
@@ -445,11 +463,11 @@ class _GRU(torch.autograd.Function):
         h_BH: Tensor,
         mask_BH: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        s = ACTIVATIONS[activation]
+        times, s = _activation(activation, x_TBF)
         H = h_BH.shape[1]
         W_rz, W_n, U_rz, U_n = *_two(W_GF, H), *_two(U_GH, H)
         b_rz, b_n, d_rz, d_n = *_two(b_G, H), *_two(d_G, H)
-        rz_TBG, n_TBH = functional.linear(x_TBF, W_rz, b_rz + d_rz), functional.linear(x_TBF, W_n, b_n)
+        rz_TBG, n_TBH = functional.linear(x_TBF, W_rz, b_rz + d_rz), functional.linear(x_TBF, times * W_n, times * b_n)
         r_TBH, z_TBH = rz_TBG.chunk(2, 2)
         m_TBH = torch.empty_like(n_TBH)
         h_SBH = _from(h_BH, steps=len(x_TBF))
@@ -458,7 +476,7 @@ class _GRU(torch.autograd.Function):
             k = _kept(before, mask_BH)
             rz.addmm_(k, U_rz_T).sigmoid_()
             torch.addmm(d_n, k, U_n_T, out=m)
-            s(n.addcmul_(r, m))
+            s(n.addcmul_(r, m, value=times))
             torch.lerp(n, before, z, out=h)
         ctx.set_materialize_grads(False)
         ctx.activation = activation
@@ -530,14 +548,14 @@ class _GRUResetBefore(torch.autograd.Function):
         h_BH: Tensor,
         mask_BH: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        s = ACTIVATIONS[activation]
+        times, s = _activation(activation, x_TBF)
         H = h_BH.shape[1]
         W_zr, W_n, U_zr, U_n, b_zr, b_n = *_two(W_GF, H), *_two(U_GH, H), *_two(b_G, H)
-        zr_TBG, n_TBH = functional.linear(x_TBF, W_zr, b_zr), functional.linear(x_TBF, W_n, b_n)
+        zr_TBG, n_TBH = functional.linear(x_TBF, W_zr, b_zr), functional.linear(x_TBF, times * W_n, times * b_n)
         z_TBH, r_TBH = zr_TBG.chunk(2, 2)
         q_TBH = torch.empty_like(n_TBH)
         h_SBH = _from(h_BH, steps=len(x_TBF))
-        U_zr_T, U_n_T = U_zr.t().contiguous(), U_n.t().contiguous()
+        U_zr_T, U_n_T = U_zr.t().contiguous(), times * U_n.t().contiguous()
         for zr, z, r, n, q, before, h in _forwards(zr_TBG, z_TBH, r_TBH, n_TBH, q_TBH, h_SBH[:-1], h_SBH[1:]):
             k = _kept(before, mask_BH)
             zr.addmm_(k, U_zr_T).sigmoid_()
