@@ -15,6 +15,8 @@ os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 # A server that is away for minutes is waited for: 2, 4, ... 128 seconds, four minutes in all. What Prefect's threads
 # could not tell it meanwhile is no news for the console.
 os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "7")
+# So is one whose database is away: it says 500 then, which Prefect's clients take for the end.
+os.environ.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", "500")
 os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
 # A proxy is for the web: the project's own servers are on loopback.
 for _name in ("NO_PROXY", "no_proxy"):

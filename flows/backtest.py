@@ -1,5 +1,6 @@
 """The backtest flow: the grid at several origins in the past, all trials of all of them side by side."""
 
+from functools import partial
 from typing import Any
 
 from prefect import flow, task
@@ -89,7 +90,7 @@ def backtest(
     with shown("train"):
         dispatch(f"backtest {problem}", groups, settings, contexts)
     for name, each in trials.items():
-        tracking.log_unlogged(contexts[name], each)
+        tracking.awaited(partial(tracking.log_unlogged, contexts[name], each))
 
     found = []
     with progress() as display:

@@ -43,6 +43,7 @@ INHERITED = (
     "DO_NOT_TRACK",
     "MLFLOW_DISABLE_TELEMETRY",
     "PREFECT_CLIENT_MAX_RETRIES",
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL",
     "PREFECT_LOGGING_INTERNAL_LEVEL",
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE",
@@ -220,7 +221,8 @@ def unpack(parcel: Parcel) -> Path:
                 for name, content in ray.get(parcel.files).items():
                     file = folder / name
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    content.tofile(file)
+                    # Not by NumPy: of a full disk it says no more than that it has failed.
+                    file.write_bytes(content.data)
         os.utime(root)
     return root
 

@@ -25,7 +25,8 @@ from prefect_ray import RayTaskRunner
 from prefect_ray.context import remote_options
 
 from flows.dispatch import POLL_SECONDS, Round, Show, Work, epochs, go_on, label, tell, time_left, to_the_end
-from flows.ray_cluster import Parcel, address, connected, ray, send, unpack
+from flows.progress import console
+from flows.ray_cluster import Parcel, address, cache, connected, ray, send, unpack
 from flows.ray_progress import BundleProgress, ProgressActor
 from infra.board import Board, Place, Running, board
 from infra.costs import shape
@@ -34,7 +35,7 @@ from infra.packing import Device, Job, Packer, share
 from problems.errors import RecastError
 from stages import history, tracking
 from stages.atomic import replaced_file
-from stages.command import plain_errors
+from stages.command import DiskError, plain_errors
 from stages.train import Outcome, is_done, outcome, train_bundle
 from stages.trials import Trial, note_run, read_run, trial_folder
 
@@ -46,6 +47,25 @@ NODES_LOST = 5
 
 TOLD_SECONDS = 1.0
 """How often a node tells how far a bundle has come, at most, and how often it is asked for here."""
+
+
+NODE_ID_LABEL = "ray.io/node-id"
+"""Ray's name of the label that every node has."""
+
+ASKED_AGAIN_SECONDS = 60.0
+"""MLflow, when it has refused what a trial left, is told of no other one for so long: each refusal takes seconds."""
+
+
+class NodeDiskError(RecastError):
+    """The disk of a node refuses; another node may do.
+
+    Attributes:
+        node: Ray's id of it.
+    """
+
+    def __init__(self, message: str, node: str = "") -> None:
+        super().__init__(message)
+        self.node = node
 
 
 @dataclass(frozen=True)
@@ -71,7 +91,8 @@ def node_task(name: str, number: int, bundle: list[Trial], parcel: Parcel, progr
         progress: the handle of a `ProgressActor`, which is told how far the bundle has come.
 
     Raises:
-        RecastError: the disk refuses, or this node has other source than the driver; the message names the node.
+        NodeDiskError: the disk refuses.
+        RecastError: this node has other source than the driver. Both messages name the node.
     """
     node, begun = ray.get_runtime_context().get_node_id(), time.time()
     last = 0.0
@@ -84,7 +105,7 @@ def node_task(name: str, number: int, bundle: list[Trial], parcel: Parcel, progr
             progress.tell.remote(number, BundleProgress(node, begun, done))
 
     try:
-        with plain_errors(), contextlib.chdir(unpack(parcel)), contextlib.ExitStack() as locks:
+        with plain_errors(cache()), contextlib.chdir(unpack(parcel)), contextlib.ExitStack() as locks:
             for trial in bundle:
                 # Another run of the same grid may train it here.
                 trial_folder(trial).mkdir(parents=True, exist_ok=True)
@@ -98,6 +119,8 @@ def node_task(name: str, number: int, bundle: list[Trial], parcel: Parcel, progr
     except torch.AcceleratorError:
         # The device is of no more use to this process; a new one tries these trials again.
         os._exit(1)
+    except DiskError as error:
+        raise NodeDiskError(f"node {socket.gethostname()}: {error}", node) from None
     except RecastError as error:
         raise RecastError(f"node {socket.gethostname()}: {error}") from None
 
@@ -132,7 +155,7 @@ def on_nodes(work: Work) -> list[Outcome]:
 
 
 class _Grid:
-    """A grid on a cluster: what was sent there, what was learnt of its memory, whether MLflow takes what comes back."""
+    """A grid on a cluster: what was sent there, what was learnt of its memory and disks, when MLflow may be told."""
 
     def __init__(self, work: Work, page: Board) -> None:
         self.work, self.page = work, page
@@ -142,7 +165,8 @@ class _Grid:
         self.packed = runner.slots_per_gpu == "auto"
         self.peaks = dict(work.costs.peaks)
         self.total: int | None = None
-        self.logs = True
+        self.full: set[str] = set()
+        self.told_from = 0.0
         self.parcels: dict[str | None, Parcel] = {}
         # Here, rather than on a node that may be lost.
         affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
@@ -155,8 +179,8 @@ class _Grid:
     def run(self, groups: list[list[Trial]], show: Show) -> Round:
         """Train bundles as Ray tasks, until each has ended or has lost its process.
 
-        A bundle whose node is lost is given to another one. An error in one bundle does not keep the others from
-        ending; the first is raised when all have, and Prefect's tasks tell each.
+        A bundle whose node is lost, or has a full disk, is given to another one. An error in one bundle does not keep
+        the others from ending; the first is raised when all have, and Prefect's tasks tell each.
         """
         round_ = Round()
         errors: list[Exception] = []
@@ -190,6 +214,11 @@ class _Grid:
                             round_.suspects += group
                         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                             round_.suspects += group
+                        except NodeDiskError as error:
+                            if self._others(error):
+                                packer.add(job)
+                                continue
+                            errors.append(error)
                         except Exception as error:
                             errors.append(_plain(error))
                         else:
@@ -206,12 +235,32 @@ class _Grid:
             raise errors[0]
         return round_
 
+    def _others(self, error: NodeDiskError) -> bool:
+        """Whether there are nodes for what this one's disk refuses; it is given nothing more then."""
+        able = {each["NodeID"] for each in self._nodes()}
+        if not able - self.full - {error.node}:
+            return False
+        if error.node not in self.full:
+            self.full.add(error.node)
+            text = f"warning: {error}. What it was given goes to other nodes; it is given nothing more in this grid"
+            console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return True
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """The nodes that can train."""
+        return [each for each in ray.nodes() if each["Alive"] and self.unit in each["Resources"]]
+
+    @property
+    def unit(self) -> str:
+        """Of what a bundle asks for a share."""
+        return "GPU" if self.on_gpus else "CPU"
+
     def _at_once(self) -> int:
         """How many bundles the cluster is given: more than it holds, so that no node waits for this process; but not
         all, so that those that are left go in the right order to whichever nodes join.
         """
         resources = ray.cluster_resources()
-        return 1 + 2 * int(resources.get("GPU" if self.on_gpus else "CPU", 0) / self._least())
+        return 1 + 2 * int(resources.get(self.unit, 0) / self._least())
 
     def _least(self) -> float:
         """The CPUs, or the share of a GPU, that a bundle asks for at least."""
@@ -246,6 +295,8 @@ class _Grid:
             "max_retries": 0,
             "scheduling_strategy": "SPREAD",
         }
+        if self.full:
+            options["label_selector"] = {NODE_ID_LABEL: f"!in({','.join(sorted(self.full))})"}
         peak = self.peaks.get(job.shape)
         memory = settings.runner.memory_bytes
         if self.on_gpus:
@@ -283,11 +334,11 @@ class _Grid:
             ended = outcome(trial)
             assert ended is not None
             outcomes.append(dataclasses.replace(ended, trained=True))
-            if self.logs:
+            if time.monotonic() >= self.told_from:
                 try:
                     tracking.log_unlogged(context, [trial])
                 except tracking.TrackingError as error:
-                    self.logs = False
+                    self.told_from = time.monotonic() + ASKED_AGAIN_SECONDS
                     logging.getLogger(__name__).warning("%s", error)
         return outcomes
 
@@ -311,11 +362,10 @@ class _Grid:
         queued = len(packer) + len(begun) - len(running)
         waiting = packer.waiting_seconds + sum(job.seconds for job in jobs.values() if job.number not in self.told)
         left = time_left(running, time.time(), pace.seconds(waiting))
-        unit = "GPU" if self.on_gpus else "CPU"
         places = [
-            Place(_named(each), int(each["Resources"][unit] / self._least()), None, None)
-            for each in nodes.values()
-            if unit in each["Resources"]
+            Place(_named(each), int(each["Resources"][self.unit] / self._least()), None, None)
+            for each in self._nodes()
+            if each["NodeID"] not in self.full
         ]
         self.page.show(places, running, queued, left)
         return sum(each.epochs for each in self.told.values())

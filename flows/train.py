@@ -47,9 +47,10 @@ def train(problem: str) -> list[Outcome]:
     trained = dispatch(f"train {problem}", bundles(missing, settings.runner.bundle), settings, {None: context})
     ended = write_list(trials, places.stage("train", problem))
     # What MLflow lacks: trials that came by `dvc pull`, those of a run whose MLflow went away, and what it refused now.
-    tracking.log_unlogged(context, trials)
+    if late := tracking.awaited(lambda: tracking.log_unlogged(context, trials)):
+        _say(f"{problem}: MLflow lacked {late} of {len(trials)} trials; it has them now")
     failed = [each for each in ended if each.status == "failed"]
-    tracking.close_pipeline(context, len(failed))
+    tracking.awaited(lambda: tracking.close_pipeline(context, len(failed)))
     _artifact(problem, context, ended, len(trained))
     if failed:
         raise TrialsFailed(
@@ -57,6 +58,11 @@ def train(problem: str) -> list[Outcome]:
             + "\n".join(f"  {each.label}: {each.reason}" for each in failed)
         )
     return ended
+
+
+def _say(text: str) -> None:
+    # Not in the flow: it travels to other processes by value, and the console cannot.
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _artifact(problem: str, context: tracking.Context, ended: Sequence[Outcome], trained: int) -> None:

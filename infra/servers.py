@@ -389,6 +389,9 @@ def _environment() -> dict[str, str | None]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # What runs keeps its place in the limit of its deployment while the server begins anew.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        # The state of a task that its database did not take is written again five times, one so often: by the default
+        # of 5 s it is forgotten after half a minute.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "15",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Seven processes that wait for the evaluation of language models.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

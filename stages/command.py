@@ -24,19 +24,30 @@ _DISK = {
 }
 
 
+class DiskError(RecastError):
+    """The disk refuses: it is full, or may not be written to."""
+
+
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turn what the disk refuses into a `RecastError` that names the place and the mend."""
+def plain_errors(place: Path = Path()) -> Iterator[None]:
+    """Turn what the disk refuses into an error that names the place and the mend.
+
+    Args:
+        place: where the block writes; the system names a file only when it refuses to open it.
+
+    Raises:
+        DiskError: the disk has refused.
+    """
     try:
         yield
     except RecastError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK:
-            raise RecastError(f"{error.filename or Path.cwd()}: {_DISK[error.errno]}") from error
+            raise DiskError(f"{error.filename or place.absolute()}: {_DISK[error.errno]}") from error
         # A server whose disk it is too answers with an error of its own.
-        if shutil.disk_usage(Path.cwd()).free < FULL_BYTES:
-            raise RecastError(f"{Path.cwd()}: {_DISK[errno.ENOSPC]}") from error
+        if shutil.disk_usage(place).free < FULL_BYTES:
+            raise DiskError(f"{place.absolute()}: {_DISK[errno.ENOSPC]}") from error
         raise
 
 

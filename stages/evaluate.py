@@ -356,10 +356,14 @@ def main(problem: str) -> None:
         windowed,
     )
     write(evaluation, look(evaluation, trials, normalized, windowed), out)
-    context = tracking.open_pipeline(problem, settings, trials, newest=True)
-    tracking.log_unlogged(context, trials)
-    tracking.log_evaluation(context, evaluation, trials, out)
-    package(evaluation, trials)
+
+    def log() -> None:
+        context = tracking.open_pipeline(problem, settings, trials, newest=True)
+        tracking.log_unlogged(context, trials)
+        tracking.log_evaluation(context, evaluation, trials, out)
+        package(evaluation, trials)
+
+    tracking.awaited(log)
 
 
 if __name__ == "__main__":

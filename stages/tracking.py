@@ -11,14 +11,15 @@ import math
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 # Before mlflow is imported, as it reads them once.
@@ -34,6 +35,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from pynvml import NVMLError
 from sqlalchemy.exc import SQLAlchemyError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from problems.errors import RecastError
 from problems.problem import AnyProblem
@@ -54,11 +56,49 @@ if TYPE_CHECKING:
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
+PATIENCE_SECONDS = 240
+"""How long a server that is away is waited for, once all is trained: as long as Prefect's clients wait for theirs."""
+
+LONGEST_WAIT_SECONDS = 15
+
+T = TypeVar("T")
+
+
 class TrackingError(RecastError):
     """MLflow cannot be reached or has refused; what was trained is on disk all the same."""
 
     def __init__(self, message: str) -> None:
         super().__init__(without_passwords(message))
+
+
+def awaited(what: Callable[[], T]) -> T:
+    """What `what` returns, called again and again while MLflow's server refuses, four minutes at most; it says so once.
+
+    A store without a server is not waited for: what is wrong with a folder or a database on this disk does not pass.
+
+    Args:
+        what: it may be called again when a part of it was done.
+
+    Raises:
+        TrackingError: the server has refused for longer.
+    """
+
+    def say(state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome:
+            error = str(state.outcome.exception()).partition(". What is trained")[0]
+            mend = f"it is asked again for {PATIENCE_SECONDS // 60} minutes; `recast up` starts the project's own"
+            print(f"warning: {error}: {mend}", file=sys.stderr)
+
+    if not uri().startswith("http"):
+        return what()
+    retrying = Retrying(
+        retry=retry_if_exception_type(TrackingError),
+        stop=stop_after_delay(PATIENCE_SECONDS),
+        wait=wait_exponential(max=LONGEST_WAIT_SECONDS),
+        before_sleep=say,
+        reraise=True,
+    )
+    return retrying(what)
 
 
 @contextmanager
@@ -298,7 +338,7 @@ def log_unlogged(context: Context, trials: Iterable[Trial]) -> int:
 @reported()
 def close_pipeline(context: Context, failed: int) -> None:
     """End the parent run; it counts as failed when a trial has failed."""
-    client().log_metric(context.parent, "failed_trials", failed)
+    _log_metrics(context.parent, {"failed_trials": failed})
     client().set_terminated(context.parent, "FAILED" if failed else "FINISHED")
 
 
@@ -366,6 +406,7 @@ class TrialRun:
         else:
             client().update_run(run.info.run_id, status="RUNNING")
         self.id = str(run.info.run_id)
+        self.there = dict(run.data.metrics)
         note_run(folder, mlflow_run_id=self.id)
         _describe(run, params, {**tags, **known})
         if "recast.reason" in run.data.tags:
@@ -406,7 +447,8 @@ class TrialRun:
             metrics=[
                 Metric(name, value, now, 0)
                 for name, value in results.items()
-                if value is not None and math.isfinite(value)
+                # A former try, which the store of artifacts has refused, has written them.
+                if value is not None and math.isfinite(value) and self.there.get(name) != value
             ],
             tags=[RunTag("recast.reason", about["reason"])] if failed else [],
         )
@@ -550,6 +592,7 @@ def log_evaluation(context: Context, evaluation: Evaluation, trials: Sequence[Tr
 
 
 def _log_metrics(run: str, values: Mapping[str, float]) -> None:
-    """Write them with one call: each costs a transaction of the store, and a server's answer."""
-    now = int(time.time() * 1000)
-    client().log_batch(run, metrics=[Metric(name, value, now, 0) for name, value in values.items()])
+    """Write those that the run does not have with one call: each costs a transaction of the store, and an answer."""
+    now, there = int(time.time() * 1000), client().get_run(run).data.metrics
+    new = [Metric(name, value, now, 0) for name, value in values.items() if there.get(name) != value]
+    client().log_batch(run, metrics=new)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkout import Checkout
-from tests.nodes import HEAD, Cluster, listens, wait_until
+from tests.nodes import HEAD, Cluster, apart, listens, wait_until
 from tests.test_commands import wait_for
 from tests.test_flows import break_architecture
 
@@ -117,3 +117,19 @@ def test_a_bundle_that_kills_its_worker_is_told_and_no_other_is_lost(
     assert "its process died, and died again when it was tried alone" in printed
     listed = json.loads(dying.file("data/train/demo/trials.json").read_text())
     assert [each["status"] for each in listed] == ["failed", "finished", "finished"]
+
+
+@pytest.mark.skipif(not apart([]), reason="the system lets an ordinary user make no namespaces")
+def test_what_a_full_disk_refuses_goes_to_another_node(finished: Checkout, cluster: Cluster, tmp_path: Path) -> None:
+    disk = cluster.root / "full" / "cache"
+    disk.mkdir(parents=True)
+    mount = f'mount -t tmpfs -o size=4k none {disk} && exec "$@"'
+    full = cluster.node("full", within=["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"])
+    try:
+        other = untrained(finished, tmp_path / "full")
+        other.settings(runner__kind="ray")
+        printed = other.recast("run", **cluster.environment)
+    finally:
+        full.kill()
+    assert "the disk is full" in printed and "goes to other nodes" in printed and "Traceback" not in printed
+    assert other.file(BOARD).read_bytes() == finished.file(BOARD).read_bytes()

@@ -36,13 +36,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
         made.recast("down", "--force")
 
 
-def _noted(cluster: Checkout, server: str) -> dict[str, Any]:
+def noted(cluster: Checkout, server: str) -> dict[str, Any]:
     noted: dict[str, Any] = json.loads(cluster.file(f".recast/{server}.json").read_text())
     return noted
 
 
-def _query(cluster: Checkout, database: str, query: str, password: bool = True) -> subprocess.CompletedProcess[str]:
-    port = _noted(cluster, "postgres")["port"]
+def query(cluster: Checkout, database: str, query: str, password: bool = True) -> subprocess.CompletedProcess[str]:
+    port = noted(cluster, "postgres")["port"]
     address = f"postgresql://{postgres.ROLE}@127.0.0.1:{port}/{database}"
     known = {"PGPASSFILE": str(cluster.file(".recast/secrets/pgpass"))} if password else {}
     command = [shutil.which("psql") or str(postgres.program("psql")), address, "-Atwc", query]
@@ -62,8 +62,8 @@ def _processes(cluster: Checkout) -> list[psutil.Process]:
 
 def test_a_run_writes_to_the_stores_and_to_no_database_of_a_laptop(cluster: Checkout) -> None:
     assert "dense" in cluster.recast("run")
-    assert int(_query(cluster, "mlflow", "select count(*) from runs").stdout) == 3
-    assert int(_query(cluster, "prefect", "select count(*) from flow_run").stdout) >= 2
+    assert int(query(cluster, "mlflow", "select count(*) from runs").stdout) == 3
+    assert int(query(cluster, "prefect", "select count(*) from flow_run").stdout) >= 2
     assert not cluster.file("mlruns/mlflow.db").exists() and not cluster.file(".recast/prefect.db").exists()
     assert list(cluster.file(".recast/s3/recast/mlflow").rglob("weights.safetensors"))
     assert "broken" not in cluster.recast("doctor")
@@ -73,7 +73,7 @@ def test_a_run_writes_to_the_stores_and_to_no_database_of_a_laptop(cluster: Chec
 
 
 def test_nobody_comes_in_without_a_secret_and_none_can_be_seen(cluster: Checkout) -> None:
-    assert "password" in _query(cluster, "mlflow", "select 1", password=False).stderr
+    assert "password" in query(cluster, "mlflow", "select 1", password=False).stderr
     secrets = cluster.file(".recast/secrets")
     assert {oct(each.stat().st_mode)[-3:] for each in (secrets, *secrets.iterdir())} == {"700", "600"}
     words = {
@@ -102,26 +102,26 @@ def test_a_backup_brings_back_what_was_written_to_the_stores(cluster: Checkout, 
     archive = str(tmp_path / "all.tar")
     cluster.recast("backup", archive)
     runs = "select count(*) from runs"
-    before = _query(cluster, "mlflow", runs).stdout
-    flows = _query(cluster, "prefect", "select count(*) from flow_run").stdout
+    before = query(cluster, "mlflow", runs).stdout
+    flows = query(cluster, "prefect", "select count(*) from flow_run").stdout
     assert "would go on with what is replaced" in cluster.recast("restore", archive, "--replace", status=1)
-    _query(cluster, "mlflow", "delete from metrics; delete from latest_metrics")
+    query(cluster, "mlflow", "delete from metrics; delete from latest_metrics")
     cluster.recast("down")
     shutil.rmtree(cluster.file(".recast/s3/recast"))
     assert "--replace" in cluster.recast("restore", archive, status=1)
     cluster.recast("restore", archive, "--replace")
     cluster.recast("up")
-    assert _query(cluster, "mlflow", runs).stdout == before and int(before) > 0
-    assert int(_query(cluster, "mlflow", "select count(*) from metrics").stdout) > 0
-    assert int(_query(cluster, "prefect", "select count(*) from flow_run").stdout) >= int(flows)
+    assert query(cluster, "mlflow", runs).stdout == before and int(before) > 0
+    assert int(query(cluster, "mlflow", "select count(*) from metrics").stdout) > 0
+    assert int(query(cluster, "prefect", "select count(*) from flow_run").stdout) >= int(flows)
     shutil.rmtree(cluster.file(".dvc/cache"))
     cluster.dvc("fetch")
     assert "broken" not in cluster.recast("doctor")
 
 
 def test_a_store_that_was_killed_comes_back_with_all_it_had_and_another_profile_waits(cluster: Checkout) -> None:
-    before = _query(cluster, "mlflow", "select count(*) from experiments").stdout
-    noted = {name: _noted(cluster, name) for name in ("postgres", "s3", "prefect")}
+    before = query(cluster, "mlflow", "select count(*) from experiments").stdout
+    noted = {name: noted(cluster, name) for name in ("postgres", "s3", "prefect")}
     for name in ("postgres", "s3"):
         store = psutil.Process(noted[name]["pid"])
         store.kill()
@@ -129,10 +129,10 @@ def test_a_store_that_was_killed_comes_back_with_all_it_had_and_another_profile_
     # Another program takes the port of one: what speaks with it has to learn where it is now.
     with socket.create_server(("127.0.0.1", noted["s3"]["port"])):
         cluster.recast("up")
-        assert _noted(cluster, "s3")["port"] != noted["s3"]["port"]
+        assert noted(cluster, "s3")["port"] != noted["s3"]["port"]
         assert "broken" not in cluster.recast("doctor")
-    assert _noted(cluster, "prefect") == noted["prefect"]
-    assert _query(cluster, "mlflow", "select count(*) from experiments").stdout == before
+    assert noted(cluster, "prefect") == noted["prefect"]
+    assert query(cluster, "mlflow", "select count(*) from experiments").stdout == before
     assert "`recast down` first" in cluster.recast("up", "--profile", "laptop", status=1)
 
 

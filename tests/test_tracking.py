@@ -249,8 +249,9 @@ def test_wherever_a_kill_comes_one_whole_run_is_left(
             tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
             metrics = {k: v for k, v in run.data.metrics.items() if not k.startswith("system/") and k != "seconds"}
             steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "validation_mae")]
+            once = len(client.get_metric_history(run.info.run_id, "best_mae"))
             files = sorted(file.path for file in client.list_artifacts(run.info.run_id))
-            found.append((run.info.status, run.data.params, tags, metrics, steps, files))
+            found.append((run.info.status, run.data.params, tags, metrics, steps, once, files))
             client.delete_run(run.info.run_id)
         (trial_folder(gru) / "run.json").unlink()
         return found
