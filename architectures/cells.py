@@ -6,11 +6,12 @@ candidate. What is left to do step by step is in one `autograd.Function` a cell:
 weights are, again, over all steps at once. Where PyTorch has a fused kernel that computes the same, and faster, the
 layer calls that: `LSTM` always, `GRU` and `Elman` on a GPU.
 
-Measured by `python -m benchmarks cells`, forward and backward, 120 steps, 14 inputs, one CPU thread: a loop over modules,
-two `nn.Linear` a gate, takes 3.6 to 5.7 times as long as the loops here in batches of 8 with 16 units, 3.2 (`Jordan`) to
-4.8 times in batches of 32 with 32 units, and 2.3 to 2.8 times in batches of 128: the larger the products, the more of
-the time is theirs, in both. There, `Elman` takes 1 / 2.2 of the time of `torch.nn.RNN`, `GRU` and `GRUResetBefore`
-1 / 1.7 of that of `torch.nn.GRU`; the loop of an LSTM takes twice that of `torch.nn.LSTM` and is for what that cannot do.
+Measured by `python -m benchmarks cells`, forward and backward, 120 steps, 14 inputs, one CPU thread: a loop over
+modules, two `nn.Linear` a gate, takes 3.6 to 5.7 times as long as the loops here in batches of 8 with 16 units, 3.2
+(`Jordan`) to 4.8 times in batches of 32 with 32 units, and 2.3 to 2.8 times in batches of 128: the larger the products,
+the more of the time is theirs, in both. There, `Elman` takes 1 / 2.2 of the time of `torch.nn.RNN`, `GRU` and
+`GRUResetBefore` 1 / 1.7 of that of `torch.nn.GRU`; the loop of an LSTM takes twice that of `torch.nn.LSTM` and is for
+what that cannot do.
 
 By `python -m benchmarks gpu` on an H100: the loops here, replayed from CUDA graphs (see `graphs`), take 2 ms (`Jordan`)
 to 7 ms (`PeepholeLSTM`), 15 to 49 ms as plain loops, and a loop over modules 19 to 29 times as long as the graphs.
