@@ -184,7 +184,7 @@ class Cell:
 
 def run(quick: bool) -> dict[str, Any]:
     """Each number of workers on each store in turn, in each of the rounds."""
-    rounds, epochs = (1, 64) if quick else (2, 320)
+    rounds, epochs = (1, 64) if quick else (2, 256)
     cells: dict[str, dict[int, Cell]] = {}
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(list(IMPORTED))
