@@ -132,12 +132,15 @@ class Report:
             with tracking.reported():
                 action()
         except TrackingError as error:
-            # Without the ports and addresses in which each differs from the next.
-            self.failed = (
-                f"{what}: {re.sub(r'0x[0-9a-f]+|[0-9a-f]{32}|:[0-9]+', '', str(error).partition('. What is')[0])}"
-            )
+            self.failed = f"{what}: {_short(str(error))}"
         else:
             self.seconds[what].append(time.perf_counter() - begun)
+
+
+def _short(said: str) -> str:
+    """What MLflow says, without what differs from one call to the next; of its server, the request and the cause."""
+    request = re.search(r"mlflow/([a-z/-]+) failed with .*Caused by (\w+)", said)
+    return f"{request[1]}, {request[2]}" if request else said.partition(". What is")[0]
 
 
 @dataclass
