@@ -10,7 +10,19 @@ from typing import Any
 from benchmarks.measure import machine
 from stages.atomic import write_json
 
-NAMES = ("ingest", "batches", "steps", "cells", "overhead", "memory", "serve", "costs", "schedule", "runners")
+NAMES = (
+    "ingest",
+    "batches",
+    "steps",
+    "cells",
+    "overhead",
+    "memory",
+    "serve",
+    "costs",
+    "schedule",
+    "runners",
+    "tracking_load",
+)
 READ = ("lecture", "best", "sequences", "contract")
 """Accuracy, read from what a pipeline has left that has run for hours: only where it is asked for by name."""
 GPU = ("gpu",)
