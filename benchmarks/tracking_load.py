@@ -100,7 +100,11 @@ class Store:
         found = {}
         for name, record in self.records.items():
             process = psutil.Process(json.loads(record.read_bytes())["pid"])
-            times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+            times = [process.cpu_times()]
+            for each in process.children(recursive=True):
+                # One that has ended meanwhile is among those below.
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times.append(each.cpu_times())
             # With those of PostgreSQL's processes that have ended: each serves a connection.
             found[name] = sum(each.user + each.system for each in times) + sum(times[0][2:4])
         return found

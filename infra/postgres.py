@@ -33,6 +33,9 @@ OWNER = "postgres"
 
 PACKAGED = Path("/usr/lib/postgresql")
 
+CONNECTIONS = 300
+"""At once: those of MLflow's server, see there, and a few dozen of Prefect's and of commands."""
+
 TIMEOUT_SECONDS = 10
 """A server on loopback that has not taken a connection by then hangs."""
 
@@ -114,6 +117,7 @@ def command(port: int, folder: str) -> list[str]:
     return [
         *(str(program("postgres")), "-D", folder, "-p", str(port)),
         *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
+        *("-c", f"max_connections={CONNECTIONS}"),
     ]
 
 

@@ -119,6 +119,11 @@ def _prefect(port: int) -> Launch:
     return Launch(command, environment)
 
 
+CONNECTIONS_OF_MLFLOW = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "80"}
+"""Of each of its two processes to the database. It answers 40 requests at once, and a request may take a second and a
+third connection while it holds one: with SQLAlchemy's 15 in all, 64 workers that log stop one another."""
+
+
 def _mlflow(port: int) -> Launch:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     noted = profile.read()
@@ -130,7 +135,8 @@ def _mlflow(port: int) -> Launch:
     artifacts = noted.s3 or f"s3://{s3.BUCKET}"
     endpoint = None if noted.s3 else _address(S3, port_of(S3))
     options = ("--workers", "2", "--backend-store-uri", database, "--artifacts-destination", f"{artifacts}/mlflow")
-    return Launch((*command, *options), {**postgres.environment(), **s3.environment(endpoint, os.environ)})
+    environment = {**postgres.environment(), **s3.environment(endpoint, os.environ), **CONNECTIONS_OF_MLFLOW}
+    return Launch((*command, *options), environment)
 
 
 def _note_mlflow(port: int) -> None:
