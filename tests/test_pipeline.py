@@ -36,10 +36,6 @@ def append(name: str, text: str) -> Callable[[Checkout], None]:
     return change
 
 
-def set_to(**changes: object) -> Callable[[Checkout], None]:
-    return lambda checkout: checkout.settings(**changes)
-
-
 def remove(name: str) -> Callable[[Checkout], None]:
     def change(checkout: Checkout) -> None:
         file = checkout.file(name)
@@ -56,7 +52,6 @@ def there_and_back(checkout: Checkout) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Checkout], None], set[str]]] = {
-    "a parameter of normalize": (set_to(normalize__scale="range"), set(STAGES[1:])),
     "a source file, in its comments": (append("stages/window.py", "# more\n"), {"window", "train", "evaluate"}),
     "an architecture's source": (append("architectures/dense.py", "\n_MORE = 1\n"), {"train", "evaluate"}),
     "the input": (lambda checkout: write_table(checkout.file("demo.csv"), 600, offset=1.0), set(STAGES)),
