@@ -193,7 +193,7 @@ def _moved(table: Table, row: dict[str, Any], left: set[str]) -> dict[str, Any]:
         place = Path(value.removeprefix("file://"))
         if found:
             row[column] = f"mlflow-artifacts:/{below}"
-        elif place.is_dir():
+        elif any(each.is_file() for each in place.rglob("*")):
             left.add(value)
         else:
             # Nothing was written there yet, as in the experiment that MLflow makes by itself.
