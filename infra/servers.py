@@ -120,8 +120,8 @@ def _prefect(port: int) -> Launch:
 
 
 CONNECTIONS_OF_MLFLOW = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "80"}
-"""Of each of its two processes to the database. It answers 40 requests at once, and a request may take a second and a
-third connection while it holds one: with SQLAlchemy's 15 in all, 64 workers that log stop one another."""
+"""Of each of its processes to the database. It answers 40 requests at once, and a request may take a second connection
+while it holds one: with SQLAlchemy's 15 in all, 64 workers that log stop one another."""
 
 
 def _mlflow(port: int) -> Launch:
@@ -130,7 +130,7 @@ def _mlflow(port: int) -> Launch:
     if noted.name == "laptop":
         database, artifacts = f"sqlite:///{laptop.DATABASES['mlflow']}", str(laptop.ARTIFACTS)
         options = ("--workers", "1", "--backend-store-uri", database, "--default-artifact-root", artifacts)
-        return Launch((*command, *options))
+        return Launch((*command, *options), CONNECTIONS_OF_MLFLOW)
     database = postgres.address(port_of(POSTGRES), "mlflow")
     artifacts = noted.s3 or f"s3://{s3.BUCKET}"
     endpoint = None if noted.s3 else _address(S3, port_of(S3))
