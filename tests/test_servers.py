@@ -121,17 +121,17 @@ def test_a_backup_brings_back_what_was_written_to_the_stores(cluster: Checkout, 
 
 def test_a_store_that_was_killed_comes_back_with_all_it_had_and_another_profile_waits(cluster: Checkout) -> None:
     before = query(cluster, "mlflow", "select count(*) from experiments").stdout
-    noted = {name: noted(cluster, name) for name in ("postgres", "s3", "prefect")}
+    at_first = {name: noted(cluster, name) for name in ("postgres", "s3", "prefect")}
     for name in ("postgres", "s3"):
-        store = psutil.Process(noted[name]["pid"])
+        store = psutil.Process(at_first[name]["pid"])
         store.kill()
         store.wait(10)
     # Another program takes the port of one: what speaks with it has to learn where it is now.
-    with socket.create_server(("127.0.0.1", noted["s3"]["port"])):
+    with socket.create_server(("127.0.0.1", at_first["s3"]["port"])):
         cluster.recast("up")
-        assert noted(cluster, "s3")["port"] != noted["s3"]["port"]
+        assert noted(cluster, "s3")["port"] != at_first["s3"]["port"]
         assert "broken" not in cluster.recast("doctor")
-    assert noted(cluster, "prefect") == noted["prefect"]
+    assert noted(cluster, "prefect") == at_first["prefect"]
     assert query(cluster, "mlflow", "select count(*) from experiments").stdout == before
     assert "`recast down` first" in cluster.recast("up", "--profile", "laptop", status=1)
 
