@@ -64,7 +64,7 @@ def test_a_laptops_runs_and_flows_are_the_servers(
         mine, theirs = (
             {run.info.run_id: run for run in each.search_runs([experiment.experiment_id])} for each in (local, remote)
         )
-        assert set(mine) == set(theirs) and len(mine) == 6
+        assert set(mine) == set(theirs) and len(mine) == 7
         for run, ours in mine.items():
             assert ours.data.to_dictionary() == theirs[run].data.to_dictionary()
         key = next(run for run, ours in mine.items() if "train_loss" in ours.data.metrics)
