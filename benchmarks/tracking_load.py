@@ -32,7 +32,6 @@ import numpy as np
 import psutil
 from safetensors.torch import save
 from sqlalchemy import Engine, bindparam, create_engine, text
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from infra import laptop, postgres, servers
 from stages import fit, history, places, tracking
@@ -285,16 +284,8 @@ def _measure(cell: Cell, store: Store, trials: Sequence[Trial], epochs: int, pro
     cell.reports += found
     cell.rates.append((sent - lost) / wall)
     cell.sent, cell.lost, cell.unsent = cell.sent + sent, cell.lost + lost, cell.unsent + unsent
-    # A server still does what its clients no longer wait for. Recast says so and leaves it to the next run; so here.
-    for attempt in Retrying(
-        retry=retry_if_exception_type(TrackingError),
-        stop=stop_after_delay(MOST_SECONDS),
-        wait=wait_fixed(1),
-        reraise=True,
-    ):
-        with attempt:
-            tracking.log_unlogged(context, trials)
-            tracking.close_pipeline(context, 0)
+    # A server still does what its clients no longer wait for: it is waited for as at the end of a grid.
+    tracking.awaited(lambda: (tracking.log_unlogged(context, trials), tracking.close_pipeline(context, 0)))
     there = _points(store, trials)
     cell.missing += sum(len(_measured(trial, done[trial]).items() - there[trial.key].items()) for trial in trials)
     cell.incomplete += sum(not _is_complete(trial, context) for trial in trials)

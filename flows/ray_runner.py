@@ -48,7 +48,6 @@ NODES_LOST = 5
 TOLD_SECONDS = 1.0
 """How often a node tells how far a bundle has come, at most, and how often it is asked for here."""
 
-
 NODE_ID_LABEL = "ray.io/node-id"
 """Ray's name of the label that every node has."""
 
