@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -232,24 +232,39 @@ def _in_turn(work: Work, found: Sequence[Device]) -> list[Outcome]:
     return outcomes
 
 
+class _Pool(ProcessPoolTaskRunner):
+    """A pool of processes, whose death keeps this process from nothing."""
+
+    def __enter__(self) -> "_Pool":
+        super().__enter__()
+        # A process that is killed while it sends a line of its log keeps the lock of that queue for ever. This process
+        # would wait for it when it ends, to send that no more is to come.
+        queue: Any = self._subprocess_message_queue
+        queue.cancel_join_thread()
+        return self
+
+
 class _Pools:
-    """A pool of processes a device, made when it is first needed: a process keeps to the device it has begun on."""
+    """A pool of processes a device, made when it is first needed: a process keeps to the device it has begun on.
+
+    Attributes:
+        lifeline: a pipe whose writing end this process alone holds; the processes end when it is closed. (An event
+            cannot be set any more once a process that waited for it was killed.)
+    """
 
     def __init__(self, found: Sequence[Device]) -> None:
         self.slots = {device.name: device.slots for device in found}
-        self.open: dict[str, Any] = {}
-        self.over = multiprocessing.get_context("spawn").Event()
+        self.open: dict[str, _Pool] = {}
+        self.lifeline, self.writer = multiprocessing.get_context("spawn").Pipe(duplex=False)
 
-    def of(self, device: str) -> Any:
+    def of(self, device: str) -> _Pool:
         """The device's pool."""
         if device not in self.open:
-            runner: Any = ProcessPoolTaskRunner(
-                max_workers=self.slots[device], initializer=_end_with, initargs=(os.getpid(), self.over)
-            )
+            runner = _Pool(max_workers=self.slots[device], initializer=_end_with, initargs=(self.lifeline,))
             self.open[device] = runner.__enter__()
         return self.open[device]
 
-    def close(self, device: str, pool: Any) -> None:
+    def close(self, device: str, pool: _Pool) -> None:
         """End a pool, unless it was ended before; the device gets another one."""
         if self.open.get(device) is pool:
             self.open.pop(device).__exit__(None, None, None)
@@ -263,11 +278,13 @@ def _pools(found: Sequence[Device]) -> Iterator[_Pools]:
     except BaseException:
         # Workers do not hear Ctrl-C, and the pool would wait for their trials to end. An epoch that is under way is
         # lost; the checkpoint of the one before is whole.
-        pools.over.set()
+        pools.writer.close()
         raise
     finally:
         for device, pool in list(pools.open.items()):
             pools.close(device, pool)
+        pools.writer.close()
+        pools.lifeline.close()
 
 
 @dataclass
@@ -277,7 +294,7 @@ class _Begun:
     job: Job
     group: list[Trial]
     device: Device
-    pool: Any
+    pool: _Pool
     future: Any
     when: float
 
@@ -434,12 +451,11 @@ def epochs(bundle: Sequence[Trial]) -> int:
     return sum(max(1, epochs_of(trial.configuration.hyperparameters, trial.train)) for trial in bundle)
 
 
-def _end_with(parent: int, over: Event) -> None:
-    """In a worker process: end when `over` is set, or when the process that started it has ended, however it ended."""
+def _end_with(lifeline: Connection) -> None:
+    """In a worker process: end when the process that started it lets go of the lifeline, or ends, however it ends."""
 
     def watch() -> None:
-        while not over.wait(1) and os.getppid() == parent:
-            pass
+        lifeline.poll(None)
         os._exit(1)
 
     # Ctrl-C reaches the whole group; the parent decides what becomes of its workers.

@@ -122,6 +122,35 @@ def test_a_dying_process_is_blamed_on_no_bystander(finished: Checkout, tmp_path:
     assert [each["status"] for each in listed] == ["failed", "finished", "finished"]
 
 
+DIES_IN_ITS_LOG = (
+    "import gc, multiprocessing.queues; "
+    "[each._wlock.acquire() for each in gc.get_objects() "
+    "if isinstance(each, multiprocessing.queues.Queue) and each._thread]; "
+    "os.kill(os.getpid(), signal.SIGKILL)"
+)
+"""What a process holds that is killed while it sends a line of its log."""
+
+
+def test_a_process_that_dies_while_it_logs_keeps_no_run_from_ending(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "logging")
+    break_architecture(checkout, "deadly", DIES_IN_ITS_LOG)
+    checkout.settings(grid__seeds=[0], grid__architectures={"deadly": {}, "dense": {"units": [4]}}, **LOCAL)
+    assert "died again when it was tried alone" in checkout.recast("run", status=3)
+
+
+def test_ctrl_c_stops_a_run_in_which_a_process_has_died(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "after")
+    die = "if not os.path.exists('died'): open('died', 'w').close(); os.kill(os.getpid(), signal.SIGKILL)"
+    break_architecture(checkout, "once", die)
+    checkout.settings(grid__architectures={"once": {}}, train__epochs=100_000, **LOCAL)
+    process = checkout.start(sys.executable, "-m", "flows", "run")
+    wait_for(checkout, "trials/*/*/checkpoint.pt", process)
+    assert checkout.file("died").exists()
+    os.killpg(process.pid, signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in printed
+
+
 def test_code_edited_during_a_run_is_recorded_for_nothing(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "edited")
     checkout.settings(train__epochs=40, grid__architectures={"gru": {"units": [4]}})
