@@ -35,7 +35,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from pynvml import NVMLError
 from sqlalchemy.exc import SQLAlchemyError
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from problems.errors import RecastError
 from problems.problem import AnyProblem
@@ -65,22 +65,28 @@ T = TypeVar("T")
 
 
 class TrackingError(RecastError):
-    """MLflow cannot be reached or has refused; what was trained is on disk all the same."""
+    """MLflow cannot be reached or has refused; what was trained is on disk all the same.
 
-    def __init__(self, message: str) -> None:
+    Attributes:
+        lasting: it will refuse again, however often it is asked.
+    """
+
+    def __init__(self, message: str, lasting: bool = False) -> None:
         super().__init__(without_passwords(message))
+        self.lasting = lasting
 
 
 def awaited(what: Callable[[], T]) -> T:
     """What `what` returns, called again and again while MLflow's server refuses, four minutes at most; it says so once.
 
-    A store without a server is not waited for: what is wrong with a folder or a database on this disk does not pass.
+    What a user may not do is not waited for, nor a store without a server: what is wrong with a folder or a database on
+    this disk does not pass.
 
     Args:
         what: it may be called again when a part of it was done.
 
     Raises:
-        TrackingError: the server has refused for longer.
+        TrackingError: the server has refused for longer, or for good.
     """
 
     def say(state: RetryCallState) -> None:
@@ -92,7 +98,7 @@ def awaited(what: Callable[[], T]) -> T:
     if not uri().startswith("http"):
         return what()
     retrying = Retrying(
-        retry=retry_if_exception_type(TrackingError),
+        retry=retry_if_exception(lambda error: isinstance(error, TrackingError) and not error.lasting),
         stop=stop_after_delay(PATIENCE_SECONDS),
         wait=wait_exponential(max=LONGEST_WAIT_SECONDS),
         before_sleep=say,
@@ -134,10 +140,15 @@ def storing() -> Iterator[None]:
         raise _failed(error) from error
 
 
+NOT_ALLOWED = (401, 403)
+"""HTTP's codes for a user who is not known, or may not do this."""
+
+
 def _failed(error: Exception) -> TrackingError:
     return TrackingError(
         f"MLflow at {uri()} has failed: {_first_line(error)}. What is trained is on disk; mend or start MLflow "
-        "(`recast up` starts the project's own) and run again: what is missing there is written then"
+        "(`recast up` starts the project's own) and run again: what is missing there is written then",
+        lasting=isinstance(error, MlflowException) and error.get_http_status_code() in NOT_ALLOWED,
     )
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,6 +20,8 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2
 
 from problems.errors import RecastError
 from stages import batches, history, leaderboard, places, tracking
@@ -465,6 +468,24 @@ def test_artifacts_that_cannot_be_stored_are_reported_as_any_other_failure_of_ml
 def test_a_full_disk_is_not_told_as_a_failure_of_mlflow() -> None:
     with pytest.raises(OSError, match="No space left"), tracking.reported(), tracking.storing():
         Path("/dev/full").write_text("more")
+
+
+@pytest.mark.parametrize(("refusal", "calls"), [("TEMPORARILY_UNAVAILABLE", 2), ("PERMISSION_DENIED", 1)])
+def test_a_server_is_asked_again_unless_it_will_refuse_for_good(
+    refusal: str, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    asked = []
+
+    def refused_once() -> None:
+        asked.append(refusal)
+        with tracking.reported():
+            if len(asked) == 1:
+                raise MlflowException("no", error_code=getattr(databricks_pb2, refusal))
+
+    with pytest.raises(TrackingError, match="no") if calls == 1 else nullcontext():
+        tracking.awaited(refused_once)
+    assert len(asked) == calls
 
 
 def test_a_database_without_its_driver_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
