@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,8 +74,16 @@ class Checkout:
 
     def run(self, *command: str, status: int | None = 0, **environment: str) -> str:
         """What a command of the project prints; it must end with `status`, unless that is None."""
-        process = self.start(*command, **environment)
-        printed, _ = process.communicate(timeout=300)
+        process = self.start(*command, **environment, PYTHONFAULTHANDLER="1")
+        try:
+            printed, _ = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            # It tells where each of its threads is.
+            process.send_signal(signal.SIGABRT)
+            process.wait(60)
+            os.killpg(process.pid, signal.SIGKILL)
+            printed, _ = process.communicate()
+            raise AssertionError(f"{' '.join(command)} did not end:\n{printed}") from None
         assert status in (None, process.returncode), f"{' '.join(command)} ended with {process.returncode}:\n{printed}"
         return printed
 
