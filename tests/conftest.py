@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from filelock import FileLock
 from hypothesis import settings
 
@@ -19,6 +20,9 @@ from tests.checkout import Checkout
 
 START = datetime(2020, 1, 1)
 CADENCE = timedelta(hours=1)
+
+# Beside the other workers a second thread waits for its processor in a loop: the same tests took twenty times as long.
+torch.set_num_threads(1)
 
 # A machine may be busy: no test of ours is about time.
 settings.register_profile("recast", deadline=None)
