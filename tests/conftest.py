@@ -30,8 +30,8 @@ settings.load_profile("recast")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are processors: the longest tests wait half of their time, for servers and for processes."""
-    return (os.cpu_count() or 1) + 2
+    """One more than there are processors: the longest tests wait half of their time, for servers and for processes."""
+    return (os.cpu_count() or 1) + 1
 
 
 LONGEST = ("test_flows", "test_pipeline", "test_commands", "test_deployments", "test_retrain", "test_cluster")
