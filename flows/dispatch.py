@@ -233,7 +233,7 @@ def _in_turn(work: Work, found: Sequence[Device]) -> list[Outcome]:
 
 
 class _Pool(ProcessPoolTaskRunner):
-    """A pool of processes, whose death keeps this process from nothing."""
+    """A pool of processes that may be killed at any moment, and do not keep this one from ending."""
 
     def __enter__(self) -> "_Pool":
         super().__enter__()

@@ -21,7 +21,7 @@ from tests.checkout import Checkout
 START = datetime(2020, 1, 1)
 CADENCE = timedelta(hours=1)
 
-# Beside the other workers a second thread waits for its processor in a loop: the same tests took twenty times as long.
+# Where other programs compute too, a second thread waits for its processor in a loop: tests took many times as long.
 torch.set_num_threads(1)
 
 # A machine may be busy: no test of ours is about time.
