@@ -34,6 +34,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from pynvml import NVMLError
+from requests import HTTPError
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
@@ -148,8 +149,15 @@ def _failed(error: Exception) -> TrackingError:
     return TrackingError(
         f"MLflow at {uri()} has failed: {_first_line(error)}. What is trained is on disk; mend or start MLflow "
         "(`recast up` starts the project's own) and run again: what is missing there is written then",
-        lasting=isinstance(error, MlflowException) and error.get_http_status_code() in NOT_ALLOWED,
+        lasting=_http_status(error) in NOT_ALLOWED,
     )
+
+
+def _http_status(error: Exception) -> int | None:
+    """The code of a server's refusal; MLflow passes on what `requests` raises where it sends artifacts."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    return error.response.status_code if isinstance(error, HTTPError) and error.response is not None else None
 
 
 def uri() -> str:

@@ -459,8 +459,9 @@ def test_artifacts_that_cannot_be_stored_are_reported_as_any_other_failure_of_ml
         client = tracking.client()
         client.rename_experiment(in_store(kind="pipeline")[0].info.experiment_id, "in the way")
         client.create_experiment("demo", artifact_location=f"http://127.0.0.1:{server.server_port}/artifacts")
-        with pytest.raises(TrackingError, match="403"):
+        with pytest.raises(TrackingError, match="403") as refusal:
             opened(ended)
+        assert refusal.value.lasting
         server.shutdown()
 
 
