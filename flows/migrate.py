@@ -170,17 +170,24 @@ class _Sum:
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
-            # PostgreSQL keeps what JSON says, not in which order.
-            said = json.dumps(row, sort_keys=True, default=_plain).encode()
-            self.total = (self.total + int.from_bytes(hashlib.sha256(said).digest(), "big")) % (1 << 256)
+            # PostgreSQL keeps what JSON says: not in which order, nor how a number is written (1e+16, -0.0).
+            said = json.loads(json.dumps(row, default=_plain), parse_float=_number)
+            digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
+            self.total = (self.total + int.from_bytes(digest, "big")) % (1 << 256)
         self.count += len(rows)
 
 
-def _plain(value: Any) -> str:
+def _number(written: str) -> int | float:
+    """The number, an integer where it is one."""
+    value = float(written)
+    return int(value) if value.is_integer() else value
+
+
+def _plain(value: Any) -> Any:
     """A value that JSON does not know, the same for the same value."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
-    return value.model_dump_json() if isinstance(value, BaseModel) else repr(value)
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else repr(value)
 
 
 def _moved(table: Table, row: dict[str, Any], left: set[str]) -> dict[str, Any]:

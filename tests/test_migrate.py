@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.input.run_input import keyset_from_paused_state
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Paused
 
 from flows import migrate as migration
 from infra import postgres
@@ -32,6 +37,12 @@ def test_a_laptops_runs_and_flows_are_the_servers(
     # The server that all flows of `finished` were told to may be another worker's.
     laptop.run(sys.executable, "-m", "flows.train", "demo")
     laptop.file(".recast").mkdir(exist_ok=True)
+    with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
+        # PostgreSQL keeps JSON, but neither the order of its names nor how a number is written.
+        written = {"large": 1e16, "zero": -0.0, "b": {"longer": 1, "a": [0.1, None]}}
+        waits = Paused(pause_key="proposal")
+        waits.state_details.run_input_keyset = keyset_from_paused_state(waits)
+        client.create_flow_run(flow(lambda written: None, name="waits"), parameters={"written": written}, state=waits)
     # Through SQLite: what the server that runs has not yet moved from its log into the file belongs to it.
     running = servers["mlflow_db"].parent.parent / ".recast/prefect.db"
     with closing(sqlite3.connect(running)) as source, closing(sqlite3.connect(laptop.file(".recast/prefect.db"))) as to:
