@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+import stages  # noqa: F401 - it has Python look for garbage among all objects less often, before those of Prefect come
+
 # Prefect reads these when it is imported: its state below the project's root, nothing told to its makers, and a
 # console that says what went wrong once, at the end (every line still goes to the server).
 os.environ.setdefault("PREFECT_HOME", str(Path(".recast").absolute()))

@@ -108,20 +108,6 @@ def test_what_failed_for_want_of_memory_is_tried_again_when_asked(finished: Chec
     assert "Everything is up to date" in checkout.recast("run")
 
 
-def test_a_dying_process_is_blamed_on_no_bystander(finished: Checkout, tmp_path: Path) -> None:
-    checkout = finished.copy(tmp_path / "bystanders")
-    break_architecture(checkout, "deadly", "os.kill(os.getpid(), signal.SIGKILL)")
-    checkout.settings(
-        grid__seeds=[0],
-        grid__architectures={"deadly": {}, "dense": {"units": [4, 5]}},
-        runner__bundle=2,
-        **LOCAL | {"runner__workers": 2},
-    )
-    assert "its process died, and died again when it was tried alone" in checkout.recast("run", status=3)
-    listed = json.loads(checkout.file("data/train/demo/trials.json").read_text())
-    assert [each["status"] for each in listed] == ["failed", "finished", "finished"]
-
-
 DIES_IN_ITS_LOG = (
     "import gc, multiprocessing.queues; "
     "[each._wlock.acquire() for each in gc.get_objects() "
@@ -131,11 +117,20 @@ DIES_IN_ITS_LOG = (
 """What a process holds that is killed while it sends a line of its log."""
 
 
-def test_a_process_that_dies_while_it_logs_keeps_no_run_from_ending(finished: Checkout, tmp_path: Path) -> None:
-    checkout = finished.copy(tmp_path / "logging")
+def test_a_process_that_dies_while_it_logs_is_blamed_on_no_bystander_and_the_run_ends(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "bystanders")
     break_architecture(checkout, "deadly", DIES_IN_ITS_LOG)
-    checkout.settings(grid__seeds=[0], grid__architectures={"deadly": {}, "dense": {"units": [4]}}, **LOCAL)
-    assert "died again when it was tried alone" in checkout.recast("run", status=3)
+    checkout.settings(
+        grid__seeds=[0],
+        grid__architectures={"deadly": {}, "dense": {"units": [4, 5]}},
+        runner__bundle=2,
+        **LOCAL | {"runner__workers": 2},
+    )
+    assert "its process died, and died again when it was tried alone" in checkout.recast("run", status=3)
+    listed = json.loads(checkout.file("data/train/demo/trials.json").read_text())
+    assert [each["status"] for each in listed] == ["failed", "finished", "finished"]
 
 
 def test_ctrl_c_stops_a_run_in_which_a_process_has_died(finished: Checkout, tmp_path: Path) -> None:
