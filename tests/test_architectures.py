@@ -1,6 +1,9 @@
 """The same checks on every registered architecture, with each of its axes varied; and what single ones compute."""
 
 import math
+import re
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from stages import settings as settings_module
 from stages.fit import build
 from stages.grid import configurations
 from stages.settings import Grid
+from tests import checkout
+from tests.checkout import ROOT
 
 B, T, F = 16, 24, 3
 SHAPE = WindowShape(steps=T, features=F, target=1, horizon=8, day=8, climatology=(0, 2))
@@ -88,8 +93,26 @@ def test_as_many_answers_as_are_asked_for(name: str, leads: int, outputs: int) -
     if not REGISTRY[name].trainable:
         assert (y_BSO == y_BSO[:, :, :1]).all(), "a baseline knows one number a lead"
     one_step = replace(shape, steps=1, leads=1) if not REGISTRY[name].trainable else replace(shape, steps=1)
-    if name != "seasonal_naive":
-        assert network_of(name, {}, shape=one_step)(windows()[:, :1]).shape[0] == B
+    try:
+        network = network_of(name, {}, shape=one_step)
+    except ShapeError as refused:
+        assert any(axis in str(refused) for axis in REGISTRY[name].Hyperparameters.model_fields), "it names the mend"
+    else:
+        assert network(windows()[:, :1]).shape[0] == B
+
+
+def test_the_network_of_the_documentation_passes_the_checks_that_it_names(tmp_path: Path) -> None:
+    """By the documented commands, in a checkout to which only that file was added."""
+    page = (ROOT / "docs/architectures.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    theirs = checkout.make(tmp_path / "stranger")
+    shutil.copytree(ROOT / "tests", theirs.file("tests"), ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", theirs.root)
+    theirs.file("architectures/pooled.py").write_text(example, encoding="utf-8")
+    assert '"pooled_conv"' in theirs.run(sys.executable, "-m", "stages.settings")
+    checks = re.findall(r"^    pytest (.*)$", page, flags=re.MULTILINE)[0].split()
+    printed = theirs.run(sys.executable, "-m", "pytest", "-n0", *checks, "-k", "pooled_conv")
+    assert int(re.findall(r"(\d+) passed", printed)[0]) > 10
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
