@@ -146,10 +146,20 @@ NOT_ALLOWED = (401, 403)
 
 
 def _failed(error: Exception) -> TrackingError:
+    if _http_status(error) in NOT_ALLOWED:
+        return _refused(error)
     return TrackingError(
         f"MLflow at {uri()} has failed: {_first_line(error)}. What is trained is on disk; mend or start MLflow "
-        "(`recast up` starts the project's own) and run again: what is missing there is written then",
-        lasting=_http_status(error) in NOT_ALLOWED,
+        "(`recast up` starts the project's own) and run again: what is missing there is written then"
+    )
+
+
+def _refused(error: Exception) -> TrackingError:
+    """What MLflow does not let this user do."""
+    return TrackingError(
+        f"MLflow at {uri()} refuses this user: {_first_line(error)}. Set MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD to one who may write there, and run again: what is missing there is written then",
+        lasting=True,
     )
 
 
@@ -181,6 +191,8 @@ def client() -> MlflowClient:
         found.search_experiments(max_results=1)
     # An ImportError is the lack of the database's driver.
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        if _http_status(error) in NOT_ALLOWED:
+            raise _refused(error) from error
         raise TrackingError(
             f"MLflow at {uri()} cannot be reached: {_first_line(error)}. Start it (`recast up` starts the project's "
             "own), or unset MLFLOW_TRACKING_URI to write to mlruns/mlflow.db"

@@ -2,18 +2,20 @@
 
 import json
 import logging
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import mlflow
 import polars as pl
 import pytest
@@ -22,6 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
+from tenacity import Retrying, stop_after_delay, wait_fixed
 
 from problems.errors import RecastError
 from stages import batches, history, leaderboard, places, tracking
@@ -444,25 +447,80 @@ def test_packaging_leaves_the_imports_of_the_process_and_the_times_of_the_runs_a
 
 
 def test_artifacts_that_cannot_be_stored_are_reported_as_any_other_failure_of_mlflow(ended: list[Trial]) -> None:
-    """A local store whose folder is none; a server that refuses."""
     Path("mlruns/artifacts").write_text("in the way")
     with pytest.raises(TrackingError, match=r"MLflow at sqlite.* has failed: .*mlruns/artifacts"):
         opened(ended)
 
-    class Refusing(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_error(403)
 
-    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        client = tracking.client()
-        client.rename_experiment(in_store(kind="pipeline")[0].info.experiment_id, "in the way")
-        client.create_experiment("demo", artifact_location=f"http://127.0.0.1:{server.server_port}/artifacts")
-        with pytest.raises(TrackingError, match="403") as refusal:
-            opened(ended)
+ADMIN, READER = ("admin", "of the administrators"), ("reader", "of somebody who reads")
+
+
+@contextmanager
+def server_with_users(folder: Path, empty: Path) -> Iterator[str]:
+    """The address of an MLflow server that asks who one is; READER may read what ADMIN has made.
+
+    Args:
+        empty: a database of MLflow's to copy, which saves the seconds of its creation.
+    """
+    folder.mkdir()
+    shutil.copy(empty, folder / "runs.db")
+    (folder / "users.ini").write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/users.db\n"
+        f"admin_username = {ADMIN[0]}\nadmin_password = {ADMIN[1]}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    host, _, port = address.partition(":")
+    store = ("--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "artifacts"))
+    command = (sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1", *store)
+    secrets = {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "users.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the tests"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--app-name", "basic-auth"],
+            env=os.environ | secrets,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        healthy = Retrying(stop=stop_after_delay(120), wait=wait_fixed(0.1), reraise=True)
+        healthy(lambda: httpx.get(f"http://{address}/health").raise_for_status())
+        user = {"username": READER[0], "password": READER[1]}
+        httpx.post(f"http://{address}/api/2.0/mlflow/users/create", json=user, auth=ADMIN).raise_for_status()
+        yield f"http://{address}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def test_what_a_user_may_not_do_is_told_at_once_with_the_mend(
+    ended: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def become(name: str, password: str) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        tracking.client.cache_clear()
+
+    def refused(code: int) -> Any:
+        return pytest.raises(TrackingError, match=rf"refuses this user: .*{code}.*Set MLFLOW_TRACKING_USERNAME")
+
+    with server_with_users(tmp_path / "users", Path("mlruns/mlflow.db")) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        become(READER[0], "no longer")
+        with refused(401) as refusal:
+            tracking.awaited(lambda: opened(ended))
         assert refusal.value.lasting
-        server.shutdown()
+        become(*ADMIN)
+        run = opened(ended).parent
+        become(*READER)
+        with refused(403) as refusal:
+            tracking.awaited(lambda: tracking.log_unlogged(opened(ended), ended))
+        assert refusal.value.lasting
+        with refused(403) as refusal, tracking.storing():
+            tracking.client().log_text(run, "what the store of artifacts refuses", "text.txt")
+        assert refusal.value.lasting
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
