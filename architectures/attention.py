@@ -85,7 +85,7 @@ class Attention(Network):
                 values=a_BT.unsqueeze(0),
                 x=input_steps(a_BT.shape[1]),
                 y=Scale("weight"),
-                lines=window_names(len(a_BT)),
+                names=window_names(len(a_BT)),
             )
         ]
 

@@ -146,20 +146,21 @@ class NeuralProgrammer(Network):
     def views(self, x_BTF: Tensor) -> list[View]:
         """The program: which operation and which column each step selects, a panel a window."""
         caption = (
-            "The probability of each {0} at each step of the program. Where one is near 1 the step is that {0}; where "
-            "many share it, the step is a mixture. The answer is the scalar after the last step."
+            "The probability of each {0} at each step of the program; a column sums to 1. Where one is near 1 the step "
+            "is that {0}; where many share it, the step is a mixture. The answer is the scalar after the last step."
         )
         step = Scale("step of the program", first=1)
         return [
             View(
                 title=f"Program: {what}s",
                 caption=caption.format(what),
-                kind="lines",
+                kind="map",
                 values=chosen_BSK.transpose(1, 2),
                 x=step,
-                y=Scale("probability"),
+                y=Scale(what),
                 panels=window_names(len(x_BTF)),
-                lines=names,
+                names=names,
+                columns=len(x_BTF),
             )
             for what, chosen_BSK, names in zip(
                 ("operation", "column"),

@@ -111,7 +111,7 @@ class TCN(Network):
                 values=d_BTF.norm(dim=2).unsqueeze(0),
                 x=input_steps(steps),
                 y=Scale("norm of the gradient"),
-                lines=window_names(len(x_BTF)),
+                names=window_names(len(x_BTF)),
                 log=True,
                 mark=(0.5 - field, f"sees {field} steps") if field < steps else None,
             )

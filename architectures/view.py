@@ -41,7 +41,7 @@ class View:
         values: (P, Y, X), finite: panels, rows, columns.
         x, y: of the columns; and of the rows of a map, or of the values of lines and bars.
         panels: P names, one a panel; nothing: there is one, which needs no name.
-        lines: Y names, of lines.
+        names: Y names, of lines; of the rows of a map, where they have any.
         columns: panels side by side; the others follow below.
         log: lines are drawn over a logarithmic axis, on which zeros are left out.
         mark: a column, as x counts it, at which a line is drawn across, and what it says.
@@ -54,7 +54,7 @@ class View:
     x: Scale
     y: Scale
     panels: tuple[str, ...] = ("",)
-    lines: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     columns: int = 1
     log: bool = False
     mark: tuple[float, str] | None = None
@@ -65,7 +65,7 @@ class View:
             ValueError: the values are not what is said of them.
         """
         shape = tuple(self.values.shape)
-        rows = {"map": None, "lines": len(self.lines), "bars": 1}[self.kind]
+        rows = {"map": len(self.names) or None, "lines": len(self.names), "bars": 1}[self.kind]
         if len(shape) != 3 or shape[0] != len(self.panels) or rows not in (None, shape[1]) or 0 in shape:
             raise ValueError(f"{self.title}: values of shape {shape} for {len(self.panels)} panels of {self.kind}")
         if not self.values.isfinite().all():

@@ -69,6 +69,6 @@ def vanishing(norms: Mapping[str, Tensor], windows: int) -> View:
         values=norms_NT.unsqueeze(0),
         x=Scale("state, counted back from the last", STEPS, 1 - steps),
         y=Scale("norm of dL/dh"),
-        lines=tuple(norms),
+        names=tuple(norms),
         log=True,
     )

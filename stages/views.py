@@ -4,7 +4,7 @@ import io
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
@@ -28,7 +28,7 @@ from stages import batches
 from stages.atomic import write_json
 from stages.batches import Batches, Data
 from stages.drawing import drawing
-from stages.figures import COLORS, GREY, INK, STYLE, Line, lines_of, svg
+from stages.figures import COLORS, DASHES, GREY, INK, STYLE, Line, lines_of, svg
 from stages.gradients import state_gradients, vanishing
 from stages.leaderboard import Evaluation
 from stages.normalize import Table, times
@@ -48,6 +48,7 @@ PAGE = 1180
 """Pixels across the page."""
 SIDE_BY_SIDE = 4
 """Panels in a row at most: in more, there is no room for their words."""
+LEGEND_COLUMNS = 6
 SHADES = "Blues"
 
 
@@ -122,7 +123,7 @@ def look(evaluation: Evaluation, trials: Sequence[Trial], normalized: Path, wind
     test = batches.read(normalized, windowed, torch.device("cpu"))["test"]
     few, many = _spread(test, WINDOWS), _spread(test, GRADIENT_WINDOWS)
     shown, batch = test.at(few), test.at(many)
-    pen = Pen(evaluation, windowing)
+    pen = Pen.of(evaluation, windowing)
     inside = Inside(_names(test, few, normalized))
     aim = objective(windowing, trials[0].train)
     norms: dict[str, Tensor] = {}
@@ -211,18 +212,27 @@ def _targets(normalized: Path, rows_B: NDArray[np.int64]) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
 class Pen:
     """Draws views in the manner of the report.
 
     Attributes:
         lines: how each selected configuration is drawn.
+        synthetic: the data are simulated.
+        step: a step's length in time, where steps have one.
+        day: steps a day.
     """
 
-    def __init__(self, evaluation: Evaluation, windowing: AnyWindows) -> None:
-        self.lines = lines_of(evaluation.rows)
-        self.synthetic = evaluation.synthetic
-        self.step = evaluation.window.get("step")
-        self.day = windowing.shape.day
+    lines: Mapping[str, Line]
+    synthetic: bool
+    step: str | None
+    day: float
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, windowing: AnyWindows) -> "Pen":
+        """The one for an evaluation's report."""
+        step = evaluation.window.get("step")
+        return cls(lines_of(evaluation.rows), evaluation.synthetic, step, windowing.shape.day)
 
     def picture(self, view: View, of: str, looks: Sequence[Line] | None = None) -> Picture:
         """
@@ -232,7 +242,7 @@ class Pen:
         """
         about = f"{view.title} of {of}"
         with drawing(STYLE):
-            figure, width = self.draw(view, looks or [Line(color) for color in COLORS])
+            figure, width = self.draw(view, looks or [Line(color, dash) for dash, color in product(DASHES, COLORS)])
             page = svg(figure, f"{about}. {view.caption}", self.synthetic)
             file = io.BytesIO()
             title = f"{about} (simulated data)" if self.synthetic else about
@@ -249,12 +259,19 @@ class Pen:
         across = min(view.columns, panels, SIDE_BY_SIDE)
         down = -(-panels // across)
         left, bottom, gap = 60, 44, 26
-        top = 30 if view.lines else 24 if any(view.panels) else 8
+        top = 24 if any(view.panels) else 8
+        if view.kind == "lines":
+            # The legend is above the panel's name.
+            top += 6 + 16 * -(-len(view.names) // LEGEND_COLUMNS)
+        elif view.names:
+            left = 40 + 7 * max(map(len, view.names))
         wide = (PAGE - left - 10 - gap * (across - 1)) // across
         if view.kind == "lines":
             wide, high = min(wide, 720), 230
         elif view.kind == "bars":
             wide, high = min(wide, 720), 70 if down > 1 else 140
+        elif view.names:
+            wide, high = min(wide, 230), 20 * rows
         elif 2 * rows > columns:
             wide = high = min(wide, 230)
         else:
@@ -282,7 +299,10 @@ class Pen:
                 most = f" · up to {values[i].max():.2g}" if view.kind == "map" else ""
                 axes.set_title(name + most, loc="left", size=10.5, color=INK, pad=5)
             self._axis(axes.xaxis, view.x, columns, wide // 60, i + across >= panels)
-            if view.kind == "map":
+            if view.kind == "map" and view.names:
+                axes.set_yticks(view.y.first + np.arange(rows), view.names)
+                _name(axes.yaxis, view.y.name, column == 0)
+            elif view.kind == "map":
                 self._axis(axes.yaxis, view.y, rows, high // 25, column == 0)
             else:
                 _name(axes.yaxis, view.y.name, column == 0)
@@ -337,7 +357,7 @@ def _lines(axes: Axes, view: View, values_YX: NDArray[np.float64], looks: Sequen
     places = view.x.first + np.arange(values_YX.shape[1])
     positive = values_YX[values_YX > 0]
     log = view.log and positive.size > 0
-    for i, (name, values_X) in enumerate(zip(view.lines, values_YX, strict=True)):
+    for i, (name, values_X) in enumerate(zip(view.names, values_YX, strict=True)):
         line = looks[i % len(looks)]
         shown_X = np.where(values_X > 0, values_X, np.nan) if log else values_X
         # A line through one point is not seen.
@@ -354,7 +374,12 @@ def _lines(axes: Axes, view: View, values_YX: NDArray[np.float64], looks: Sequen
     else:
         axes.set_ylim(bottom=min(0.0, float(values_YX.min())))
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=6, frameon=False, fontsize=10.5, columnspacing=1.6
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.09 if any(view.panels) else 0.99),
+        ncols=LEGEND_COLUMNS,
+        frameon=False,
+        fontsize=10.5,
+        columnspacing=1.6,
     )
 
 

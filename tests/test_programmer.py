@@ -146,7 +146,7 @@ def test_the_program_can_be_looked_at() -> None:
         views, probabilities = network.views(x_BTF), network.program(x_BTF)
     for view, chosen_BSK, names in zip(views, probabilities, (OPERATIONS, NAMES[:COLUMNS]), strict=True):
         torch.testing.assert_close(view.values, chosen_BSK.transpose(1, 2))
-        assert view.lines == tuple(names)
+        assert view.names == tuple(names)
 
 
 def test_gradients_by_finite_differences() -> None:

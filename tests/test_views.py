@@ -1,6 +1,7 @@
 """Inside the networks: what each architecture shows of itself, vanishing gradients, and the pictures of a real run."""
 
 import html
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from torch import Tensor, nn
 
 from architectures import REGISTRY, Network, WindowShape
@@ -18,15 +22,17 @@ from architectures.attention import HierarchicalAttention
 from architectures.cells import LSTM
 from architectures.recurrent import Recurrent
 from architectures.tcn import TCN
-from architectures.view import Scale, View
+from architectures.view import Scale, View, input_steps, window_names
 from stages import leaderboard, places
+from stages.drawing import drawing
 from stages.evaluate import write
+from stages.figures import COLORS, STYLE, Line
 from stages.fit import build
 from stages.gradients import state_gradients, vanishing
 from stages.selection import best_trials
 from stages.settings import load
 from stages.trials import Trial, expand
-from stages.views import Inside, look
+from stages.views import Inside, Pen, look
 from tests import checkout
 from tests.checkout import Checkout
 from tests.test_tracking import enter, runs
@@ -56,7 +62,7 @@ def test_the_steps_attended_to() -> None:
     network, x_BTF = network_of("attention", units=4), windows()
     (view,) = views_of(network, x_BTF)
     assert (
-        view.kind == "lines" and view.values.shape == (1, B, T) and view.lines == ("window 1", "window 2", "window 3")
+        view.kind == "lines" and view.values.shape == (1, B, T) and view.names == ("window 1", "window 2", "window 3")
     )
     assert (view.x.first, view.x.unit) == (1 - T, "steps")
     torch.testing.assert_close(view.values.sum(dim=2), torch.ones(1, B, dtype=torch.float64))
@@ -150,7 +156,44 @@ def test_looking_leaves_a_network_as_it_was(name: str) -> None:
 )
 def test_a_view_is_what_it_says(values: Tensor) -> None:
     with pytest.raises(ValueError, match=r"weights: "):
-        View("weights", "", "lines", values, Scale("step"), Scale("weight"), lines=("a", "b"))
+        View("weights", "", "lines", values, Scale("step"), Scale("weight"), names=("a", "b"))
+
+
+# Drawing
+
+
+def drawn_apart(view: View) -> Figure:
+    """The figure of a view, in which no panel, name of a panel or legend covers another or is cut off."""
+    with drawing(STYLE):
+        figure, _ = Pen({}, synthetic=False, step="1h", day=24).draw(view, [Line(color) for color in COLORS])
+        figure.draw_without_rendering()
+        boxes = []
+        for axes in figure.axes:
+            name = axes.get_title(loc="left")
+            names = [text for text in axes.findobj(Text) if isinstance(text, Text) and name and text.get_text() == name]
+            boxes += [part.get_window_extent() for part in (axes.patch, axes.get_legend(), *names) if part]
+    for a, b in itertools.combinations(boxes, 2):
+        shared = Bbox.intersection(a, b)
+        assert shared is None or min(shared.width, shared.height) < 1, (a, b)
+    assert all(box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
+    return figure
+
+
+@pytest.mark.parametrize("panels", [1, 3])
+@pytest.mark.parametrize("names", [1, 6, 15])
+def test_a_legend_has_its_own_place(panels: int, names: int) -> None:
+    values = torch.rand(panels, names, 24, dtype=torch.float32)
+    of_windows = window_names(panels) if panels > 1 else ("",)
+    lines = tuple(f"line {i}" for i in range(names))
+    drawn_apart(View("weights", "", "lines", values, input_steps(24), Scale("weight"), of_windows, lines))
+
+
+def test_the_rows_of_a_map_have_their_names() -> None:
+    names = ("sum", "a long name")
+    view = View("weights", "", "map", torch.rand(3, 2, 4), Scale("step"), Scale("operation"), window_names(3), names, 3)
+    first, second, _ = drawn_apart(view).axes
+    assert tuple(label.get_text() for label in first.get_yticklabels()) == names
+    assert first.get_ylabel() == "operation" and not second.get_ylabel()
 
 
 # Vanishing gradients
@@ -230,7 +273,7 @@ def test_looking_at_gradients_leaves_the_network_as_it_was() -> None:
 def test_networks_that_see_fewer_steps_are_drawn_from_the_last_one() -> None:
     view = vanishing({"long": torch.arange(1.0, 6.0), "short": torch.tensor([3.0, 6.0])}, 64)
     assert view.values.tolist() == [[[1, 2, 3, 4, 5], [0, 0, 0, 3, 6]]]
-    assert view.x.first == -4 and view.lines == ("long", "short") and "long 0.2; short 0.5" in view.caption
+    assert view.x.first == -4 and view.names == ("long", "short") and "long 0.2; short 0.5" in view.caption
 
 
 # A real run
