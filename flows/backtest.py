@@ -21,8 +21,8 @@ from problems.split import Moment
 from stages import backtest as rolling
 from stages import places, tracking
 from stages.backtest import Backtest, Measurement, Origin, Plan
+from stages.outcomes import is_done
 from stages.settings import Settings, load
-from stages.train import is_done
 from stages.trials import Trial, bundles, check_shapes, expand
 from stages.window import read_windows
 from stages.words import fixed, signed

@@ -34,8 +34,9 @@ from infra.slots import Slot, claim, claimed, devices, keeps
 from problems.errors import RecastError
 from stages import tracking
 from stages.fit import epochs_of
+from stages.outcomes import Outcome, is_done, outcome
 from stages.settings import FILE, Settings
-from stages.train import Outcome, is_done, outcome, record_lost, train_bundle
+from stages.train import record_lost, train_bundle
 from stages.trials import Trial, note_run, read_run, trial_folder
 
 POLL_SECONDS = 0.3

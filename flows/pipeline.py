@@ -27,8 +27,8 @@ from flows.progress import console, progress, running, shown
 from problems.errors import RecastError
 from stages import leaderboard, places
 from stages.command import plain_errors
+from stages.outcomes import retryable
 from stages.settings import Settings, load
-from stages.train import retryable
 from stages.trials import expand
 
 UP_TO_DATE, TRACKED, RESTORED, RAN = "Up to date", "Tracked", "Restored", "Ran"

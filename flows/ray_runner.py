@@ -36,7 +36,8 @@ from problems.errors import RecastError
 from stages import history, tracking
 from stages.atomic import replaced_file
 from stages.command import DiskError, plain_errors
-from stages.train import Outcome, is_done, outcome, train_bundle
+from stages.outcomes import Outcome, is_done, outcome
+from stages.train import train_bundle
 from stages.trials import Trial, note_run, read_run, trial_folder
 
 FILES = (history.FILE, "weights.safetensors", "trial.json")

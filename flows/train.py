@@ -18,8 +18,9 @@ from infra.servers import MLFLOW, url
 from problems.errors import RecastError
 from stages import places, tracking
 from stages.command import command
+from stages.outcomes import Outcome, is_done
 from stages.settings import load
-from stages.train import Outcome, is_done, write_list
+from stages.train import write_list
 from stages.trials import bundles, check_shapes, expand
 from stages.window import read_windows
 

@@ -3,9 +3,9 @@
 from problems.errors import RecastError
 from stages import leaderboard, places, tracking
 from stages.lock import only_pipeline
+from stages.outcomes import outcome
 from stages.packaging import package
 from stages.settings import Settings
-from stages.train import outcome
 from stages.trials import expand
 
 

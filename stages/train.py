@@ -8,8 +8,7 @@ import logging
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,56 +24,9 @@ from stages.fit import Progress, TrialFailed, build, failure, fit, means
 from stages.history import Epoch
 from stages.normalize import Table
 from stages.objectives import objective, shape_for
-from stages.trials import Trial, check_code, note_run, read_trial, trial_folder
+from stages.outcomes import Outcome, outcome, outcome_of
+from stages.trials import Trial, check_code, note_run, trial_folder
 from stages.window import AnyWindows, Windowing, read_windows
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended.
-
-    Attributes:
-        status: finished or failed.
-        reason: why it failed.
-        transient: it failed for want of something that may be there another time: memory, a living process.
-        trained: it was trained now, not found finished.
-    """
-
-    key: str
-    label: str
-    status: str
-    reason: str | None
-    transient: bool
-    trained: bool
-    measure: str | None
-    error: float | None
-
-
-def outcome(trial: Trial) -> Outcome | None:
-    """How the trial ended when it last ran, or None when it has not ended."""
-    if not (trial_folder(trial) / "trial.json").exists():
-        return None
-    return _outcome(trial, read_trial(trial), trained=False)
-
-
-def _outcome(trial: Trial, about: dict[str, Any], trained: bool) -> Outcome:
-    """What trial.json says, in short."""
-    # The measure that selects is the first.
-    measure, error = next(iter(about["validation"].items()), (None, None))
-    return Outcome(
-        trial.key, trial.label, about["status"], about["reason"], about["transient"], trained, measure, error
-    )
-
-
-def is_done(trial: Trial) -> bool:
-    """Whether the trial need not be trained: it has ended, and not for want of something that may be back."""
-    ended = outcome(trial)
-    return ended is not None and not ended.transient
-
-
-def retryable(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials that have failed for want of something that may be back."""
-    return [trial for trial in trials if (ended := outcome(trial)) and ended.transient]
 
 
 def train_bundle(
@@ -185,7 +137,7 @@ def train_trial(
         checkpoint.unlink(missing_ok=True)
     if run:
         run.tell(lambda told: told.end(about, epochs, seconds))
-    return _outcome(trial, about, trained=True)
+    return outcome_of(trial, about, trained=True)
 
 
 class _Tracked:
@@ -257,7 +209,7 @@ def record_lost(trial: Trial, reason: str) -> Outcome:
     about = description(trial) | {"scaled": {}} | result(None, 0, {}, reason, True)
     history.write(folder, [])
     write_json(folder / "trial.json", about)
-    return _outcome(trial, about, trained=True)
+    return outcome_of(trial, about, trained=True)
 
 
 def load_network(trial: Trial, windows: AnyWindows) -> Network:

@@ -36,7 +36,7 @@ def status(problems: Problems = None) -> None:
 
 def _trials(settings: Settings, problem: str, running: bool) -> str:
     """How many trials of the grid are done, failed and under way."""
-    from stages.train import outcome
+    from stages.outcomes import outcome
     from stages.trials import expand, read_run, trial_folder
 
     windowed = places.stage("window", problem)
