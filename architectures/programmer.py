@@ -146,8 +146,8 @@ class NeuralProgrammer(Network):
     def views(self, x_BTF: Tensor) -> list[View]:
         """The program: which operation and which column each step selects, a panel a window."""
         caption = (
-            "The probability of each {0} at each step of the program; a column sums to 1. Where one is near 1 the step "
-            "is that {0}; where many share it, the step is a mixture. The answer is the scalar after the last step."
+            "The probability of each {0} at each step of the program; those at a step sum to 1. Where one is near 1 "
+            "the step is that {0}; where many share it, it is a mixture. The answer is the scalar after the last step."
         )
         step = Scale("step of the program", first=1)
         return [

@@ -67,7 +67,12 @@ class View:
         shape = tuple(self.values.shape)
         rows = {"map": len(self.names) or None, "lines": len(self.names), "bars": 1}[self.kind]
         if len(shape) != 3 or shape[0] != len(self.panels) or rows not in (None, shape[1]) or 0 in shape:
-            raise ValueError(f"{self.title}: values of shape {shape} for {len(self.panels)} panels of {self.kind}")
+            raise ValueError(
+                f"{self.title}: values of shape {shape} for {len(self.panels)} panels of {self.kind} with "
+                f"{len(self.names)} names"
+            )
+        if self.kind == "bars" and self.names:
+            raise ValueError(f"{self.title}: bars have no names")
         if not self.values.isfinite().all():
             raise ValueError(f"{self.title}: a value is not finite")
 

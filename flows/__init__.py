@@ -5,8 +5,8 @@ import os
 import time
 from pathlib import Path
 
-# Prefect, MLflow and PyTorch make half a million objects that stay. To look through all of them again and again while
-# they are imported, as Python does by itself, took a tenth of the start of each process.
+# Prefect, MLflow and PyTorch make half a million objects that stay. To look through all of them again and again, as
+# Python does while they are imported, took a tenth of a process's start. What is new is looked through as ever.
 gc.set_threshold(*gc.get_threshold()[:2], 100)
 
 # Prefect reads these when it is imported: its state below the project's root, nothing told to its makers, and a

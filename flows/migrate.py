@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ class _Sum:
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
-            # PostgreSQL keeps what JSON says: not in which order, nor how a number is written (1e+16, -0.0).
+            # PostgreSQL keeps what JSON says: not in which order, nor how a number is written (1e+23, -0.0).
             said = json.loads(json.dumps(row, default=_plain), parse_float=_number)
             digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
             self.total = (self.total + int.from_bytes(digest, "big")) % (1 << 256)
@@ -178,9 +179,9 @@ class _Sum:
 
 
 def _number(written: str) -> int | float:
-    """The number, an integer where it is one."""
-    value = float(written)
-    return int(value) if value.is_integer() else value
+    """The number, an integer where what is written is one."""
+    value = Decimal(written)
+    return int(value) if value == value.to_integral_value() else float(written)
 
 
 def _plain(value: Any) -> Any:

@@ -146,21 +146,30 @@ NOT_ALLOWED = (401, 403)
 
 
 def _failed(error: Exception) -> TrackingError:
-    if _http_status(error) in NOT_ALLOWED:
-        return _refused(error)
-    return TrackingError(
-        f"MLflow at {uri()} has failed: {_first_line(error)}. What is trained is on disk; mend or start MLflow "
-        "(`recast up` starts the project's own) and run again: what is missing there is written then"
+    return _failure(
+        "has failed",
+        error,
+        "What is trained is on disk; mend or start MLflow (`recast up` starts the project's own) and run again: what "
+        "is missing there is written then",
     )
 
 
-def _refused(error: Exception) -> TrackingError:
-    """What MLflow does not let this user do."""
-    return TrackingError(
-        f"MLflow at {uri()} refuses this user: {_first_line(error)}. Set MLFLOW_TRACKING_USERNAME and "
-        "MLFLOW_TRACKING_PASSWORD to one who may write there, and run again: what is missing there is written then",
-        lasting=True,
-    )
+def _failure(what: str, error: Exception, mend: str) -> TrackingError:
+    """What MLflow's error means to a person.
+
+    Args:
+        mend: unless it answers that this is not allowed.
+    """
+    lasting = _http_status(error) in NOT_ALLOWED
+    if lasting:
+        # Also what other programs than MLflow say on its port, and MLflow itself to a host that it does not know.
+        what = "refuses this"
+        mend = (
+            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to a user who may "
+            "write there; or see that it is MLflow that answers there, and that it allows this host. Then run again: "
+            "what is missing there is written then"
+        )
+    return TrackingError(f"MLflow at {uri()} {what}: {_first_line(error)}. {mend}", lasting)
 
 
 def _http_status(error: Exception) -> int | None:
@@ -191,11 +200,11 @@ def client() -> MlflowClient:
         found.search_experiments(max_results=1)
     # An ImportError is the lack of the database's driver.
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        if _http_status(error) in NOT_ALLOWED:
-            raise _refused(error) from error
-        raise TrackingError(
-            f"MLflow at {uri()} cannot be reached: {_first_line(error)}. Start it (`recast up` starts the project's "
-            "own), or unset MLFLOW_TRACKING_URI to write to mlruns/mlflow.db"
+        raise _failure(
+            "cannot be reached",
+            error,
+            "Start it (`recast up` starts the project's own), or unset MLFLOW_TRACKING_URI to write to "
+            "mlruns/mlflow.db",
         ) from error
     mlflow.set_tracking_uri(uri())
     return found

@@ -120,6 +120,8 @@ def train_trial(
         about |= result(None, 0, {}, str(failed), failed.transient)
         if failed is not error:
             note_run(folder, traceback=traceback.format_exc())
+        # It holds this frame by its traceback, and with it the network on the device.
+        del failed
         if device.type == "cuda":
             torch.cuda.empty_cache()
     else:

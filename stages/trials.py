@@ -22,6 +22,8 @@ from stages.settings import FILE, Settings, Train
 from stages.window import AnyWindows
 
 PACKAGE = Path(architectures.__file__).parent
+DRAWN = ("view",)
+"""Modules of `architectures` that say how something is drawn, and decide no trial."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def _modules(package: Path, module: str, found: set[str]) -> set[str]:
     for statement in _imports((package / f"{module}.py").read_text(encoding="utf-8")):
         if package.name in statement or statement[1] == ".":
             for name in statement:
-                if name not in found and (package / f"{name}.py").exists():
+                if name not in found and name not in DRAWN and (package / f"{name}.py").exists():
                     _modules(package, name, found)
     return found
 

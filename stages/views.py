@@ -49,6 +49,8 @@ PAGE = 1180
 SIDE_BY_SIDE = 4
 """Panels in a row at most: in more, there is no room for their words."""
 LEGEND_COLUMNS = 6
+NAMED_ROWS = 30
+"""Of a map, at most."""
 SHADES = "Blues"
 
 
@@ -259,18 +261,20 @@ class Pen:
         across = min(view.columns, panels, SIDE_BY_SIDE)
         down = -(-panels // across)
         left, bottom, gap = 60, 44, 26
+        # Of more, no one would read the names.
+        named = view.kind == "map" and 0 < len(view.names) <= NAMED_ROWS
         top = 24 if any(view.panels) else 8
         if view.kind == "lines":
             # The legend is above the panel's name.
             top += 6 + 16 * -(-len(view.names) // LEGEND_COLUMNS)
-        elif view.names:
-            left = 40 + 7 * max(map(len, view.names))
+        elif named:
+            left = 40 + 9 * max(map(len, view.names))
         wide = (PAGE - left - 10 - gap * (across - 1)) // across
         if view.kind == "lines":
             wide, high = min(wide, 720), 230
         elif view.kind == "bars":
             wide, high = min(wide, 720), 70 if down > 1 else 140
-        elif view.names:
+        elif named:
             wide, high = min(wide, 230), 20 * rows
         elif 2 * rows > columns:
             wide = high = min(wide, 230)
@@ -299,7 +303,7 @@ class Pen:
                 most = f" · up to {values[i].max():.2g}" if view.kind == "map" else ""
                 axes.set_title(name + most, loc="left", size=10.5, color=INK, pad=5)
             self._axis(axes.xaxis, view.x, columns, wide // 60, i + across >= panels)
-            if view.kind == "map" and view.names:
+            if named:
                 axes.set_yticks(view.y.first + np.arange(rows), view.names)
                 _name(axes.yaxis, view.y.name, column == 0)
             elif view.kind == "map":

@@ -56,7 +56,7 @@ def test_every_stage_has_help(stage: str, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_what_trains_nothing_loads_no_library_for_it(finished: Checkout, tmp_path: Path) -> None:
-    """PyTorch and MLflow take seconds to load, a stage over a small table a fraction of one."""
+    """PyTorch and MLflow take seconds to load, a stage over a small table a fraction of one; status needs the first."""
     checkout = finished.copy(tmp_path / "light")
     checkout.run(
         sys.executable,
@@ -66,7 +66,11 @@ def test_what_trains_nothing_loads_no_library_for_it(finished: Checkout, tmp_pat
         "for stage in (ingest, normalize, window):\n"
         "    stage.main('demo')\n"
         "loaded = {'torch', 'mlflow', 'matplotlib', 'prefect'} & set(sys.modules)\n"
-        "assert not loaded, loaded\n",
+        "assert not loaded, loaded\n"
+        "from typer.testing import CliRunner\n"
+        "from flows.cli import app\n"
+        "assert 'demo' in CliRunner().invoke(app, ['status']).output\n"
+        "assert not {'mlflow', 'matplotlib', 'prefect'} & set(sys.modules), 'of status'\n",
     )
 
 

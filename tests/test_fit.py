@@ -528,7 +528,8 @@ def test_the_code_of_a_key_is_the_same_under_every_python() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "changed"), [("recurrent", {"gru"}), ("dense", {"dense"}), ("network", {"gru", "dense"})]
+    ("module", "changed"),
+    [("recurrent", {"gru"}), ("dense", {"dense"}), ("network", {"gru", "dense"}), ("view", set())],
 )
 def test_the_code_of_a_key_is_that_of_its_own_architecture(tmp_path: Path, module: str, changed: set[str]) -> None:
     def codes(added: str) -> dict[str, str]:

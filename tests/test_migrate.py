@@ -27,6 +27,27 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"x": 1e23, "y": -0.0, "z": {"a": 1, "b": 2}}, {"z": {"b": 2, "a": 1.0}, "y": 0, "x": 10**23}, True),
+        ({"x": 0.1}, {"x": 0.2}, False),
+        ({"x": None}, {"x": 0}, False),
+        ({"x": 1}, {"x": "1"}, False),
+        ({"x": {"a": [1, 2]}}, {"x": {"a": [2, 1]}}, False),
+    ],
+)
+def test_the_checksum_of_rows_is_of_what_they_say(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
+    first, second, third = migration._Sum(), migration._Sum(), migration._Sum()
+    first.add([one, {"y": 1}])
+    second.add([{"y": 1}])
+    assert first.total != second.total, "a row is missing"
+    second.add([other])
+    assert (first.total == second.total) == same
+    third.add([one, one])
+    assert third.total not in (0, first.total)
+
+
 def test_a_laptops_runs_and_flows_are_the_servers(
     finished: Checkout,
     servers: dict[str, Any],
@@ -39,14 +60,19 @@ def test_a_laptops_runs_and_flows_are_the_servers(
     laptop.file(".recast").mkdir(exist_ok=True)
     with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
         # PostgreSQL keeps JSON, but neither the order of its names nor how a number is written.
-        written = {"large": 1e16, "zero": -0.0, "b": {"longer": 1, "a": [0.1, None]}}
+        written = {"large": [1e16, 1e23, 1e300], "zero": -0.0, "b": {"longer": 1, "a": [0.1, 1e-300, None]}}
         waits = Paused(pause_key="proposal")
         waits.state_details.run_input_keyset = keyset_from_paused_state(waits)
-        client.create_flow_run(flow(lambda written: None, name="waits"), parameters={"written": written}, state=waits)
+        asked = client.create_flow_run(
+            flow(lambda written: 0, name="waits"), parameters={"written": written}, state=waits
+        )
     # Through SQLite: what the server that runs has not yet moved from its log into the file belongs to it.
     running = servers["mlflow_db"].parent.parent / ".recast/prefect.db"
     with closing(sqlite3.connect(running)) as source, closing(sqlite3.connect(laptop.file(".recast/prefect.db"))) as to:
         source.backup(to)
+    with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
+        # Other tests look for what waits.
+        client.delete_flow_run(asked.id)
     monkeypatch.chdir(laptop.root)
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)

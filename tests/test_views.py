@@ -163,7 +163,7 @@ def test_a_view_is_what_it_says(values: Tensor) -> None:
 
 
 def drawn_apart(view: View) -> Figure:
-    """The figure of a view, in which no panel, name of a panel or legend covers another or is cut off."""
+    """The figure of a view, in which no panel, name of a panel or legend covers another, and nothing is cut off."""
     with drawing(STYLE):
         figure, _ = Pen({}, synthetic=False, step="1h", day=24).draw(view, [Line(color) for color in COLORS])
         figure.draw_without_rendering()
@@ -172,10 +172,12 @@ def drawn_apart(view: View) -> Figure:
             name = axes.get_title(loc="left")
             names = [text for text in axes.findobj(Text) if isinstance(text, Text) and name and text.get_text() == name]
             boxes += [part.get_window_extent() for part in (axes.patch, axes.get_legend(), *names) if part]
+            whole = axes.get_tightbbox()
+            assert whole and whole.x0 >= 0 and whole.y0 >= 0, whole
+            assert whole.x1 <= figure.bbox.x1 and whole.y1 <= figure.bbox.y1, whole
     for a, b in itertools.combinations(boxes, 2):
         shared = Bbox.intersection(a, b)
         assert shared is None or min(shared.width, shared.height) < 1, (a, b)
-    assert all(box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
     return figure
 
 
@@ -189,7 +191,7 @@ def test_a_legend_has_its_own_place(panels: int, names: int) -> None:
 
 
 def test_the_rows_of_a_map_have_their_names() -> None:
-    names = ("sum", "a long name")
+    names = ("sum", "HUMIDITY OF THE SOIL")
     view = View("weights", "", "map", torch.rand(3, 2, 4), Scale("step"), Scale("operation"), window_names(3), names, 3)
     first, second, _ = drawn_apart(view).axes
     assert tuple(label.get_text() for label in first.get_yticklabels()) == names
