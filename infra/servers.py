@@ -115,7 +115,10 @@ def _prefect(port: int) -> Launch:
     environment = {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"}
     if profile.read().name == "servers":
         database = postgres.address(port_of(POSTGRES), "prefect", "postgresql+asyncpg")
-        environment |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database, **postgres.environment()}
+        # The states of many tasks at once: those that came while the database was away are there a moment after it is
+        # back, and not one every FLUSH_INTERVAL.
+        at_once = {"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100"}
+        environment |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database, **postgres.environment(), **at_once}
     return Launch(command, environment)
 
 

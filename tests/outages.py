@@ -55,14 +55,18 @@ ALSO = ("learning_curve.png", "params.yaml")
 
 DISK_BYTES = 1 << 30
 
-LATE_SECONDS = 600
-"""Prefect writes the states of tasks that its database did not take one after the other, every 15 seconds."""
+LATE_SECONDS = 120
+"""Prefect tries again every 15 seconds to write the states of tasks that its database did not take."""
 
 
 AGAIN = "again.log"
 """What a second run has printed, where the first has ended with an error: Prefect has the flows of both then."""
 
 TASKS = "select state_type from task_run"
+ALL_TASKS = 21
+"""Of the grid's flows: 15 trials, five stages, and the flow that trains."""
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+"""States of tasks."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def main(outages: list[str], runners: list[str], away: float, epochs: int) -> in
         with _served(folder / "undisturbed", "local", epochs) as undisturbed:
             began = time.monotonic()
             undisturbed.recast("run")
+            _until_written(undisturbed)
             expected = _left(undisturbed)
             _tell("undisturbed", time.monotonic() - began, expected, expected)
         for outage in outages:
@@ -113,7 +118,7 @@ def main(outages: list[str], runners: list[str], away: float, epochs: int) -> in
                     seconds = time.monotonic() - began
                     again = disturbed.file(AGAIN).exists()
                     if not again:
-                        _until_written(disturbed, expected)
+                        _until_written(disturbed)
                     lost += _tell(f"{outage}, {runner}", seconds, _left(disturbed), expected, again)
     return min(lost, 1)
 
@@ -279,10 +284,13 @@ def _left(grid: Checkout) -> Left:
     )
 
 
-def _until_written(grid: Checkout, expected: Left) -> None:
-    """Wait until Prefect has the states of all tasks."""
+def _until_written(grid: Checkout) -> None:
+    """Wait until Prefect has the last states of all tasks."""
     began = time.monotonic()
-    while expected.tasks - _rows(grid, "prefect", TASKS) and time.monotonic() - began < LATE_SECONDS:
+    while time.monotonic() - began < LATE_SECONDS:
+        tasks = _rows(grid, "prefect", TASKS)
+        if tasks.total() >= ALL_TASKS and set(tasks) <= ENDED:
+            break
         time.sleep(1)
     print(f"Prefect had all that it will have of tasks {time.monotonic() - began:.0f} s after the end", flush=True)
 
