@@ -475,11 +475,16 @@ def server_with_users(folder: Path, empty: Path) -> Iterator[str]:
     host, _, port = address.partition(":")
     store = ("--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "artifacts"))
     command = (sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1", *store)
-    secrets = {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "users.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the tests"}
+    settings = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "users.ini"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the tests",
+        # Six processes that wait for the evaluation of language models.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--app-name", "basic-auth"],
-            env=os.environ | secrets,
+            env=os.environ | settings,
             stdout=log,
             stderr=log,
             start_new_session=True,
