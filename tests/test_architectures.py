@@ -112,7 +112,9 @@ def test_the_network_of_the_documentation_passes_the_checks_that_it_names(tmp_pa
     theirs.file("architectures/pooled.py").write_text(example, encoding="utf-8")
     assert '"pooled_conv"' in theirs.run(sys.executable, "-m", "stages.settings")
     checks = re.findall(r"^    pytest (.*)$", page, flags=re.MULTILINE)[0].split()
-    printed = theirs.run(sys.executable, "-m", "pytest", "-n0", *checks, "-k", "pooled_conv")
+    # In a folder of its own: else it would clean up what earlier sessions of pytest have left, which takes minutes.
+    place = f"--basetemp={tmp_path / 'theirs'}"
+    printed = theirs.run(sys.executable, "-m", "pytest", "-n0", place, *checks, "-k", "pooled_conv")
     assert int(re.findall(r"(\d+) passed", printed)[0]) > 10
 
 
