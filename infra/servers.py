@@ -111,12 +111,17 @@ class Record:
 
 def _prefect(port: int) -> Launch:
     command = (sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
-    # Without it, the pages of a Prefect server on another port would show what the one on 4200 has.
-    environment = {"PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"}
+    environment = {
+        # Without it, the pages of a Prefect server on another port would show what the one on 4200 has.
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        # The state of a task that its database did not take is written again five times, one so often: by the default
+        # of 5 s it is forgotten after half a minute.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "15",
+    }
     if profile.read().name == "servers":
         database = postgres.address(port_of(POSTGRES), "prefect", "postgresql+asyncpg")
         # The states of many tasks at once: those that came while the database was away are there a moment after it is
-        # back, and not one every FLUSH_INTERVAL.
+        # back, and not one each time.
         at_once = {"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100"}
         environment |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database, **postgres.environment(), **at_once}
     return Launch(command, environment)
@@ -398,9 +403,6 @@ def _environment() -> dict[str, str | None]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # What runs keeps its place in the limit of its deployment while the server begins anew.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        # The state of a task that its database did not take is written again five times, one so often: by the default
-        # of 5 s it is forgotten after half a minute.
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "15",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Seven processes that wait for the evaluation of language models.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -103,7 +103,7 @@ def main(outages: list[str], runners: list[str], away: float, epochs: int) -> in
         with _served(folder / "undisturbed", "local", epochs) as undisturbed:
             began = time.monotonic()
             undisturbed.recast("run")
-            _until_written(undisturbed)
+            assert _until_written(undisturbed), "of what is undisturbed, Prefect lacks the last states of tasks"
             expected = _left(undisturbed)
             _tell("undisturbed", time.monotonic() - began, expected, expected)
         for outage in outages:
@@ -284,15 +284,16 @@ def _left(grid: Checkout) -> Left:
     )
 
 
-def _until_written(grid: Checkout) -> None:
-    """Wait until Prefect has the last states of all tasks."""
+def _until_written(grid: Checkout) -> bool:
+    """Whether Prefect has the last states of all tasks, waited for."""
     began = time.monotonic()
     while time.monotonic() - began < LATE_SECONDS:
         tasks = _rows(grid, "prefect", TASKS)
         if tasks.total() >= ALL_TASKS and set(tasks) <= ENDED:
-            break
+            print(f"Prefect had the last state of a task {time.monotonic() - began:.0f} s after the end", flush=True)
+            return True
         time.sleep(1)
-    print(f"Prefect had all that it will have of tasks {time.monotonic() - began:.0f} s after the end", flush=True)
+    return False
 
 
 def _rows(grid: Checkout, database: str, asked: str) -> Counter[str]:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +23,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from problems.errors import RecastError
 from stages import batches, history, leaderboard, places, tracking
@@ -38,6 +36,7 @@ from stages.train import load_network
 from stages.trials import Trial, expand, note_run, read_run, read_trial, trial_folder
 from stages.window import Windowing
 from tests.checkout import ROOT, Checkout
+from tests.nodes import free_port, listens, wait_until
 
 
 def runs(checkout: Checkout) -> tuple[MlflowClient, Run, dict[str, Run]]:
@@ -469,12 +468,10 @@ def server_with_users(folder: Path, empty: Path) -> Iterator[str]:
         f"admin_username = {ADMIN[0]}\nadmin_password = {ADMIN[1]}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    host, _, port = address.partition(":")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
     store = ("--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "artifacts"))
-    command = (sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1", *store)
+    command = (sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *store)
     settings = {
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "users.ini"),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the tests",
@@ -487,21 +484,14 @@ def server_with_users(folder: Path, empty: Path) -> Iterator[str]:
             env=os.environ | settings,
             stdout=log,
             stderr=log,
+            text=True,
             start_new_session=True,
         )
-
-    def healthy() -> None:
-        assert process.poll() is None, (folder / "log").read_text()
-        httpx.get(f"http://{address}/health").raise_for_status()
-
     try:
-        awaited = Retrying(
-            retry=retry_if_exception_type(httpx.HTTPError), stop=stop_after_delay(120), wait=wait_fixed(0.1)
-        )
-        awaited(healthy)
+        wait_until(lambda: listens("127.0.0.1", port), f"MLflow's server, see {folder / 'log'}", process)
         user = {"username": READER[0], "password": READER[1]}
-        httpx.post(f"http://{address}/api/2.0/mlflow/users/create", json=user, auth=ADMIN).raise_for_status()
-        yield f"http://{address}"
+        httpx.post(f"{address}/api/2.0/mlflow/users/create", json=user, auth=ADMIN, timeout=60).raise_for_status()
+        yield address
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
