@@ -76,7 +76,7 @@ class SeasonalNaive(Network):
 
 @register("climatology")
 class Climatology(Network):
-    """What the target is on average at its time of year and day, on the training rows (`stages/climatology.py`)."""
+    """The training rows' mean of the target at its time of year and day (`forecasting/climatology.py`)."""
 
     trainable = False
     source = "Narapusetty et al. 2009"

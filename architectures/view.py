@@ -1,4 +1,4 @@
-"""What there is to be looked at of a network at work; `stages/views.py` draws it."""
+"""What there is to be looked at of a network at work; `stages/report/views.py` draws it."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import machine
-from stages.atomic import write_json
+from project.atomic import write_json
 
 NAMES = (
     "ingest",

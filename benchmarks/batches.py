@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from architectures.network import WindowShape
 from benchmarks.measure import alternate, table
-from stages.batches import Batches, side_by_side
-from stages.window import Windowing
+from stages.tables.windows import Windowing
+from stages.training.batches import Batches, side_by_side
 
 FEATURES, BATCH = 14, 128
 

@@ -11,10 +11,12 @@ summer, persistence is better than any of these networks, in the autumn of the t
 from typing import Any
 
 from problems.errors import RecastError
-from stages import leaderboard, places
-from stages.grid import Configuration, configurations
-from stages.leaderboard import Spread
-from stages.settings import Settings, load
+from project import paths
+from project.settings.grid import Configuration, configurations
+from project.settings.loading import load_settings
+from project.settings.sections import Settings
+from stages.evaluation import leaderboard
+from stages.evaluation.leaderboard import Spread
 
 GRID = "recast use grids/best.yaml && recast run"
 PUBLISHED = 2.39
@@ -27,11 +29,11 @@ def run(quick: bool) -> dict[str, Any]:
     Raises:
         RecastError: they are of another grid, or not there.
     """
-    settings = load()
+    settings = load_settings()
     names = _names(settings)
     about: dict[str, Any] = {"made by": f"`{GRID}`, then the command above"}
     for problem in settings.run:
-        found = leaderboard.read(places.stage("evaluate", problem))
+        found = leaderboard.read(paths.stage("evaluate", problem))
         rows = {row.configuration: row for row in found.rows} if found else {}
         if not {"persistence", next(iter(names))} <= rows.keys() <= names.keys():
             raise RecastError(f"data/evaluate/{problem} holds no leaderboard of this grid: {GRID}")

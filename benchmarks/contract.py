@@ -13,11 +13,11 @@ from typing import Any
 
 import polars as pl
 
+from lifecycle.new_rows.contract import Known, breaches
 from problems.errors import RecastError
 from problems.problem import Problem
-from stages import places
-from stages.contract import Known, breaches
-from stages.settings import load
+from project import paths
+from project.settings.loading import load_settings
 
 PROBLEM = "jena"
 FROM, TO = datetime(2010, 1, 1), datetime(2017, 1, 1)
@@ -32,7 +32,7 @@ def run(quick: bool) -> dict[str, Any]:
     Raises:
         RecastError: it has ingested nothing.
     """
-    table, problem = places.stage("ingest", PROBLEM) / "table.parquet", load().problem(PROBLEM)
+    table, problem = paths.stage("ingest", PROBLEM) / "table.parquet", load_settings().problem(PROBLEM)
     if not table.exists() or not isinstance(problem, Problem):
         raise RecastError(f"{table} is not there: recast fetch {PROBLEM} && python -m stages.ingest {PROBLEM}")
     quality = json.loads((table.parent / "quality.json").read_text(encoding="utf-8"))

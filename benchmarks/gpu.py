@@ -34,12 +34,14 @@ import pynvml
 import torch
 
 from benchmarks import cells
-from infra.mps import CONTROL, shared_gpus
+from infra.devices.mps import CONTROL, shared_gpus
 from problems.errors import RecastError
-from stages import places
-from stages.settings import FILE, Grid, Train, load
-from stages.train import train_trial
-from stages.trials import Trial, expand
+from project import paths
+from project.paths import PARAMS
+from project.settings.loading import load_settings
+from project.settings.sections import Grid, Train
+from stages.training.bundle import train_trial
+from stages.training.trials import Trial, expand
 
 PROBLEM = "jena"
 EPOCHS = 20
@@ -54,7 +56,7 @@ def run(quick: bool) -> dict[str, Any]:
     """
     if not torch.cuda.is_available():
         raise RecastError("there is no GPU that PyTorch can use here; this benchmark is of one")
-    if not places.stage("window", PROBLEM).exists():
+    if not paths.stage("window", PROBLEM).exists():
         raise RecastError(f"data/window/{PROBLEM} is not there: recast use grids/lecture.yaml && recast run {PROBLEM}")
     seconds, sharing = (2.0, SHARING[:2]) if quick else (6.0, SHARING)
     about: dict[str, Any] = {"gpu": torch.cuda.get_device_name()}
@@ -109,7 +111,7 @@ def _shared(processes: int, seconds: float) -> dict[str, str]:
             folder = Path(name) / str(i)
             folder.mkdir()
             (folder / "data").symlink_to(Path("data").absolute())
-            shutil.copy(FILE, folder)
+            shutil.copy(PARAMS, folder)
             started.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "benchmarks.gpu", str(seconds)],
@@ -186,8 +188,8 @@ def _watched() -> Iterator[dict[str, list[float]]]:
 def _trials() -> list[Trial]:
     """Trials of one epoch."""
     grid = Grid.model_validate({"seeds": list(range(1000)), "architectures": {"gru": {}}})
-    settings = load().model_copy(update={"grid": grid, "train": Train(epochs=1)})
-    return expand(settings, PROBLEM, places.stage("window", PROBLEM))
+    settings = load_settings().model_copy(update={"grid": grid, "train": Train(epochs=1)})
+    return expand(settings, PROBLEM, paths.stage("window", PROBLEM))
 
 
 def _train(seconds: float) -> None:

@@ -19,10 +19,12 @@ before the output is as good.
 from typing import Any
 
 from problems.errors import RecastError
-from stages import history, leaderboard, places
-from stages.leaderboard import Row, Spread
-from stages.settings import load
-from stages.trials import expand, trial_folder
+from project import paths
+from project.settings.loading import load_settings
+from stages.evaluation import leaderboard
+from stages.evaluation.leaderboard import Row, Spread
+from stages.training import history
+from stages.training.trials import expand, trial_folder
 
 PROBLEM = "jena"
 GRID = "recast use grids/lecture.yaml && recast run jena"
@@ -57,12 +59,12 @@ def run(quick: bool) -> dict[str, Any]:
     Raises:
         RecastError: it is of another grid.
     """
-    found = leaderboard.read(places.stage("evaluate", PROBLEM))
+    found = leaderboard.read(paths.stage("evaluate", PROBLEM))
     rows = {row.configuration: row for row in found.rows} if found else {}
     if found is None or not rows.keys() <= EXPERIMENTS.keys() or "persistence" not in rows:
         raise RecastError(f"data/evaluate/{PROBLEM} holds no leaderboard of the lecture's grid: {GRID}")
     last: dict[str, list[float]] = {}
-    for trial in expand(load(), PROBLEM, places.stage("window", PROBLEM)):
+    for trial in expand(load_settings(), PROBLEM, paths.stage("window", PROBLEM)):
         if trial.trainable:
             epochs = history.read(trial_folder(trial))
             last.setdefault(trial.configuration.label, []).append(epochs[-1].validation["mae"])

@@ -62,16 +62,17 @@ def _train(problem: str) -> None:
     """Train one trial of fifty steps, without MLflow, in this process."""
     import torch
 
-    from stages import batches, places
-    from stages.fit import fit
-    from stages.objectives import objective
-    from stages.settings import load
-    from stages.trials import expand
-    from stages.window import Windowing
+    from project import paths
+    from project.settings.loading import load_settings
+    from stages.tables.windows import Windowing
+    from stages.training import batches
+    from stages.training.fit import fit
+    from stages.training.objectives import objective
+    from stages.training.trials import expand
 
-    normalized, windowed = places.stage("normalize", problem), places.stage("window", problem)
+    normalized, windowed = paths.stage("normalize", problem), paths.stage("window", problem)
     windowing = Windowing.read(windowed)
-    trial = expand(load(), problem, windowed)[-1]
+    trial = expand(load_settings(), problem, windowed)[-1]
     settings = trial.train.model_copy(update={"epochs": 1, "steps_per_epoch": 50})
     data = batches.read(normalized, windowed, torch.device("cpu"))
     fit(

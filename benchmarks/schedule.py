@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.packing import MARGIN, Device, Job, Packer, bound
+from infra.devices.packing import MARGIN, Device, Job, Packer, bound
 
 COSTS = Path(__file__).parent / "results" / "costs.json"
 GIB = 1 << 30

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from problems.errors import RecastError
-from stages import leaderboard, places
-from stages.leaderboard import Row, Spread
+from project import paths
+from stages.evaluation import leaderboard
+from stages.evaluation.leaderboard import Row, Spread
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def run(quick: bool) -> dict[str, Any]:
     about: dict[str, Any] = {"made by": "`recast use grids/NAME.yaml && recast run`, then the command above"}
     missing = []
     for problem, published in PUBLISHED.items():
-        found = leaderboard.read(places.stage("evaluate", problem))
+        found = leaderboard.read(paths.stage("evaluate", problem))
         if found is None:
             missing.append(f"{published.row} ({problem})")
             continue

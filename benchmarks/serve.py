@@ -95,12 +95,12 @@ def _trained(root: Path, api: str) -> Checkout:
 
 
 def _measured(made: Checkout, requests: int, rounds: int, swaps: int) -> dict[str, Any]:
-    from champions import registry
-    from stages import places
-    from stages.settings import load
-    from stages.trials import expand
+    from lifecycle.champions import registry
+    from project import paths as places
+    from project.settings.loading import load_settings
+    from stages.training.trials import expand
 
-    trials = expand(load(), PROBLEM, places.stage("window", PROBLEM))
+    trials = expand(load_settings(), PROBLEM, places.stage("window", PROBLEM))
     versions = [registry.register(trial, {}) for trial in trials]
     for version in versions:
         registry.promote(PROBLEM, version, None, by="benchmark")
@@ -312,7 +312,7 @@ async def _swapped(port: int, bodies: list[bytes], versions: list[Any], swaps: i
     Returns:
         the load, and for each swap the seconds from the command's end to the first answer of the other version
     """
-    from champions import registry
+    from lifecycle.champions import registry
 
     load = Load()
     waits: list[float] = []

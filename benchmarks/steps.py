@@ -19,9 +19,9 @@ from torch import nn
 from architectures import REGISTRY, WindowShape
 from benchmarks.batches import _batches, _windowing
 from benchmarks.measure import alternate, peers, seconds, table
-from stages.fit import fit
-from stages.objectives import objective
-from stages.settings import Train
+from project.settings.sections import Train
+from stages.training.fit import fit
+from stages.training.objectives import objective
 
 BATCH, STEPS_BACK, FEATURES, UNITS = 128, 120, 14, 32
 LAYERS = {"gru": nn.GRU, "lstm": nn.LSTM, "simple_rnn": nn.RNN}

@@ -34,15 +34,18 @@ from safetensors.torch import save
 from sqlalchemy import Engine, bindparam, create_engine, text
 
 from infra import laptop, postgres, servers
-from stages import fit, history, places, tracking
-from stages.atomic import write_json
-from stages.history import Epoch
-from stages.objectives import Objective, objective, shape_for
-from stages.settings import FILE, load
-from stages.tracking import Context, TrackingError, TrialRun
-from stages.train import description, result
-from stages.trials import Trial, expand, note_run, read_run, read_trial, trial_folder
-from stages.window import read_windows
+from project import paths
+from project.atomic import write_json
+from project.paths import PARAMS
+from project.settings.loading import load_settings
+from stages.tables.windows import read_windows
+from stages.tracking import store as tracking
+from stages.tracking.store import Context, TrackingError, TrialRun
+from stages.training import fit, history
+from stages.training.bundle import description, result
+from stages.training.history import Epoch
+from stages.training.objectives import Objective, objective, shape_for
+from stages.training.trials import Trial, expand, note_run, read_run, read_trial, trial_folder
 from tests import checkout
 
 PROBLEM = "demo"
@@ -206,7 +209,9 @@ def run(quick: bool) -> dict[str, Any]:
                 for title, store in stores.items():
                     cell = cells.setdefault(title, {}).setdefault(workers, Cell())
                     with store.entered():
-                        trials = expand(load(), PROBLEM, places.stage("window", PROBLEM))[first : first + workers]
+                        trials = expand(load_settings(), PROBLEM, paths.stage("window", PROBLEM))[
+                            first : first + workers
+                        ]
                         _measure(cell, store, trials, max(1, epochs // workers), processes)
                 first += workers
     failed = Counter(
@@ -259,7 +264,7 @@ def _measure(cell: Cell, store: Store, trials: Sequence[Trial], epochs: int, pro
     """Have a worker log each of some trials, all at once, and count what the store has then."""
     aim = objective(read_windows(trials[0].windowed), trials[0].train)
     done = {trial: _ended(trial, aim, epochs) for trial in trials}
-    context = tracking.open_pipeline(PROBLEM, load(), trials)
+    context = tracking.open_pipeline(PROBLEM, load_settings(), trials)
     barrier, reports = processes.Barrier(len(trials) + 1), processes.Queue()
     workers = [
         processes.Process(target=_work, args=(store, context, trial, done[trial], barrier, reports)) for trial in trials
@@ -379,5 +384,5 @@ def _is_complete(trial: Trial, context: Context) -> bool:
     params = context.params | {name: str(value) for name, value in about["hyperparameters"].items()}
     run = tracking.client().get_run(read_run(trial_folder(trial))["mlflow_run_id"])
     artifacts = {each.path for each in tracking.client().list_artifacts(run.info.run_id)}
-    files = {"trial.json", history.FILE, "weights.safetensors", "learning_curve.png", FILE.name}
+    files = {"trial.json", history.FILE, "weights.safetensors", "learning_curve.png", PARAMS.name}
     return run.info.status == "FINISHED" and params.items() <= run.data.params.items() and files <= artifacts

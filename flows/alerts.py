@@ -24,11 +24,12 @@ from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
 from prefect.settings import get_current_settings
 
-from flows.progress import console
 from problems.errors import RecastError
-from stages.places import STATE
-from stages.settings import AlertKind, Alerts, Email, Webhook, parse
-from stages.words import without_passwords
+from project.paths import STATE
+from project.progress import console
+from project.redaction import without_passwords
+from project.settings.parsing import parse_settings
+from project.settings.sections import AlertKind, Alerts, Email, Webhook
 
 LOG = STATE / "alerts.log"
 
@@ -72,7 +73,7 @@ def alert(kind: AlertKind, title: str, text: str) -> None:
 
 def _send(kind: AlertKind, title: str, text: str, log: Log) -> None:
     try:
-        alerts = parse().alerts
+        alerts = parse_settings().alerts
     except RecastError as error:
         alerts = Alerts(log=(kind,))
         text = f"{text}\nThis is told here alone, as the channels are not known: {error}"

@@ -8,31 +8,33 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from pydantic import TypeAdapter, ValidationError
 
-from champions.backtest_page import render
 from flows.dag import PATIENCE_SECONDS, entries, repository
 from flows.dispatch import dispatch, start
 from flows.pipeline import stage_task
-from flows.progress import progress, shown
 from flows.train import TrialsFailed
+from lifecycle.backtests import backtest as rolling
+from lifecycle.backtests.backtest import Backtest, Measurement, Origin, Plan
+from lifecycle.backtests.page import render
 from problems.errors import RecastError
 from problems.problem import Problem
 from problems.source import Duration
 from problems.split import Moment
-from stages import backtest as rolling
-from stages import places, tracking
-from stages.backtest import Backtest, Measurement, Origin, Plan
-from stages.outcomes import is_done
-from stages.settings import Settings, load
-from stages.trials import Trial, bundles, check_shapes, expand
-from stages.window import read_windows
-from stages.words import fixed, signed
+from project import paths
+from project.progress import progress, show_stage
+from project.settings.loading import load_settings
+from project.settings.sections import Settings
+from stages.evaluation.phrasing import fixed, signed
+from stages.tables.windows import read_windows
+from stages.tracking import store
+from stages.training.outcomes import is_done
+from stages.training.trials import Trial, bundles, check_shapes, expand
 
 
 @task(name="cut", task_run_name="cut {origin.name}", persist_result=False)
 def cut_task(problem: str, declared: Problem, settings: Settings, origin: Origin) -> list[Trial]:
     """Write the table and the windows of an origin; the trials of the grid on them."""
     rolling.prepare(problem, declared, settings, origin)
-    windowed = places.stage("window", problem, origin.name)
+    windowed = paths.stage("window", problem, origin.name)
     trials = expand(settings, problem, windowed, origin.name)
     check_shapes(trials, read_windows(windowed))
     return trials
@@ -57,14 +59,15 @@ def backtest(
     """Train the grid at every origin, as far as it is not trained, and test it on what came after.
 
     Args:
-        origins, every, test, validation, train, until: see `stages.backtest.Plan`; lengths of time such as 30d.
+        origins, every, test, validation, train, until: see `lifecycle.backtests.backtest.Plan`; lengths of time
+            such as 30d.
 
     Raises:
         TrialsFailed: the result is complete and written, but trials have failed.
         TrackingError: MLflow cannot be reached; what was trained is on disk, and the next run logs it.
         RecastError: a length does not fit the data.
     """
-    settings = load()
+    settings = load_settings()
     declared = rolling.table_problem(settings, problem)
     lengths = {"every": every, "test": test, "validation": validation, "train": train}
     plan = Plan.of(
@@ -77,20 +80,20 @@ def backtest(
         sequence = entries(repo, [f"ingest@{problem}"])
     stage_task(f"ingest@{problem}", sequence, False)
 
-    moments = rolling.origins(plan, rolling.data_end(places.stage("ingest", problem)))
+    moments = rolling.origins(plan, rolling.data_end(paths.stage("ingest", problem)))
     rolling.remove_others(problem, moments)
     start()
-    with shown("cut"):
+    with show_stage("cut"):
         trials = {origin.name: cut_task(problem, declared, settings, origin) for origin in moments}
     of = {origin.name: (rolling.at(declared, origin), trials[origin.name]) for origin in moments}
-    whole, contexts = tracking.open_backtest(problem, settings, of, flow_run.id)
+    whole, contexts = store.open_backtest(problem, settings, of, flow_run.id)
 
     missing = [[trial for trial in each if not is_done(trial)] for each in trials.values()]
     groups = [group for each in missing for group in bundles(each, settings.runner.bundle)]
-    with shown("train"):
+    with show_stage("train"):
         dispatch(f"backtest {problem}", groups, settings, contexts)
     for name, each in trials.items():
-        tracking.awaited(partial(tracking.log_unlogged, contexts[name], each))
+        store.awaited(partial(store.log_unlogged, contexts[name], each))
 
     found = []
     with progress() as display:

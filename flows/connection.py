@@ -12,7 +12,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from infra.servers import PREFECT, start
 from problems.errors import RecastError
-from stages.words import without_passwords
+from project.redaction import without_passwords
 
 LONGEST_WAIT_SECONDS = 15
 

@@ -16,7 +16,7 @@ from dvc.utils.serialize import dump_yaml, load_yaml, parse_yaml_for_update
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from problems.errors import RecastError
-from stages.atomic import replaced_file
+from project.atomic import replaced_file
 
 # What DVC says of every lock file that it writes is of no use here.
 logging.getLogger("dvc").setLevel(logging.WARNING)

@@ -36,8 +36,9 @@ from flows.monitor import monitor as monitor_flow
 from flows.predict import predict as predict_flow
 from flows.retrain import retrain as retrain_flow
 from problems.errors import RecastError
-from stages import places
-from stages.settings import Deploy, Schedule, parse
+from project import paths
+from project.settings.parsing import parse_settings
+from project.settings.sections import Deploy, Schedule
 
 SKIPPED = "Skipped"
 """The state of a run that was missed, and that another one has caught up for; or that another one was in the way of."""
@@ -55,7 +56,7 @@ flow_engine.maintain_concurrency_lease = _keep_lease  # type: ignore[attr-define
 
 def begin(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """A hook of flows that begin to run: set how long the next retry waits, and skip what this run catches up for."""
-    deploy = parse().deploy
+    deploy = parse_settings().deploy
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(flow_run.id)
         policy = run.empirical_policy
@@ -106,9 +107,9 @@ def alone(flow: Flow[..., Any], deploy: Deploy) -> Callable[..., Any]:
 
     @wraps(flow.fn)
     def run(*args: Any, **kwargs: Any) -> Any:
-        places.STATE.mkdir(exist_ok=True)
+        paths.STATE.mkdir(exist_ok=True)
         # The system frees it, however its holder ends.
-        lock = FileLock(places.STATE / f"deployed-{flow.name}-{this_run.parameters['problem']}.lock")
+        lock = FileLock(paths.STATE / f"deployed-{flow.name}-{this_run.parameters['problem']}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -140,7 +141,7 @@ def deployed(flow: Flow[..., Any], schedule: Schedule, deploy: Deploy) -> Flow[.
 
 
 try:
-    _settings = parse()
+    _settings = parse_settings()
 except RecastError as error:
     # The flow's hooks, which would tell of it, are not there without them.
     alert("failure", "what is deployed cannot run", str(error))

@@ -26,7 +26,8 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from problems.errors import RecastError
-from stages.settings import FILE, Deploy, Settings
+from project.paths import PARAMS
+from project.settings.sections import Deploy, Settings
 
 DEFINITIONS = Path("infra/prefect.yaml")
 
@@ -90,8 +91,8 @@ def planned(settings: Settings, problems: Sequence[str]) -> list[Deployment]:
                 CronSchedule(cron=schedule.cron, timezone=deploy.time_zone)
         except ValidationError as error:
             raise RecastError(
-                f"{FILE}: deploy.{flow}.cron: {schedule.cron!r}: {error.errors()[0]['msg']}; write minute, hour, day, "
-                'month and day of the week, such as "0 3 * * *"'
+                f"{PARAMS}: deploy.{flow}.cron: {schedule.cron!r}: {error.errors()[0]['msg']}; write minute, hour, "
+                'day, month and day of the week, such as "0 3 * * *"'
             ) from None
     definitions = YAML(typ="safe").load(DEFINITIONS.read_text(encoding="utf-8"))["deployments"]
     found = []
@@ -154,7 +155,7 @@ def _known(client: SyncPrefectClient, wanted: Deployment) -> DeploymentResponse 
     if root != wanted.definition["work_pool"]["job_variables"]["working_dir"] and (root is None or Path(root).is_dir()):
         raise RecastError(
             f"{wanted.name}: this Prefect server has one of that name already, of {root}; give this checkout a name of "
-            f"its own: deploy.pool in {FILE}"
+            f"its own: deploy.pool in {PARAMS}"
         )
     return there
 

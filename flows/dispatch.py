@@ -1,7 +1,7 @@
 """Dispatch: bundles of trials, a Prefect task each, on every slot there is.
 
 Three runners do it: `inline`, in this process; `local`, in processes of this machine; `ray`, on the nodes of a cluster
-(`flows/ray_runner.py`). All take the bundles that are expected to last longest first, and none decides a result.
+(`flows/runners/ray.py`). All take the bundles that are expected to last longest first, and none decides a result.
 """
 
 import contextlib
@@ -25,19 +25,20 @@ from prefect import task
 from prefect.logging import get_run_logger
 from prefect.task_runners import ProcessPoolTaskRunner
 
-from flows.progress import progress
-from infra.board import Board, Place, Running, board
-from infra.costs import Costs, Pace, shape
-from infra.mps import shared_gpus
-from infra.packing import Device, Job, Packer
-from infra.slots import Slot, claim, claimed, devices, keeps
+from infra.devices.board import Board, Place, Running, board
+from infra.devices.costs import Costs, Pace, shape
+from infra.devices.mps import shared_gpus
+from infra.devices.packing import Device, Job, Packer
+from infra.devices.slots import Slot, claim, claimed, devices, keeps
 from problems.errors import RecastError
-from stages import tracking
-from stages.fit import epochs_of
-from stages.outcomes import Outcome, is_done, outcome
-from stages.settings import FILE, Settings
-from stages.train import record_lost, train_bundle
-from stages.trials import Trial, note_run, read_run, trial_folder
+from project.paths import PARAMS
+from project.progress import progress
+from project.settings.sections import Settings
+from stages.tracking import store
+from stages.training.bundle import record_lost, train_bundle
+from stages.training.fit import epochs_of
+from stages.training.outcomes import Outcome, is_done, outcome
+from stages.training.trials import Trial, note_run, read_run, trial_folder
 
 POLL_SECONDS = 0.3
 
@@ -52,7 +53,7 @@ class Stopped(RecastError):
     """A person has stopped the training."""
 
 
-Contexts = Mapping[str | None, tracking.Context]
+Contexts = Mapping[str | None, store.Context]
 """Of trials, by the origin of a backtest that their data are of; None: the problem's own."""
 
 
@@ -114,7 +115,7 @@ Show = Callable[[float], None]
 
 @task(name="train bundle", task_run_name="{name}", persist_result=False)
 def bundle_task(
-    name: str, bundle: list[Trial], choice: list[Slot], keep: bool, context: tracking.Context
+    name: str, bundle: list[Trial], choice: list[Slot], keep: bool, context: store.Context
 ) -> list[Outcome]:
     """Train one bundle on the first slot that is free.
 
@@ -159,10 +160,10 @@ def dispatch(title: str, groups: list[list[Trial]], settings: Settings, contexts
         return []
     if settings.runner.kind == "ray":
         try:
-            from flows.ray_runner import on_nodes
+            from flows.runners.ray import on_nodes
         except ImportError as error:
             raise RecastError(
-                f"{FILE}: runner.kind: ray needs packages that are not installed: pip install 'recast[cluster]'"
+                f"{PARAMS}: runner.kind: ray needs packages that are not installed: pip install 'recast[cluster]'"
             ) from error
         return on_nodes(work)
     found = devices(settings.runner, settings.train.threads)

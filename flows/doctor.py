@@ -26,9 +26,9 @@ from sqlalchemy import text
 from infra import postgres, secrets
 from infra.servers import MLFLOW, POSTGRES, PREFECT, RAY, WORKER, Server, port_of, ray_environment, url, used
 from problems.errors import RecastError
-from stages import places, profile
-from stages.settings import load
-from stages.words import without_passwords
+from project import paths, profile
+from project.redaction import without_passwords
+from project.settings.loading import load_settings
 
 LOCK = Path("requirements.lock")
 PYTHONS = ((3, 11), (3, 13))
@@ -89,7 +89,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
-    settings = load()
+    settings = load_settings()
     yield Finding("settings", f"params.yaml is right; it runs {', '.join(settings.run)}")
     if shutil.which("git") is None:
         yield Finding("git", "is not installed", "broken", "`apt install git`")
@@ -125,7 +125,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    folders = (Path(), places.STATE, places.MLFLOW_STORE, Path("data"), Path("trials"), Path(".dvc"), Path(".git"))
+    folders = (Path(), paths.STATE, paths.MLFLOW_STORE, Path("data"), Path("trials"), Path(".dvc"), Path(".git"))
     closed = [
         str(folder.absolute()) for folder in folders if folder.exists() and not os.access(folder, os.W_OK | os.X_OK)
     ]
@@ -268,7 +268,7 @@ def _mlflow() -> Iterator[Finding]:
     import mlflow
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    from stages import tracking
+    from stages.tracking import store as tracking
 
     address = tracking.uri()
     client = tracking.client()

@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from champions.lineage import LOCK, reference
+from lifecycle.champions.lineage import LOCK, reference
 from problems.errors import RecastError
-from stages import places
+from project import paths
 
 _IDENTITY = {"NAME": "Recast", "EMAIL": "recast@localhost"}
 
@@ -45,8 +45,8 @@ def save(name: str, problem: str, message: str) -> bool:
 
 def _untracked(problem: str) -> Sequence[str]:
     """The files that belong to the state though git may not track them: what DVC has noted, and the settings."""
-    pointers = [str(file) for file in sorted(places.raw(problem).glob("*.dvc"))]
-    return [*(name for name in (*places.FILES, LOCK) if Path(name).exists()), *pointers]
+    pointers = [str(file) for file in sorted(paths.raw(problem).glob("*.dvc"))]
+    return [*(name for name in (*paths.FILES, LOCK) if Path(name).exists()), *pointers]
 
 
 def _git(*arguments: str, check: bool = True, environment: dict[str, str] | None = None) -> str:

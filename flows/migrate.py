@@ -22,7 +22,7 @@ from infra import postgres
 from infra.laptop import ARTIFACTS, DATABASES, LOCATIONS
 from infra.servers import MLFLOW, POSTGRES, PREFECT, WORKER, object_store, port_of, start, url
 from problems.errors import RecastError
-from stages import profile
+from project import profile
 
 ROWS = 1000
 """Written at once."""

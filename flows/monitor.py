@@ -12,16 +12,19 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 
-from champions import monitor_page, monitoring, registry
-from champions.comparison import table_problem
-from champions.monitoring import Breached, Watched
 from flows import deployments
 from flows.alerts import alert
-from flows.progress import console
+from lifecycle.champions import registry
+from lifecycle.champions.comparison import table_problem
+from lifecycle.monitoring import page as monitor_page
+from lifecycle.monitoring import rules
+from lifecycle.monitoring.rules import Breached, Watched
 from problems.errors import RecastError
-from stages import places
-from stages.atomic import replaced_file
-from stages.settings import Settings, load
+from project import paths
+from project.atomic import replaced_file
+from project.progress import console
+from project.settings.loading import load_settings
+from project.settings.sections import Settings
 
 FINE, BROKEN, NOTHING = "Fine", "Rules broken", "Nothing to tell"
 """How it ends, by the name of its state. A broken rule is no failure of the flow."""
@@ -37,30 +40,30 @@ def monitor(problem: str) -> State[None]:
     Raises:
         RecastError: something a person can mend.
     """
-    settings = load()
+    settings = load_settings()
     declared = table_problem(problem, settings)
-    ingested = places.stage("ingest", problem)
+    ingested = paths.stage("ingest", problem)
     if not (ingested / "table.parquet").exists():
         raise RecastError(f"{ingested / 'table.parquet'} is not there; `recast run {problem}` ingests the rows")
     patience = settings.retrain.patience.total_seconds()
-    versions = registry.patiently(lambda: monitoring.watched(problem), patience)
-    found = monitoring.figures(declared, problem, settings.monitor, ingested, versions)
-    history = monitoring.updated(monitoring.history(problem), found)
+    versions = registry.patiently(lambda: rules.watched(problem), patience)
+    found = rules.figures(declared, problem, settings.monitor, ingested, versions)
+    history = rules.updated(rules.history(problem), found)
     if history.is_empty():
         message = f"{problem}: no forecast of the log has met an observation yet"
         console.print(message, markup=False, highlight=False)
         return Completed(name=NOTHING, message=message)
-    monitoring.write_history(problem, history)
+    rules.write_history(problem, history)
     champion = registry.champion(problem)
-    newest = monitoring.judged(history, champion.version if champion else None)
+    newest = rules.judged(history, champion.version if champion else None)
     number = int(str(newest["model_version"]))
     version = versions.get(number)
-    broken = monitoring.breaches(settings.monitor, newest, version.test_mae if version else None, declared.unit)
-    page = monitoring.folder(problem) / "monitor.html"
+    broken = rules.breaches(settings.monitor, newest, version.test_mae if version else None, declared.unit)
+    page = rules.folder(problem) / "monitor.html"
     with replaced_file(page) as temporary:
         text = monitor_page.render(problem, declared, settings.monitor, history, newest, versions, broken)
         temporary.write_text(text, encoding="utf-8")
-    registry.patiently(lambda: monitoring.log(problem, history, versions, page), patience)
+    registry.patiently(lambda: rules.log(problem, history, versions, page), patience)
     _tell(problem, settings, number, str(newest["day"]), broken, version, page)
     said = _said(problem, newest, declared.unit, broken)
     console.print(said, markup=False, highlight=False, soft_wrap=True)
@@ -90,7 +93,7 @@ def _tell(
     page: Path,
 ) -> None:
     """Tell people of rules that are newly broken, and start a retraining where the settings want one."""
-    news = monitoring.to_tell(problem, number, broken)
+    news = rules.to_tell(problem, number, broken)
     retrain = bool(news) and settings.monitor.on_breach == "retrain"
     if news:
         what = "rule is" if len(news) == 1 else "rules are"
@@ -99,7 +102,7 @@ def _tell(
         after += ["A retraining is started." if retrain else f"`recast retrain {problem}` trains anew."]
         alert("monitor", f"{problem}: {len(news)} {what} broken", "\n".join([*lines, *after]))
     started = retrain and _started(problem, settings, f"{number}-{day}-{'-'.join(sorted(each.rule for each in news))}")
-    monitoring.note_told(problem, number, broken)
+    rules.note_told(problem, number, broken)
     if retrain and not started:
         # After the note: a retraining that fails here is not begun again each day.
         from flows.retrain import retrain as flow

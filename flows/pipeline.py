@@ -23,13 +23,15 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import STARTED, dispatch, train
 from flows.dag import PATIENCE_SECONDS, entries, hashes, ordered, record, repository, track
-from flows.progress import console, progress, running, shown
 from problems.errors import RecastError
-from stages import leaderboard, places
-from stages.command import plain_errors
-from stages.outcomes import retryable
-from stages.settings import Settings, load
-from stages.trials import expand
+from project import paths
+from project.command import plain_errors
+from project.progress import console, progress, running, show_stage
+from project.settings.loading import load_settings
+from project.settings.sections import Settings
+from stages.evaluation import leaderboard
+from stages.training.outcomes import retryable
+from stages.training.trials import expand
 
 UP_TO_DATE, TRACKED, RESTORED, RAN = "Up to date", "Tracked", "Restored", "Ran"
 
@@ -62,7 +64,7 @@ def stage_task(name: str, sequence: list[str], forced: bool) -> State[None]:
         _check_code(stage)
         before = hashes(stage)
         command = str(stage.cmd)
-    with shown(name):
+    with show_stage(name):
         _run(command)
     with repository(PATIENCE_SECONDS) as repo:
         (stage,) = repo.stage.collect(name)
@@ -127,7 +129,7 @@ def pipeline(problems: list[str], retry: bool = False) -> None:
         TrialsFailed: all stages have run, but trials of a grid have failed.
         RecastError: a stage has failed; those that do not depend on it have run.
     """
-    settings = load()
+    settings = load_settings()
     with repository() as repo:
         order = [stage.addressing for stage in ordered(repo, problems)]
         sequence = entries(repo, order)
@@ -156,14 +158,14 @@ def pipeline(problems: list[str], retry: bool = False) -> None:
         if names := [name for name, future in futures.items() if future.state.name == what]:
             console.print(f"{what}: {', '.join(names)}", soft_wrap=True, markup=False, highlight=False)
     _raise_failures(futures)
-    found = [leaderboard.read(places.stage("evaluate", problem)) for problem in problems]
+    found = [leaderboard.read(paths.stage("evaluate", problem)) for problem in problems]
     failed = [line for each in found if each for line in leaderboard.failures(each)]
     if failed:
         raise train.TrialsFailed("complete, but trials have failed:\n" + "\n".join(failed))
 
 
 def _has_retryable(settings: Settings, problem: str) -> bool:
-    windowed = places.stage("window", problem)
+    windowed = paths.stage("window", problem)
     return (windowed / "windows.json").exists() and bool(retryable(expand(settings, problem, windowed)))
 
 

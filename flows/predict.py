@@ -9,13 +9,14 @@ import polars as pl
 from prefect import flow
 from prefect.runtime import flow_run
 
-from champions import forecast_log, registry
-from champions.registry import Version
-from flows.progress import console
+from forecasting.forecaster import Forecaster
+from lifecycle.champions import registry
+from lifecycle.champions.registry import Version
+from lifecycle.serving import forecast_log
 from problems.errors import RecastError
-from stages import places
-from stages.atomic import replaced_file
-from stages.forecaster import Forecaster
+from project import paths
+from project.atomic import replaced_file
+from project.progress import console
 
 PATIENCE_SECONDS = 150
 """How long MLflow may be out of reach."""
@@ -119,7 +120,7 @@ def _newest(problem: str, forecaster: Forecaster) -> pl.DataFrame:
     Raises:
         RecastError: nothing was ingested, or no series has one.
     """
-    file = places.stage("ingest", problem) / "table.parquet"
+    file = paths.stage("ingest", problem) / "table.parquet"
     if not file.exists():
         raise RecastError(f"{file} is not there: recast run {problem} ingests the rows, or name a file of them")
     about = forecaster.about

@@ -22,24 +22,27 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from champions import comparison, lineage, pages, registry
-from champions.comparison import VALIDATED_UNTIL, Decision
-from champions.registry import Version, patiently
 from flows import dag, experiments
 from flows.alerts import alert
 from flows.connection import reached
 from flows.pipeline import pipeline
-from flows.progress import console
 from flows.train import TrialsFailed
+from lifecycle.champions import comparison, lineage, pages, registry
+from lifecycle.champions.comparison import VALIDATED_UNTIL, Decision
+from lifecycle.champions.registry import Version, patiently
+from lifecycle.new_rows import contract, refresh
 from problems.errors import RecastError
 from problems.problem import Problem
 from problems.source import written
-from stages import contract, ingest, places, refresh
-from stages.atomic import write_json
-from stages.lock import PATIENCE_SECONDS, only_pipeline
-from stages.rebuild import write_missing
-from stages.settings import Settings, load
-from stages.trials import Trial
+from project import paths
+from project.atomic import write_json
+from project.lock import PATIENCE_SECONDS, only_pipeline
+from project.progress import console
+from project.settings.loading import load_settings
+from project.settings.sections import Settings
+from stages import ingest
+from stages.tracking.rebuild import write_missing
+from stages.training.trials import Trial
 
 NOTHING_NEW, BREACH, PROMOTED, REFUSED, UNCHANGED = "Nothing new", "Breach", "Promoted", "Refused", "Champion stays"
 """How a retraining ends, by the name of its state; a breach is a failure, the others are not."""
@@ -96,7 +99,7 @@ def retrain(problem: str, force: bool = False) -> State[None]:
     Raises:
         RecastError: something a person can mend. The champion stays, and the next run goes on from there.
     """
-    settings = load()
+    settings = load_settings()
     comparison.table_problem(problem, settings)
     if problem not in settings.run:
         raise RecastError(f"{problem} is declared, but the pipeline does not run it; add it to `run` in params.yaml")
@@ -117,8 +120,8 @@ def _only_retraining(problem: str) -> Iterator[None]:
     Raises:
         RecastError: another holds it.
     """
-    places.STATE.mkdir(exist_ok=True)
-    lock = FileLock(places.STATE / f"retrain-{problem}.lock")
+    paths.STATE.mkdir(exist_ok=True)
+    lock = FileLock(paths.STATE / f"retrain-{problem}.lock")
     try:
         lock.acquire(timeout=PATIENCE_SECONDS)
     except Timeout:
@@ -243,7 +246,7 @@ def refresh_task(problem: str, settings: Settings) -> Came:
         told = f"{arrival.rows:,} rows from {arrival.first} to {arrival.last}"
         found = contract.check(problem, settings, arrival)
         if found:
-            lines = [f"{told}, in {places.quarantine(problem) / arrival.pending.name}:"]
+            lines = [f"{told}, in {paths.quarantine(problem) / arrival.pending.name}:"]
             lines += [f"- {each.rule}: {each.message}" for each in found]
             # People are told first: what lies in quarantine does not come again, even if this process is killed.
             alert("breach", f"{problem}: new rows break the data contract", _breach_text(problem, lines))
@@ -256,7 +259,7 @@ def refresh_task(problem: str, settings: Settings) -> Came:
             refresh.accept(arrival)
             accepted.append(f"{told}, {arrival.corrected:,} of them corrections")
             console.print(f"{problem}: {accepted[-1]}", highlight=False, soft_wrap=True)
-    fresh = places.raw(problem) / "fresh"
+    fresh = paths.raw(problem) / "fresh"
     if fresh.exists():
         dag.track(fresh)
     return Came(accepted, breaches)
@@ -309,7 +312,7 @@ def register_task(trial: Trial, patience: float) -> Version:
     def registered() -> Version:
         # A stage that DVC has restored has written nothing to MLflow.
         if not registry.is_stored(trial):
-            write_missing(load(), trial.problem)
+            write_missing(load_settings(), trial.problem)
         tags = {VALIDATED_UNTIL: comparison.validated_until(trial.problem), "recast.data": trial.data}
         version = registry.register(trial, tags)
         lineage.note(trial, version)

@@ -13,16 +13,17 @@ from prefect.runtime import flow_run
 
 from flows.connection import connect
 from flows.dispatch import dispatch
-from flows.progress import console
 from infra.servers import MLFLOW, url
 from problems.errors import RecastError
-from stages import places, tracking
-from stages.command import command
-from stages.outcomes import Outcome, is_done
-from stages.settings import load
+from project import paths
+from project.command import command
+from project.progress import console
+from project.settings.loading import load_settings
+from stages.tables.windows import read_windows
+from stages.tracking import store
 from stages.train import write_list
-from stages.trials import bundles, check_shapes, expand
-from stages.window import read_windows
+from stages.training.outcomes import Outcome, is_done
+from stages.training.trials import bundles, check_shapes, expand
 
 
 class TrialsFailed(RecastError):
@@ -38,20 +39,20 @@ def train(problem: str) -> list[Outcome]:
         TrackingError: MLflow cannot be reached; what was trained is on disk, and the next run logs it.
         RecastError: a setting does not fit the data.
     """
-    settings = load()
-    windowed = places.stage("window", problem)
+    settings = load_settings()
+    windowed = paths.stage("window", problem)
     trials = expand(settings, problem, windowed)
     check_shapes(trials, read_windows(windowed))
     missing = [trial for trial in trials if not is_done(trial)]
-    context = tracking.open_pipeline(problem, settings, trials, flow_run.id)
+    context = store.open_pipeline(problem, settings, trials, flow_run.id)
 
     trained = dispatch(f"train {problem}", bundles(missing, settings.runner.bundle), settings, {None: context})
-    ended = write_list(trials, places.stage("train", problem))
+    ended = write_list(trials, paths.stage("train", problem))
     # What MLflow lacks: trials that came by `dvc pull`, those of a run whose MLflow went away, and what it refused now.
-    if late := tracking.awaited(lambda: tracking.log_unlogged(context, trials)):
+    if late := store.awaited(lambda: store.log_unlogged(context, trials)):
         _say(f"{problem}: MLflow lacked {late} of {len(trials)} trials; it has them now")
     failed = [each for each in ended if each.status == "failed"]
-    tracking.awaited(lambda: tracking.close_pipeline(context, len(failed)))
+    store.awaited(lambda: store.close_pipeline(context, len(failed)))
     _artifact(problem, context, ended, len(trained))
     if failed:
         raise TrialsFailed(
@@ -66,7 +67,7 @@ def _say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _artifact(problem: str, context: tracking.Context, ended: Sequence[Outcome], trained: int) -> None:
+def _artifact(problem: str, context: store.Context, ended: Sequence[Outcome], trained: int) -> None:
     """Show the trials on the flow run's page, with the way to MLflow."""
     page = url(MLFLOW)
     where = f"/#/experiments/{context.experiment}/runs/{context.parent}"

@@ -36,7 +36,7 @@ from flows.alerts import alert
 from flows.connection import connect
 from infra.servers import PREFECT, url
 from problems.errors import RecastError
-from stages.settings import parse
+from project.settings.parsing import parse_settings
 
 QUERY_SECONDS = 3
 """How often Prefect is asked for work. Its own server is on loopback."""
@@ -88,7 +88,7 @@ def main(port: int) -> None:
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", str(QUERY_SECONDS))
     refresh_global_settings_context()
     setup_signal_handlers_worker(os.getpid(), "the worker", print)
-    pool = parse().deploy.pool
+    pool = parse_settings().deploy.pool
     Worker.is_own = get_current_settings().api.url is None
     while True:
         try:

@@ -31,9 +31,9 @@ from infra import postgres
 from infra.laptop import ARTIFACTS, DATABASES, LOCATIONS
 from infra.servers import POSTGRES, S3, SERVERS, object_store, port_of, start, url
 from problems.errors import RecastError
-from stages import profile
-from stages.atomic import replaced_file, replaced_folder
-from stages.places import STATE
+from project import profile
+from project.atomic import replaced_file, replaced_folder
+from project.paths import STATE
 
 MANIFEST = "backup.json"
 FORMAT = 1

@@ -1,6 +1,6 @@
 """What a project with the profile `laptop` keeps, and where: for those that copy it elsewhere."""
 
-from stages.places import MLFLOW_STORE, STATE
+from project.paths import MLFLOW_STORE, STATE
 
 DATABASES = {"mlflow": MLFLOW_STORE / "mlflow.db", "prefect": STATE / "prefect.db"}
 """SQLite's; on servers, databases of PostgreSQL have the names."""

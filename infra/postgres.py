@@ -17,8 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra import secrets
 from problems.errors import RecastError
-from stages.atomic import replaced_folder
-from stages.places import STATE
+from project.atomic import replaced_folder
+from project.paths import STATE
 
 DATA = STATE / "postgres"
 DATABASES = ("mlflow", "prefect")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stages.atomic import replaced_file
+from project.atomic import replaced_file
 
 HEADER = """\
 # Every version, pinned, for Python 3.11 to 3.13. Made by `make lock`; do not edit.

@@ -15,7 +15,7 @@ from typing import Any
 
 from infra import secrets
 from problems.errors import RecastError
-from stages.places import STATE
+from project.paths import STATE
 
 DATA = STATE / "s3"
 BUCKET = "recast"

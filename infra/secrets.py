@@ -4,8 +4,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from stages.atomic import replaced_file
-from stages.places import STATE
+from project.atomic import replaced_file
+from project.paths import STATE
 
 FOLDER = STATE / "secrets"
 

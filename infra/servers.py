@@ -23,10 +23,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from infra import laptop, postgres, s3, secrets
 from problems.errors import RecastError
-from stages import profile
-from stages.atomic import write_json
-from stages.places import STATE
-from stages.profile import Profile
+from project import profile
+from project.atomic import write_json
+from project.paths import STATE
+from project.profile import Profile
 
 START_SECONDS = 240
 """A server that is not healthy by then will not be."""

@@ -1,4 +1,4 @@
-"""What new rows of a problem must be like: the settings of the data contract, which `stages/contract.py` checks."""
+"""The settings of the data contract for new rows, which `lifecycle/new_rows/contract.py` checks."""
 
 from typing import Annotated
 

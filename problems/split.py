@@ -240,3 +240,6 @@ SequenceSplit = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_by_name, json_schema_input_type=Literal["given", "half"] | GivenSplit | FractionSplit),
 ]
+
+
+SPLITS = ("train", "validation", "test")

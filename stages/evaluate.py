@@ -16,24 +16,27 @@ from numpy.typing import NDArray
 from architectures import REGISTRY, Axes, Network, ShapeError
 from problems.problem import AnyProblem, Problem
 from problems.source import written
-from stages import batches, history, places, tracking
-from stages.atomic import replaced_folder, write_json
-from stages.batches import Batches, Data
-from stages.command import command
-from stages.fit import EVALUATION_BATCH, answers
-from stages.forecasts import Forecasts, Targets, absolute, along, bands, by_hour, by_month, moments, stretch
-from stages.history import Epoch
-from stages.leaderboard import BASELINE, Evaluation, Measured, Row, Spread
-from stages.metrics import Errors, paired_block_bootstrap, skill
-from stages.normalize import Table, times
-from stages.objectives import Objective, objective, ordered, shape_for
-from stages.packaging import package
-from stages.report import render
-from stages.settings import Evaluate, load
-from stages.train import load_network
-from stages.trials import Trial, expand, read_trial, trial_folder
-from stages.views import Inside, look
-from stages.window import AnyWindows, Windowing, read_windows
+from project import paths
+from project.atomic import replaced_folder, write_json
+from project.command import command
+from project.settings.loading import load_settings
+from project.settings.sections import Evaluate
+from stages.evaluation.forecasts import Forecasts, Targets, absolute, along, bands, by_hour, by_month, moments, stretch
+from stages.evaluation.leaderboard import BASELINE, Evaluation, Measured, Row, Spread
+from stages.evaluation.metrics import Errors, paired_block_bootstrap, skill
+from stages.report.page import render
+from stages.report.views import Inside, look
+from stages.tables.table import Table, times
+from stages.tables.windows import AnyWindows, Windowing, read_windows
+from stages.tracking import store
+from stages.tracking.packaging import package
+from stages.training import batches, history
+from stages.training.batches import Batches, Data
+from stages.training.fit import EVALUATION_BATCH, answers
+from stages.training.history import Epoch
+from stages.training.networks import load_network
+from stages.training.objectives import Objective, objective, ordered, shape_for
+from stages.training.trials import Trial, expand, read_trial, trial_folder
 
 CLASSES = 20
 """Of more than these no table is made that shows which is taken for which."""
@@ -342,28 +345,28 @@ def write(evaluation: Evaluation, inside: Inside, out: Path) -> None:
 
 def main(problem: str) -> None:
     """Rank the trained grid of a problem, try what was selected on the test rows, and write the report."""
-    settings = load()
-    normalized, windowed = places.stage("normalize", problem), places.stage("window", problem)
-    out = places.stage("evaluate", problem)
+    settings = load_settings()
+    normalized, windowed = paths.stage("normalize", problem), paths.stage("window", problem)
+    out = paths.stage("evaluate", problem)
     trials = expand(settings, problem, windowed)
     evaluation = evaluate(
         problem,
         settings.problem(problem),
         settings.evaluate,
         trials,
-        places.stage("ingest", problem),
+        paths.stage("ingest", problem),
         normalized,
         windowed,
     )
     write(evaluation, look(evaluation, trials, normalized, windowed), out)
 
     def log() -> None:
-        context = tracking.open_pipeline(problem, settings, trials, newest=True)
-        tracking.log_unlogged(context, trials)
-        tracking.log_evaluation(context, evaluation, trials, out)
+        context = store.open_pipeline(problem, settings, trials, newest=True)
+        store.log_unlogged(context, trials)
+        store.log_evaluation(context, evaluation, trials, out)
         package(evaluation, trials)
 
-    tracking.awaited(log)
+    store.awaited(log)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -20,21 +19,20 @@ os.environ.setdefault("POLARS_CSV_CHUNK_SIZE", str(1 << 20))
 os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_SIZE", "1")
 
 import polars as pl
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as Bar
 
 from problems.errors import RecastError
 from problems.fresh import FolderFresh
 from problems.increments import FOLDER, GrowingSource, increments
 from problems.problem import Problem, SequenceProblem
-from problems.source import AGE, EPOCHS, PLACE, Progress, Rows, written
+from problems.source import AGE, EPOCHS, PLACE, Rows, written
 from problems.table import stored
-from stages import places
-from stages.atomic import replaced_folder, write_json
-from stages.command import command
-from stages.sequences import ingest_sequences
-from stages.settings import Settings, parse
+from project import paths
+from project.atomic import replaced_folder, write_json
+from project.command import command
+from project.progress import download_progress
+from project.settings.parsing import parse_settings
+from project.settings.sections import Settings
+from stages.sequences.ingest import ingest_sequences
 
 TABLE = "table.parquet"
 QUALITY = "quality.json"
@@ -181,9 +179,9 @@ def fetch(problem: str, settings: Settings) -> None:
         Unreachable: no source of its files can be reached now.
         RecastError: a file is not what it should be, or is one of `fresh.path` too.
     """
-    declared, store = settings.problem(problem), places.raw(problem)
+    declared, store = settings.problem(problem), paths.raw(problem)
     store.mkdir(parents=True, exist_ok=True)
-    with shown(f"fetch {problem}") as progress:
+    with download_progress(f"fetch {problem}") as progress:
         declared.source.fetch(store, progress, settings.ingest.attempts)
     fresh = declared.fresh if isinstance(declared, Problem) else None
     if isinstance(fresh, FolderFresh) and isinstance(declared.source, GrowingSource):
@@ -206,9 +204,9 @@ def _refuse_both(problem: str, fresh: list[Path], own: list[Path]) -> None:
 
 def main(problem: str) -> None:
     """Fetch a problem's rows and write them as one typed, sorted table with a quality report."""
-    settings = parse()
+    settings = parse_settings()
     fetch(problem, settings)
-    declared, store, out = settings.problem(problem), places.raw(problem), places.stage("ingest", problem)
+    declared, store, out = settings.problem(problem), paths.raw(problem), paths.stage("ingest", problem)
     if isinstance(declared, SequenceProblem):
         with readable_polars_errors(store, out):
             read = ingest_sequences(declared, store, out, hashes(store))
@@ -691,18 +689,6 @@ def readable_polars_errors(
         if os.strerror(errno.ENOSPC) in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
         raise RecastError(f"{fault(store) or f'{store}: {str(error).splitlines()[0]}'}; mend the file") from error
-
-
-@contextmanager
-def shown(task: str) -> Iterator[Progress]:
-    """A progress bar for downloads on a terminal; silence elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda come, total: None
-        return
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bar("{task.description}", *columns, console=Console(stderr=True), transient=True) as bar:
-        number = bar.add_task(task, total=None)
-        yield lambda come, total: bar.update(number, completed=come, total=total)
 
 
 if __name__ == "__main__":

@@ -6,36 +6,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from forecasting.climatology import Climatology
+from forecasting.preparation import Preparation, of_derived
+from problems.columns import Scale, ahead
 from problems.errors import RecastError
-from problems.problem import Problem, Scale, SequenceProblem, ahead
-from stages import places
-from stages.atomic import replaced_folder
-from stages.climatology import Climatology
-from stages.command import command
-from stages.preparation import Preparation, of_derived
-from stages.sequences import encode
-from stages.settings import parse
-
-CHUNK = 1_000_000
-"""Rows held in memory at once."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """One series of the table: its rows are `first` to `first + rows`, cut at `train` and `validation` from `first`."""
-
-    name: str
-    first: int
-    rows: int
-    train: int
-    validation: int
+from problems.problem import Problem, SequenceProblem
+from project import paths
+from project.atomic import replaced_folder
+from project.command import command
+from project.settings.parsing import parse_settings
+from stages.sequences.encode import encode
+from stages.tables.table import CHUNK, Series, Table
 
 
 @dataclass(frozen=True)
@@ -44,47 +31,6 @@ class _Kept:
 
     series: Series
     at: int
-
-
-@dataclass(frozen=True)
-class Table:
-    """What there is to know about a normalised table beside its values.
-
-    Attributes:
-        preparation: how it was made of what was ingested.
-        cadence: seconds between rows.
-        sha256: of values and times: the identity of the data for a trial's key. Which targets were observed shows in
-            the windows, which the key hashes beside it.
-    """
-
-    preparation: Preparation
-    cadence: float
-    synthetic: bool
-    series: tuple[Series, ...]
-    sha256: str
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The table that `normalize` wrote into `folder`."""
-        return TypeAdapter(cls).validate_json((folder / "table.json").read_bytes())
-
-
-def values(folder: Path) -> NDArray[np.float32]:
-    """The table's values, (N, F), normalised, NaN where nothing is known; memory-mapped, a write stays private."""
-    table: NDArray[np.float32] = np.load(folder / "table.npy", mmap_mode="c", allow_pickle=False)
-    return table
-
-
-def times(folder: Path) -> NDArray[np.datetime64]:
-    """The rows' times, (N,), to the millisecond; memory-mapped."""
-    table: NDArray[np.datetime64] = np.load(folder / "time.npy", mmap_mode="r", allow_pickle=False)
-    return table
-
-
-def observed(folder: Path) -> NDArray[np.bool_]:
-    """Whether each row's target, (N,), was observed: neither null nor filled; memory-mapped."""
-    table: NDArray[np.bool_] = np.load(folder / "observed.npy", mmap_mode="r", allow_pickle=False)
-    return table
 
 
 def normalize(
@@ -263,9 +209,9 @@ def _chunks(
 
 def main(problem: str) -> None:
     """Scale a problem's table by its training rows and write it for memory-mapping."""
-    settings = parse()
+    settings = parse_settings()
     declared = settings.problem(problem)
-    ingested, out = places.stage("ingest", problem), places.stage("normalize", problem)
+    ingested, out = paths.stage("ingest", problem), paths.stage("normalize", problem)
     if isinstance(declared, SequenceProblem):
         encode(declared, ingested, out)
     else:

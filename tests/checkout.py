@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from project.source_code import PACKAGES
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-CODE = ("architectures", "champions", "flows", "infra", "problems", "stages")
 FILES = ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
 
 SETTINGS: dict[str, Any] = {
@@ -128,18 +129,18 @@ class Checkout:
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
         import flows  # noqa: F401
-        from stages import tracking
+        from stages.tracking import store
 
         api = {PREFECT_API_URL: self.environment["PREFECT_API_URL"]}
         with pytest.MonkeyPatch.context() as patch, temporary_settings(api):
             patch.chdir(self.root)
             # By a whole path: MLflow keeps what it has opened by its name, and the relative one is every checkout's.
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{self.file('mlruns/mlflow.db')}")
-            tracking.client.cache_clear()
+            store.client.cache_clear()
             try:
                 yield
             finally:
-                tracking.client.cache_clear()
+                store.client.cache_clear()
 
 
 def make(root: Path, mlflow_db: Path | None = None, rows: int = 600, **environment: str) -> Checkout:
@@ -148,7 +149,7 @@ def make(root: Path, mlflow_db: Path | None = None, rows: int = 600, **environme
     Args:
         mlflow_db: an empty database of MLflow to copy, which saves the seconds of its creation.
     """
-    for name in CODE:
+    for name in PACKAGES:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)

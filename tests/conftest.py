@@ -95,7 +95,7 @@ def write_ingested() -> Callable[..., None]:
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """A Prefect server of the tests' own, and an empty MLflow database to copy."""
     from infra import servers
-    from stages import tracking
+    from stages.tracking import store
 
     root = tmp_path_factory.mktemp("servers")
     with pytest.MonkeyPatch.context() as patch:
@@ -103,7 +103,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         patch.delenv("PREFECT_API_URL", raising=False)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         api = f"{servers.start(servers.PREFECT)}/api"
-        tracking.client()
+        store.client()
         yield {"api": api, "mlflow_db": root / "mlruns" / "mlflow.db"}
         servers.stop(servers.PREFECT)
 

@@ -29,7 +29,7 @@ import psutil
 from mlflow.artifacts import download_artifacts
 from ruamel.yaml import YAML
 
-import stages.tracking  # noqa: F401 - it tells MLflow to draw no bars
+import stages.tracking.store  # noqa: F401 - it tells MLflow to draw no bars
 from infra import servers
 from tests import checkout
 from tests.checkout import ROOT, Checkout

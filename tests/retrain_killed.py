@@ -16,10 +16,10 @@ from typing import Any
 import mlflow
 
 import flows.retrain as retraining
-from champions import comparison, registry
 from flows import experiments
 from flows.connection import connect
-from stages import refresh
+from lifecycle.champions import comparison, registry
+from lifecycle.new_rows import refresh
 
 KILLED = 9
 

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from flows.alerts import LOG, alert
 from problems.errors import RecastError
-from stages.settings import parse
+from project.settings.parsing import parse_settings
 from tests.checkout import ROOT, SETTINGS
 
 
@@ -218,7 +218,7 @@ def test_in_a_flow_alerts_and_their_failures_stand_in_the_log_of_its_run(
 def test_wrong_settings_are_refused(alerts: dict[str, Any], said: str, write: Any) -> None:
     write(**alerts)
     with pytest.raises(RecastError, match=r"params\.yaml: alerts") as error:
-        parse()
+        parse_settings()
     assert said in str(error.value)
 
 

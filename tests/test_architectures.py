@@ -20,10 +20,10 @@ from torch import Tensor
 from architectures import REGISTRY, Axes, Network, ShapeError, TrainedAxes, WindowShape, register
 from architectures.combined import Embedded
 from problems.errors import RecastError
-from stages import settings as settings_module
-from stages.fit import build
-from stages.grid import configurations
-from stages.settings import Grid
+from project.settings.grid import configurations
+from project.settings.schema import params_schema
+from project.settings.sections import Grid
+from stages.training.fit import build
 from tests import checkout
 from tests.checkout import ROOT
 
@@ -110,7 +110,7 @@ def test_the_network_of_the_documentation_passes_the_checks_that_it_names(tmp_pa
     shutil.copytree(ROOT / "tests", theirs.file("tests"), ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", theirs.root)
     theirs.file("architectures/pooled.py").write_text(example, encoding="utf-8")
-    assert '"pooled_conv"' in theirs.run(sys.executable, "-m", "stages.settings")
+    assert '"pooled_conv"' in theirs.run(sys.executable, "-m", "project.settings.sections")
     checks = re.findall(r"^    pytest (.*)$", page, flags=re.MULTILINE)[0].split()
     # In a folder of its own: else it would clean up what earlier sessions of pytest have left, which takes minutes.
     place = f"--basetemp={tmp_path / 'theirs'}"
@@ -379,7 +379,7 @@ def test_a_new_architecture_is_one_class(registry: dict[str, type[Network]]) -> 
     assert torch.equal(network(windows())[:, 0, 0], windows()[:, -1, 1] * 2)
     with pytest.raises(RecastError, match=r"grid\.architectures\.last_times\.start: must be above 0; it is -1"):
         configurations(Grid(seeds=(0,), architectures={"last_times": {"start": [-1.0]}}))
-    axes = settings_module.schema()["$defs"]["last_times axes"]
+    axes = params_schema()["$defs"]["last_times axes"]
     assert set(axes["properties"]) == {*TrainedAxes.model_fields, "start"}
 
 

@@ -14,12 +14,13 @@ from mlflow.entities import Run
 
 from flows.backtest import backtest
 from flows.cli.backtest import backtest as command
+from lifecycle.backtests import backtest as rolling
+from lifecycle.backtests.backtest import BEAT, Plan, origins
 from problems.errors import RecastError
-from stages import backtest as rolling
-from stages import places, tracking
-from stages.backtest import BEAT, Plan, origins
-from stages.normalize import times
-from stages.words import fixed
+from project import paths
+from stages.evaluation.phrasing import fixed
+from stages.tables.table import times
+from stages.tracking import store
 from tests.checkout import Checkout
 
 DAY = timedelta(days=1)
@@ -65,7 +66,7 @@ def found(checkout: Checkout) -> rolling.Backtest:
 
 
 def runs(kind: str) -> list[Run]:
-    client = tracking.client()
+    client = store.client()
     experiment = client.get_experiment_by_name("demo")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], f"tags.`recast.kind` = '{kind}'"))
@@ -74,7 +75,7 @@ def runs(kind: str) -> list[Run]:
 def test_each_origin_has_the_rows_that_there_were_then(found: rolling.Backtest) -> None:
     assert [origin.name for origin in found.origins] == ["2020-01-19", "2020-01-22"]
     for origin in found.origins:
-        normalized = places.stage("normalize", "demo", origin.name)
+        normalized = paths.stage("normalize", "demo", origin.name)
         moments = times(normalized)
         begin, end = datetime.fromisoformat(origin.train_from), datetime.fromisoformat(origin.test_until)
         assert moments[0] == np.datetime64(begin) and moments[-1] == np.datetime64(end - timedelta(hours=1))
@@ -121,12 +122,12 @@ def test_mlflow_has_a_run_of_it_with_one_of_each_origin_below(found: rolling.Bac
     assert len(trials) == 2 * 5 and all("test_mae" in run.data.metrics for run in trials)
     assert found.chosen.test is not None
     assert whole.data.metrics["mean_test_mae"] == pytest.approx(found.chosen.test.mean)
-    history = tracking.client().get_metric_history(whole.info.run_id, "best_test_mae")
+    history = store.client().get_metric_history(whole.info.run_id, "best_test_mae")
     assert [metric.value for metric in history] == found.chosen.test.values
 
 
 def test_nothing_is_trained_twice_and_the_pipeline_does_not_notice(checkout: Checkout, found: rolling.Backtest) -> None:
-    trained = {file: file.stat().st_mtime_ns for file in places.backtest("demo").glob("trials/*/trial.json")}
+    trained = {file: file.stat().st_mtime_ns for file in paths.backtest("demo").glob("trials/*/trial.json")}
     before = {kind: len(runs(kind)) for kind in ("pipeline", "backtest", "origin", "trial")}
     assert len(trained) == 10
     assert backtest("demo", origins=2, every="3d", validation="5d", train="8d") == found
@@ -134,7 +135,7 @@ def test_nothing_is_trained_twice_and_the_pipeline_does_not_notice(checkout: Che
     # One origin less: the data of the other go, the trials stay.
     fewer = backtest("demo", origins=1, every="3d", validation="5d", train="8d")
     assert fewer.origins == found.origins[1:]
-    assert not places.stage("window", "demo", found.origins[0].name).exists()
+    assert not paths.stage("window", "demo", found.origins[0].name).exists()
     assert {file: file.stat().st_mtime_ns for file in trained} == trained
     assert "up to date" in checkout.dvc("status")
 

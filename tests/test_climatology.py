@@ -13,11 +13,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from forecasting import climatology
+from forecasting.climatology import YEAR_DAYS, Climatology, waves
+from problems.columns import Harmonics, derived_names
 from problems.errors import RecastError
-from problems.problem import Harmonics, Problem, derived_names
-from stages import climatology
-from stages.climatology import YEAR_DAYS, Climatology, waves
-from stages.normalize import Table, normalize, times, values
+from problems.problem import Problem
+from stages.normalize import normalize
+from stages.tables.table import Table, times, values
 from stages.window import window
 
 START = np.datetime64("2009-01-01T00:00", "ms")

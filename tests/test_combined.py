@@ -11,7 +11,7 @@ from torch.nn.functional import l1_loss
 from architectures import REGISTRY, ShapeError, WindowShape
 from architectures.combined import Ensemble, Part, Residual
 from architectures.network import Network, TrainedAxes
-from stages.fit import build
+from stages.training.fit import build
 
 B, T, F = 5, 8, 4
 SHAPE = WindowShape(steps=T, features=F, target=1, horizon=4, day=4, climatology=(2, 3), derived=2)

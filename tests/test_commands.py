@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from flows.cli import app
-from stages.lock import only_pipeline
+from project.lock import only_pipeline
 from tests.checkout import ROOT, Checkout
 
 LONG = {"train__epochs": 100_000, "runner__kind": "local", "runner__workers": 1}

@@ -9,14 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from champions import comparison, pages, registry
-from champions.comparison import VALIDATED_UNTIL, Decision
-from champions.registry import Version
+from lifecycle.champions import comparison, pages, registry
+from lifecycle.champions.comparison import VALIDATED_UNTIL, Decision
+from lifecycle.champions.registry import Version
 from problems.errors import RecastError
-from stages import places, tracking
-from stages.forecasts import Targets
-from stages.settings import Settings, load
-from stages.trials import Trial, expand
+from project import paths
+from project.settings.loading import load_settings
+from project.settings.sections import Settings
+from stages.evaluation.forecasts import Targets
+from stages.tracking import store
+from stages.training.trials import Trial, expand
 from tests.checkout import Checkout
 
 
@@ -31,13 +33,13 @@ def checkout(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def changed(**retrain: Any) -> Settings:
     """The settings with some of `retrain` changed."""
-    settings = load()
+    settings = load_settings()
     return settings.model_copy(update={"retrain": settings.retrain.model_copy(update=retrain)})
 
 
 def registered(architecture: str) -> tuple[Trial, Version]:
     """The trial of an architecture whose model is stored, and its version."""
-    trials = expand(load(), "demo", places.stage("window", "demo"))
+    trials = expand(load_settings(), "demo", paths.stage("window", "demo"))
     trial = next(t for t in trials if t.configuration.architecture == architecture and registry.is_stored(t))
     return trial, registry.register(trial, {VALIDATED_UNTIL: comparison.validated_until("demo")})
 
@@ -49,7 +51,7 @@ def compared(challenger: str, champion: str | None, **retrain: Any) -> Decision:
 
 
 def test_the_challenger_is_the_best_by_validation(checkout: Checkout) -> None:
-    assert comparison.best("demo", load()).configuration.architecture == "persistence"
+    assert comparison.best("demo", load_settings()).configuration.architecture == "persistence"
 
 
 def test_a_better_challenger_is_promoted_and_a_worse_one_refused(checkout: Checkout) -> None:
@@ -177,7 +179,7 @@ def test_the_evidence_is_a_page_an_artifact_and_tags(checkout: Checkout) -> None
     comparison.publish(decision, version, page)
     assert "src=" not in page and "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     assert page.count("<svg role") == 4 and "Promote" in page
-    client = tracking.client()
+    client = store.client()
     artifacts = {each.path for each in client.list_artifacts(version.run, f"decisions/{decision.id}")}
     assert artifacts == {f"decisions/{decision.id}/decision.json", f"decisions/{decision.id}/page.html"}
     assert client.get_model_version("demo", str(version.version)).tags["recast.decision"] == decision.id

@@ -10,14 +10,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+from lifecycle.new_rows import clock
+from lifecycle.new_rows.contract import Breach, Known, breaches, check
+from lifecycle.new_rows.refresh import accept, arrived
 from problems.problem import Problem
 from problems.station import simulate
-from stages import clock, places
-from stages.atomic import write_json
-from stages.contract import Breach, Known, breaches, check
+from project import paths
+from project.atomic import write_json
+from project.settings.sections import Settings
 from stages.ingest import fetch, ingest
-from stages.refresh import accept, arrived
-from stages.settings import Settings
 from tests.checkout import SETTINGS, write_table
 
 HOUR = timedelta(hours=1)
@@ -259,8 +260,8 @@ def test_rows_that_were_accepted_since_ingest_are_known(tmp_path: Path, monkeypa
         if begin == 601:
             declared = settings.problem("demo")
             assert isinstance(declared, Problem)
-            ingest(declared, places.raw("demo"), places.stage("ingest", "demo"))
-            quality = places.stage("ingest", "demo") / "quality.json"
+            ingest(declared, paths.raw("demo"), paths.stage("ingest", "demo"))
+            quality = paths.stage("ingest", "demo") / "quality.json"
             about = json.loads(quality.read_text())
             about["files"] = {name: sha for name, sha in about["files"].items() if "/" not in name}
             write_json(quality, about)
@@ -277,7 +278,7 @@ def test_rows_are_held_against_what_the_store_holds_now_as_it_is_read_now(
     fetch("demo", settings)
     declared = settings.problem("demo")
     assert isinstance(declared, Problem)
-    ingest(declared, places.raw("demo"), places.stage("ingest", "demo"))
+    ingest(declared, paths.raw("demo"), paths.stage("ingest", "demo"))
     Path("incoming/a.csv").write_text("time,T (degC),p (mbar)\n2020-01-26T00:00:00,-500,1000\n")
     arrival = arrived("demo", settings, lambda come, total: None)
     assert arrival is not None

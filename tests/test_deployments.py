@@ -34,7 +34,8 @@ from flows import deployments
 from flows.deployed import deployed as as_deployed
 from infra import servers
 from problems.errors import RecastError
-from stages.settings import Schedule, parse
+from project.settings.parsing import parse_settings
+from project.settings.sections import Schedule
 from tests import checkout
 from tests.checkout import ROOT, Checkout
 
@@ -205,7 +206,7 @@ def test_another_checkouts_deployments_are_not_taken(
     shutil.copy(deployed.file("params.yaml"), tmp_path / "params.yaml")
     shutil.copytree(deployed.file("infra"), tmp_path / "infra")
     monkeypatch.chdir(tmp_path)
-    settings = parse()
+    settings = parse_settings()
     with pytest.raises(RecastError, match=r"this Prefect server has one of that name already.*deploy\.pool"):
         deployments.deploy(settings, deployments.planned(settings, ["demo"]))
 
@@ -214,7 +215,7 @@ def test_a_checkout_that_was_moved_takes_its_deployments_along(
     deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(deployed.root)
-    settings = parse()
+    settings = parse_settings()
     (wanted, *_) = deployments.planned(settings, ["moved"])
     wanted.definition["work_pool"]["job_variables"]["working_dir"] = str(tmp_path / "gone")
     identity = deployments.deploy(settings, [wanted])[wanted.name]
@@ -228,7 +229,7 @@ def test_the_flows_that_are_deployed_are_the_real_ones_with_what_params_yaml_say
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    settings = parse()
+    settings = parse_settings()
     for each in deployments.planned(settings, ["jena"]):
         flow = load_flow_from_entrypoint(each.definition["entrypoint"])
         schedule: Schedule = getattr(settings.deploy, each.flow)
@@ -242,7 +243,7 @@ def test_the_flows_that_are_deployed_are_the_real_ones_with_what_params_yaml_say
 @pytest.mark.parametrize("cron", ["0 25 * * *", "a b c d e"])
 def test_a_schedule_that_is_none_is_refused(cron: str, deployed: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(deployed.root)
-    settings = parse()
+    settings = parse_settings()
     schedule = settings.deploy.retrain.model_copy(update={"cron": cron})
     wrong = settings.model_copy(update={"deploy": settings.deploy.model_copy(update={"retrain": schedule})})
     with pytest.raises(RecastError, match=r"deploy\.retrain\.cron"):
@@ -332,7 +333,7 @@ def limited(
     made: list[UUID] = []
 
     def make(function: Callable[..., Any], on_overlap: str) -> tuple[Any, FlowRun]:
-        settings = parse().deploy.model_copy(update={"on_overlap": on_overlap, "retries": 0})
+        settings = parse_settings().deploy.model_copy(update={"on_overlap": on_overlap, "retries": 0})
         whole = as_deployed(Flow(function, name="limited"), settings.monitor, settings)
         made.append(client.create_deployment(client.create_flow(whole), tmp_path.name, concurrency_limit=1))
         run = client.create_flow_run_from_deployment(made[-1], parameters={"problem": "demo"})

@@ -13,13 +13,13 @@ import torch
 
 from problems.errors import RecastError
 from problems.problem import Problem
-from stages import places
+from project import paths
+from project.settings.sections import Settings
 from stages.evaluate import evaluate, metrics, plots
-from stages.leaderboard import Evaluation
+from stages.evaluation.leaderboard import Evaluation
 from stages.normalize import normalize
-from stages.settings import Settings
-from stages.train import train_bundle
-from stages.trials import Trial, expand, trial_folder
+from stages.training.bundle import train_bundle
+from stages.training.trials import Trial, expand, trial_folder
 from stages.window import window
 from tests.checkout import SETTINGS
 
@@ -44,7 +44,7 @@ class Case:
         delay: int = DELAY,
     ) -> None:
         self.ingested, self.normalized, self.windowed = (
-            places.stage(name, "demo") for name in ("ingest", "normalize", "window")
+            paths.stage(name, "demo") for name in ("ingest", "normalize", "window")
         )
         self.settings = Settings.model_validate_json(
             json.dumps(SETTINGS | {"grid": {"seeds": [0, 1], "architectures": grid}})

@@ -15,15 +15,16 @@ import torch
 from architectures import REGISTRY, Network, WindowShape
 from problems.errors import RecastError
 from problems.problem import Problem
-from stages import batches, trials
-from stages.batches import Batch, Batches, Data
-from stages.fit import Progress, TrialFailed, failure, fit, forecast, means
-from stages.grid import configurations
+from project.settings.grid import configurations
+from project.settings.sections import Grid, Runner, Settings, Train
 from stages.normalize import normalize
-from stages.objectives import Objective, objective, shape_for
-from stages.settings import Grid, Runner, Settings, Train
-from stages.trials import Trial, bundles, check_shapes, expand
-from stages.window import Windowing, window
+from stages.tables.windows import Windowing
+from stages.training import batches, trials
+from stages.training.batches import Batch, Batches, Data
+from stages.training.fit import Progress, TrialFailed, failure, fit, forecast, means
+from stages.training.objectives import Objective, objective, shape_for
+from stages.training.trials import Trial, bundles, check_shapes, expand
+from stages.window import window
 
 CPU = torch.device("cpu")
 SMALL = Train(epochs=4, steps_per_epoch=5, batch_size=16)
@@ -178,7 +179,7 @@ def test_a_trial_killed_within_an_epoch_goes_on_from_the_last_one(
         return validated(network, data, aim)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("stages.fit.means", die)
+        patch.setattr("stages.training.fit.means", die)
         trained(prepared, tmp_path / "killed", **case)
     told: list[int] = []
     resumed = trained(

@@ -152,11 +152,11 @@ def test_code_edited_during_a_run_is_recorded_for_nothing(finished: Checkout, tm
     lock = checkout.file("dvc.lock").read_bytes()
     process = checkout.start(sys.executable, "-m", "flows", "run")
     wait_for(checkout, "trials/*/*/checkpoint.pt", process)
-    with checkout.file("stages/fit.py").open("a") as file:
+    with checkout.file("stages/training/fit.py").open("a") as file:
         file.write("\nMORE = 1\n")
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in printed
-    assert "stages/fit.py changed while the stage ran" in printed and "run again" in printed
+    assert "stages/training/fit.py changed while the stage ran" in printed and "run again" in printed
     assert checkout.file("dvc.lock").read_bytes() == lock
     assert "changed" in checkout.dvc("status")
 

@@ -15,21 +15,24 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from architectures import REGISTRY, WindowShape
-from champions.requests import read
+from forecasting.forecaster import About, Forecaster, InputError
+from lifecycle.serving.requests import read
 from problems.errors import RecastError
 from problems.problem import Problem
-from stages import batches, fit, places
-from stages.fit import answers
-from stages.forecaster import About, Forecaster, InputError
-from stages.forecasts import Forecasts, Targets, bands
-from stages.grid import configurations
-from stages.normalize import Table, normalize, times
-from stages.objectives import objective, ordered, shape_for
-from stages.packaging import example_of, forecaster_of
-from stages.settings import Grid, Train
-from stages.train import load_network
-from stages.trials import Trial, trial_folder
-from stages.window import Windowing, window
+from project import paths
+from project.settings.grid import configurations
+from project.settings.sections import Grid, Train
+from stages.evaluation.forecasts import Forecasts, Targets, bands
+from stages.normalize import normalize
+from stages.tables.table import Table, times
+from stages.tables.windows import Windowing
+from stages.tracking.packaging import example_of, forecaster_of
+from stages.training import batches, fit
+from stages.training.fit import answers
+from stages.training.networks import load_network
+from stages.training.objectives import objective, ordered, shape_for
+from stages.training.trials import Trial, trial_folder
+from stages.window import window
 from tests.conftest import CADENCE, START
 
 ROWS = 400
@@ -61,7 +64,7 @@ def make_offline(
 
     def make(architecture: str = "gru", train: dict[str, Any] | None = None, **problem: Any) -> Offline:
         patch.chdir(tmp_path_factory.mktemp("offline"))
-        ingested, normalized, windowed = (places.stage(name, "demo") for name in ("ingest", "normalize", "window"))
+        ingested, normalized, windowed = (paths.stage(name, "demo") for name in ("ingest", "normalize", "window"))
         generator = np.random.default_rng(0)
         series, moments = [], []
         for i in range(2):
@@ -165,7 +168,7 @@ def test_a_served_forecast_is_the_offline_forecast_of_the_same_window(
 def test_intervals_are_those_of_the_evaluation(make_offline: Callable[..., Offline], train: dict[str, Any]) -> None:
     offline = make_offline(window=LEADS, train=train)
     served = forecaster(offline, levels=(0.5, 0.6, 0.95))
-    normalized, windowed = places.stage("normalize", "demo"), places.stage("window", "demo")
+    normalized, windowed = paths.stage("normalize", "demo"), paths.stage("window", "demo")
     windowing, table = Windowing.read(windowed), Table.read(normalized)
     data = batches.read_rows(normalized, windowed, windowing, torch.device("cpu"))
     center, scale = table.preparation.of_target
@@ -320,7 +323,7 @@ def written(make_offline: Callable[..., Offline], tmp_path_factory: pytest.TempP
     served = forecaster(make_offline(**SEASONS))
     folder = tmp_path_factory.mktemp("model") / "artifacts"
     folder.mkdir(parents=True)
-    places_ = (places.stage(name, "demo") for name in ("ingest", "normalize", "window"))
+    places_ = (paths.stage(name, "demo") for name in ("ingest", "normalize", "window"))
     served.write(folder, example_of(served.about, *places_))
     return folder
 

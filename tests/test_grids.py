@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 
 from architectures import REGISTRY, WindowShape
-from problems.problem import derived_names
-from stages.fit import build
-from stages.grid import Configuration, configurations
-from stages.settings import Settings, load, overlay
+from problems.columns import derived_names
+from project.settings.grid import Configuration, configurations
+from project.settings.loading import load_settings, overlay_settings
+from project.settings.sections import Settings
+from stages.training.fit import build
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 def settings_of(file: str, folder: Path) -> Settings:
     """params.yaml with a file of grids/ in its place."""
     shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
-    overlay(ROOT / "grids" / file, folder / "params.yaml")
-    return load(folder / "params.yaml")
+    overlay_settings(ROOT / "grids" / file, folder / "params.yaml")
+    return load_settings(folder / "params.yaml")
 
 
 def parameters(settings: Settings, problem: str, configuration: Configuration) -> int:

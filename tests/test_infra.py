@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from infra import servers
-from infra.slots import Slot, claimed, cores, slots
-from stages.settings import Runner
+from infra.devices.slots import Slot, claimed, cores, slots
+from project.settings.sections import Runner
 from tests.checkout import ROOT
 
 RUNNER = {"kind": "local", "workers": 3, "slots_per_gpu": 2, "devices": "auto", "bundle": 1}
@@ -93,7 +93,7 @@ def test_a_process_keeps_its_slot_on_a_gpu_for_as_long_as_it_lives(
     monkeypatch.chdir(tmp_path)
     code = (
         "import sys\n"
-        "from infra.slots import Slot, claim\n"
+        "from infra.devices.slots import Slot, claim\n"
         "choice = (Slot('cuda:0', 0), Slot('cuda:1', 0))\n"
         "print(claim(choice), claim(choice), flush=True)\n"
         "sys.stdin.read()\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.metrics import Comparison, conformal_reach, coverage, mae, paired_block_bootstrap, rmse, skill
+from stages.evaluation.metrics import Comparison, conformal_reach, coverage, mae, paired_block_bootstrap, rmse, skill
 
 
 def one_series(first: np.ndarray, second: np.ndarray, *rest: Any, **keys: Any) -> Comparison:

@@ -18,7 +18,7 @@ from prefect.states import Paused
 from flows import migrate as migration
 from infra import postgres
 from infra import servers as own
-from stages import profile
+from project import profile
 from tests.checkout import Checkout
 
 pytestmark = pytest.mark.skipif(

@@ -12,17 +12,21 @@ import pytest
 from filelock import FileLock
 from prefect.client.orchestration import get_client
 
-from champions import comparison, forecast_log, monitoring, registry
-from champions.monitoring import Watched
-from champions.registry import Version
 from flows import alerts, deployments
 from flows.monitor import BROKEN, FINE, NOTHING, monitor
+from lifecycle.champions import comparison, registry
+from lifecycle.champions.registry import Version
+from lifecycle.monitoring import rules as monitoring
+from lifecycle.monitoring.drift import drift
+from lifecycle.monitoring.rules import Watched
+from lifecycle.serving import forecast_log
 from problems.errors import RecastError
 from problems.problem import Problem
-from stages import places, tracking
-from stages.drift import drift
-from stages.settings import Monitor, load
-from stages.trials import expand
+from project import paths
+from project.settings.loading import load_settings
+from project.settings.sections import Monitor
+from stages.tracking import store
+from stages.training.trials import expand
 from tests.checkout import Checkout
 
 TABLE = Path("data/ingest/demo/table.parquet")
@@ -34,7 +38,7 @@ def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> It
     """The versions of a checkout in which this process works; the second is the champion."""
     with finished.copy(tmp_path_factory.mktemp("monitored") / "checkout").entered():
         tags = {comparison.VALIDATED_UNTIL: comparison.validated_until("demo")}
-        trials = expand(load(), "demo", places.stage("window", "demo"))
+        trials = expand(load_settings(), "demo", paths.stage("window", "demo"))
         found = [registry.register(trial, tags) for trial in trials if registry.is_stored(trial)]
         registry.promote("demo", found[0], None)
         registry.promote("demo", found[1], None)
@@ -58,13 +62,13 @@ def log(versions: list[Version]) -> Iterator[pl.DataFrame]:
 
 
 def problem() -> Problem:
-    declared = load().problem("demo")
+    declared = load_settings().problem("demo")
     assert isinstance(declared, Problem)
     return declared
 
 
 def figures(**settings: Any) -> pl.DataFrame:
-    ingested = places.stage("ingest", "demo")
+    ingested = paths.stage("ingest", "demo")
     return monitoring.figures(problem(), "demo", Monitor(**settings), ingested, monitoring.watched("demo"))
 
 
@@ -109,7 +113,7 @@ def test_the_same_observations_give_the_same_history_and_a_corrected_one_correct
     with_monitor(window="3d")
 
     def metrics() -> dict[tuple[str, str], list[tuple[int, float]]]:
-        client = tracking.client()
+        client = store.client()
         experiment = client.get_experiment_by_name("demo")
         assert experiment is not None
         runs = client.search_runs([experiment.experiment_id], "tags.`recast.kind` = 'monitor'")
@@ -150,7 +154,7 @@ def test_a_broken_rule_is_told_once_and_starts_one_retraining(log: pl.DataFrame,
 
     Checkout(Path.cwd(), {}).settings(deploy={"pool": "monitored"})
     with_monitor(window="3d", error=0.1, on_breach="retrain")
-    settings = load()
+    settings = load_settings()
     (wanted,) = (each for each in deployments.planned(settings, ["demo"]) if each.flow == "retrain")
     (deployed,) = deployments.deploy(settings, [wanted]).values()
 
@@ -180,7 +184,7 @@ def test_where_nothing_is_deployed_a_retraining_that_fails_is_begun_once(log: pl
     Checkout(Path.cwd(), {}).settings(deploy={"pool": "nowhere"})
     with_monitor(window="3d", error=0.1, on_breach="retrain")
     # Another retraining, as it were.
-    with FileLock(places.STATE / "retrain-demo.lock"), pytest.raises(RecastError, match="another retraining of demo"):
+    with FileLock(paths.STATE / "retrain-demo.lock"), pytest.raises(RecastError, match="another retraining of demo"):
         monitor("demo")
     told = alerts.LOG.read_text()
     assert told.count("1 rule is broken") == 1

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from problems.errors import RecastError
 from problems.problem import Problem
+from project.settings.parsing import parse_settings
 from stages.ingest import ingest
-from stages.inspection import inspect, unit_of
-from stages.proposal import Proposal, propose
-from stages.settings import parse
+from stages.table_discovery.columns import inspect, unit_of
+from stages.table_discovery.proposal import Proposal, propose
 from tests.checkout import Checkout
 
 START = datetime(2019, 11, 27)
@@ -413,7 +413,7 @@ def test_from_a_file_to_a_leaderboard(fresh: Checkout) -> None:
     assert fresh.file("params.yaml").read_text() == before
 
     fresh.recast("new", "river.csv", "--target", "flow")
-    written = parse(fresh.file("params.yaml"))
+    written = parse_settings(fresh.file("params.yaml"))
     assert written.run == ("demo", "river")
     assert written.problems["river"].table.target == "flow"
     assert "what is flow measured in?" in fresh.file("params.yaml").read_text()

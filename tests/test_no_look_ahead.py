@@ -10,12 +10,14 @@ import torch
 
 from architectures import REGISTRY
 from problems.problem import Problem
-from stages import batches
-from stages.fit import Progress, build, fit, forecast
-from stages.normalize import Table, normalize, values
-from stages.objectives import objective
-from stages.settings import Train
-from stages.window import ranges, window
+from project.settings.sections import Train
+from stages.normalize import normalize
+from stages.tables.table import Table, values
+from stages.tables.windows import ranges
+from stages.training import batches
+from stages.training.fit import Progress, build, fit, forecast
+from stages.training.objectives import objective
+from stages.window import window
 
 ROWS, TRAIN, VALIDATION = 320, 160, 240
 LOOKBACK, STEP, DELAY = 24, 2, 6

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from architectures import REGISTRY
 from problems.problem import SequenceProblem
-from stages import batches
-from stages.batches import PieceBatches
-from stages.fit import build
-from stages.sequences import cut, encode, ingest_sequences, steps_of, vocabulary_of
+from stages.sequences.cut import cut
+from stages.sequences.encode import encode
+from stages.sequences.ingest import ingest_sequences
+from stages.sequences.reading import steps_of, vocabulary_of
+from stages.training import batches
+from stages.training.batches import PieceBatches
+from stages.training.fit import build
 from tests.test_sequence_problems import PROBLEMS, write_sources
 
 CPU = torch.device("cpu")

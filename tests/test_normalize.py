@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from problems.errors import RecastError
 from problems.problem import Problem
-from stages import batches
 from stages import normalize as stage
-from stages.normalize import Table, normalize, observed, times, values
+from stages.normalize import normalize
+from stages.tables.table import Table, observed, times, values
+from stages.training import batches
 from stages.window import window
 
 START = datetime(2020, 1, 1)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.costs import Costs, Observation, Pace, observed, shape
-from infra.mps import shared_gpus
-from infra.packing import PILOT_SHARE, Device, Job, Packer, bound, share
-from stages import places
-from stages.settings import load
-from stages.trials import expand
+from infra.devices.costs import Costs, Observation, Pace, observed, shape
+from infra.devices.mps import shared_gpus
+from infra.devices.packing import PILOT_SHARE, Device, Job, Packer, bound, share
+from project import paths
+from project.settings.loading import load_settings
+from stages.training.trials import expand
 from tests.checkout import Checkout
 
 PEAKS = {"small": 10, "middle": 30, "large": 90, "too large": 150}
@@ -173,7 +173,9 @@ def test_the_time_that_is_left_follows_what_bundles_take_now() -> None:
 def test_what_a_trial_is_expected_to_take(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As others of its shape did; else by parameters, as those of its architecture, or all; else in no unit."""
     monkeypatch.chdir(finished.copy(tmp_path / "copy").root)
-    gru = next(trial for trial in expand(load(), "demo", places.stage("window", "demo")) if "gru" in trial.label)
+    gru = next(
+        trial for trial in expand(load_settings(), "demo", paths.stage("window", "demo")) if "gru" in trial.label
+    )
     weights = Costs([]).parameters(gru)
     assert Costs([]).seconds(gru) == 2 * weights and not Costs([]).known
     others = [Observation("", "lstm", 10, 40.0, None)]

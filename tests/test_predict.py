@@ -7,13 +7,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from champions import forecast_log, registry
-from champions.registry import Version
 from flows.predict import predict, read
+from lifecycle.champions import registry
+from lifecycle.champions.registry import Version
+from lifecycle.serving import forecast_log
 from problems.errors import RecastError
-from stages import places
-from stages.settings import load
-from stages.trials import expand
+from project import paths
+from project.settings.loading import load_settings
+from stages.training.trials import expand
 from tests.checkout import Checkout
 
 TABLE = Path("data/ingest/demo/table.parquet")
@@ -23,7 +24,7 @@ TABLE = Path("data/ingest/demo/table.parquet")
 def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]]:
     """The versions 1, 2 and 3 of a checkout in which this process works; the first is the champion."""
     with finished.copy(tmp_path_factory.mktemp("predicted") / "checkout").entered():
-        trials = expand(load(), "demo", places.stage("window", "demo"))
+        trials = expand(load_settings(), "demo", paths.stage("window", "demo"))
         with pytest.raises(RecastError, match="demo has no champion yet"):
             predict("demo")
         found = [registry.register(trial, {}) for trial in trials if registry.is_stored(trial)]

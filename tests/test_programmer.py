@@ -19,12 +19,14 @@ from architectures.network import Network
 from architectures.programmer import OPERATIONS, NeuralProgrammer
 from problems.problem import Problem
 from problems.questions import LENGTH, WORDS, QuestionsSource, column_names, episodes
-from stages import batches
-from stages.fit import build, fit, means
+from project.settings.loading import load_settings
+from project.settings.sections import Train
 from stages.normalize import normalize
-from stages.objectives import objective
-from stages.settings import Train, load
-from stages.window import Windowing, ranges, window
+from stages.tables.windows import Windowing, ranges
+from stages.training import batches
+from stages.training.fit import build, fit, means
+from stages.training.objectives import objective
+from stages.window import window
 
 ROWS, COLUMNS = 5, 3
 NAMES = column_names(COLUMNS)
@@ -216,7 +218,7 @@ def test_each_kind_is_asked_as_often() -> None:
 @pytest.fixture
 def declared() -> Problem:
     """The problem as params.yaml has it, of fewer episodes."""
-    problem = load(Path(__file__).parents[1] / "params.yaml").problem("questions")
+    problem = load_settings(Path(__file__).parents[1] / "params.yaml").problem("questions")
     assert isinstance(problem.source, QuestionsSource)
     source = problem.source.model_copy(update={"episodes": 4000, "kinds": ("sum", "count")})
     return problem.model_copy(update={"source": source})

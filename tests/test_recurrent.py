@@ -16,9 +16,9 @@ from torch.nn import functional
 from architectures import REGISTRY, Network, WindowShape, graphs
 from architectures.cells import GRU, LSTM, Elman, GRUResetBefore, Jordan, Layer, PeepholeLSTM, Stack
 from problems.errors import RecastError
-from stages.fit import build
-from stages.grid import configurations
-from stages.settings import Grid
+from project.settings.grid import configurations
+from project.settings.sections import Grid
+from stages.training.fit import build
 
 NETWORKS = ["gru", "gru_reset_before", "jordan", "lstm", "lstm_peephole", "simple_rnn"]
 B, T, F, H = 4, 7, 3, 5

@@ -16,15 +16,17 @@ import pytest
 from tenacity import wait_none
 from typer.testing import CliRunner
 
+from lifecycle.new_rows import refresh
+from lifecycle.new_rows.contract import Breach
+from lifecycle.new_rows.refresh import Arrival
 from problems import download as downloading
 from problems import fresh as freshly
 from problems.errors import RecastError, Unreachable
 from problems.increments import FOLDER, increments
-from stages import places, refresh
-from stages.contract import Breach
+from project import paths
+from project.settings.parsing import parse_settings
+from project.settings.sections import Settings
 from stages.ingest import fetch, ingest
-from stages.refresh import Arrival
-from stages.settings import Settings, parse
 from tests import checkout
 from tests.checkout import SETTINGS, Checkout, write_table
 
@@ -51,7 +53,7 @@ def accepted(settings: Settings) -> Arrival:
 def table(settings: Settings) -> pl.DataFrame:
     """What ingest makes of base and increments."""
     declared = settings.problem("demo")
-    ingest(declared, places.raw("demo"), Path("out"))  # type: ignore[arg-type]
+    ingest(declared, paths.raw("demo"), Path("out"))  # type: ignore[arg-type]
     return pl.read_parquet("out/table.parquet")
 
 
@@ -97,7 +99,7 @@ def test_an_increment_holds_the_header_and_the_lines_that_are_not_known(lines: l
     arrival = accepted(settings())
     assert (arrival.rows, arrival.known, arrival.corrected, arrival.late) == (99, 21, 0, 0)
     assert (arrival.first, arrival.last) == ("2020-01-26 00:00:00", "2020-01-30 02:00:00")
-    (stored,) = increments(places.raw("demo") / FOLDER)
+    (stored,) = increments(paths.raw("demo") / FOLDER)
     assert stored.name == f"0001-{arrival.sha256[:8]}.csv"
     assert stored.read_bytes() == b"".join([lines[0], *lines[601:700]])
     assert arrived(settings()) is None
@@ -155,7 +157,7 @@ def test_comments_are_no_rows(lines: list[bytes], settings: Make) -> None:
     )
     arrival = accepted(declared)
     assert (arrival.rows, arrival.known, arrived(declared)) == (29, 11, None)
-    (stored,) = increments(places.raw("demo") / FOLDER)
+    (stored,) = increments(paths.raw("demo") / FOLDER)
     assert stored.read_bytes() == b"".join([lines[0], *lines[601:630]])
     with file.open("ab") as grown:
         grown.writelines([b"# more\n", *lines[630:640]])
@@ -208,14 +210,14 @@ def test_lines_that_are_known_are_compared_again_only_where_something_has_change
     assert (grown.rows, grown.known) == (10, 0)
     assert arrived(settings()) is None
     # The store is another one, as after a git checkout and a dvc checkout.
-    increments(places.raw("demo") / FOLDER)[0].unlink()
+    increments(paths.raw("demo") / FOLDER)[0].unlink()
     again = accepted(settings())
     assert (again.rows, again.known, again.late) == (first.rows, 21, 99)
     assert arrived(settings()) is None
     file.write_bytes(b"".join([lines[0], changed(lines[595], 9), *lines[596:710]]))
     corrected = accepted(settings())
     assert (corrected.rows, corrected.corrected) == (1, 1)
-    shutil.rmtree(places.STATE)
+    shutil.rmtree(paths.STATE)
     assert arrived(settings()) is None
 
 
@@ -242,7 +244,7 @@ def test_what_is_no_such_table_is_an_error(content: bytes, message: str, lines: 
     Path("incoming/a.csv").write_bytes(content)
     with pytest.raises(RecastError, match=message):
         arrived(settings())
-    assert not (places.raw("demo") / FOLDER).exists()
+    assert not (paths.raw("demo") / FOLDER).exists()
 
 
 def test_a_folder_that_is_not_there(lines: list[bytes], settings: Make) -> None:
@@ -255,7 +257,7 @@ def test_a_folder_that_is_not_there(lines: list[bytes], settings: Make) -> None:
 
 
 def test_a_file_that_is_no_increment_is_named(lines: list[bytes], settings: Make) -> None:
-    foreign = places.raw("demo") / FOLDER / "2020-notes.csv"
+    foreign = paths.raw("demo") / FOLDER / "2020-notes.csv"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"".join([lines[0], *lines[601:640]]))
     with pytest.raises(RecastError, match=r"data/raw/demo/fresh/2020-notes\.csv: no increment.*move the file"):
@@ -294,7 +296,7 @@ def test_a_kill_at_any_point_loses_and_doubles_nothing(lines: list[bytes], setti
     second = arrived(settings())
     assert second is not None
     # Killed between the reasons and the rows.
-    reasons = places.quarantine("demo") / second.pending.with_suffix(".json").name
+    reasons = paths.quarantine("demo") / second.pending.with_suffix(".json").name
     reasons.parent.mkdir(parents=True)
     reasons.write_text("{}")
     second = arrived(settings())
@@ -336,7 +338,7 @@ def test_what_is_in_quarantine_is_known_until_it_is_dropped(lines: list[bytes], 
 
 
 def accepted_names(problem: str) -> list[str]:
-    return [file.name.partition("-")[0] for file in increments(places.raw(problem) / FOLDER)]
+    return [file.name.partition("-")[0] for file in increments(paths.raw(problem) / FOLDER)]
 
 
 def test_parquet_files_grow_too(lines: list[bytes], settings: Make) -> None:
@@ -346,7 +348,7 @@ def test_parquet_files_grow_too(lines: list[bytes], settings: Make) -> None:
     rows.slice(590, 30).write_parquet("incoming/a.parquet")
     assert accepted(grown).rows == 20
     assert arrived(grown) is None
-    assert pl.read_parquet(increments(places.raw("demo") / FOLDER)[0]).equals(rows.slice(600, 20))
+    assert pl.read_parquet(increments(paths.raw("demo") / FOLDER)[0]).equals(rows.slice(600, 20))
     assert table(grown).height == 620
     Path("incoming/b.parquet").write_bytes(Path("incoming/a.parquet").read_bytes()[:500])
     with pytest.raises(RecastError, match=r"b\.parquet: not a whole Parquet file"):
@@ -369,7 +371,7 @@ def test_the_stations_running_file_joins_an_hourly_archive(settings: Make) -> No
     )
     arrival = accepted(declared)
     assert (arrival.rows, arrived(declared)) == (100, None)
-    assert increments(places.raw("demo") / FOLDER)[0].read_bytes().startswith(head)
+    assert increments(paths.raw("demo") / FOLDER)[0].read_bytes().startswith(head)
     times = table(declared)["time"]
     assert len(times) == 240 + 16
     assert times.diff().drop_nulls().unique().to_list() == [timedelta(hours=1)]
@@ -602,7 +604,7 @@ def test_a_query_brings_again_what_was_dropped(settings: Make) -> None:
     assert (dropped.rows, dropped.first) == (5, "2020-01-01 05:00:00")
     refresh.accept(dropped)
     assert arrived(declared) is None
-    assert list(places.quarantine("demo").iterdir()) == []
+    assert list(paths.quarantine("demo").iterdir()) == []
     assert table(declared).height == 12
 
 
@@ -625,7 +627,7 @@ def test_settings_that_cannot_be_are_refused(change: dict[str, Any], message: st
     made.settings()
     made.settings(**change)
     with pytest.raises(RecastError) as refused:
-        parse()
+        parse_settings()
     assert message in str(refused.value)
 
 
@@ -650,7 +652,7 @@ def test_the_commands_tell_what_came_and_have_dvc_track_it(tmp_path: Path, monke
     # Half a line is not taken however often one refresh, or a dry run before it, looks at it.
     Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[590:700], lines[700][:-4]]))
     status, printed = recast("refresh", "--dry-run")
-    assert (status, "would be taken in" in printed, places.raw("demo").joinpath(FOLDER).exists()) == (0, True, False)
+    assert (status, "would be taken in" in printed, paths.raw("demo").joinpath(FOLDER).exists()) == (0, True, False)
     status, printed = recast("refresh")
     assert (status, "99" in printed, "taken in: 0001-" in printed) == (0, True, True)
     noted = Path("data/raw/demo/fresh.dvc").read_text()
@@ -688,7 +690,7 @@ def test_the_flow_and_dvc_agree_on_what_increments_make_stale(tmp_path: Path, mo
     made = checkout.make(tmp_path / "grown")
     monkeypatch.chdir(made.root)
     last = Path("demo.csv").read_text().splitlines()[-1].partition(",")[2]
-    folder = places.raw("demo") / FOLDER
+    folder = paths.raw("demo") / FOLDER
     folder.mkdir()
     (folder / "0001-00000000.csv").write_text(f"time,T (degC),p (mbar)\n2020-01-26T00:00:00,{last}\n")
     assert dag.track(folder)

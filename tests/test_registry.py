@@ -11,14 +11,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from typer.testing import CliRunner
 
-from champions import registry
-from champions.registry import CHALLENGER, CHAMPION, PREVIOUS, Version
 from flows.cli import app
+from lifecycle.champions import registry
+from lifecycle.champions.registry import CHALLENGER, CHAMPION, PREVIOUS, Version
 from problems.errors import RecastError
-from stages import places, tracking
-from stages.packaging import CONTENT
-from stages.settings import load
-from stages.trials import Trial, expand
+from project import paths
+from project.settings.loading import load_settings
+from stages.tracking import store
+from stages.tracking.packaging import CONTENT
+from stages.training.trials import Trial, expand
 from tests.checkout import Checkout
 
 
@@ -32,7 +33,7 @@ def checkout(finished: Checkout, tmp_path: Path) -> Iterator[Checkout]:
 
 def trials() -> list[Trial]:
     """Those whose models are stored: one an architecture."""
-    return [each for each in expand(load(), "demo", places.stage("window", "demo")) if registry.is_stored(each)]
+    return [each for each in expand(load_settings(), "demo", paths.stage("window", "demo")) if registry.is_stored(each)]
 
 
 def versions() -> list[Version]:
@@ -44,13 +45,13 @@ def versions() -> list[Version]:
 
 def aliases() -> dict[str, int]:
     """What MLflow's aliases stand for."""
-    return {name: int(at) for name, at in MlflowClient(tracking.uri()).get_registered_model("demo").aliases.items()}
+    return {name: int(at) for name, at in MlflowClient(store.uri()).get_registered_model("demo").aliases.items()}
 
 
 def test_a_trial_has_one_version_however_often_it_is_registered(checkout: Checkout) -> None:
     first = versions()
     assert versions() == first and list(registry.known("demo").values()) == first
-    found = MlflowClient(tracking.uri()).get_model_version("demo", str(first[1].version))
+    found = MlflowClient(store.uri()).get_model_version("demo", str(first[1].version))
     assert found.tags[registry.KEY] == trials()[1].key and found.run_id == first[1].run
     assert found.tags["recast.data"] == trials()[1].data
 
@@ -59,13 +60,13 @@ def test_a_model_that_was_stored_again_with_another_content_is_another_version(c
     _, two, _ = versions()
     registry.promote("demo", two, None)
     trial = trials()[1]
-    before = tracking.client().get_run(two.run).data.tags[CONTENT]
-    tracking.client().set_tag(two.run, CONTENT, "other intervals")
+    before = store.client().get_run(two.run).data.tags[CONTENT]
+    store.client().set_tag(two.run, CONTENT, "other intervals")
     other = registry.register(trial, {})
     assert (other.version, other.key, other.run) == (4, two.key, two.run)
     assert registry.register(trial, {}) == other and len(registry.known("demo")) == 4
     assert registry.champion("demo") == two and aliases() == {CHAMPION: two.version}
-    tracking.client().set_tag(two.run, CONTENT, before)
+    store.client().set_tag(two.run, CONTENT, before)
     assert registry.register(trial, {}) == two
 
 
@@ -110,7 +111,7 @@ def test_a_rollback_restores_the_exact_former_model(checkout: Checkout) -> None:
     now = registry.champion("demo")
     assert now == two
     assert registry.load(now).forecast(rows, all_windows=True).equals(before)
-    served = MlflowClient(tracking.uri()).get_model_version_by_alias("demo", CHAMPION)
+    served = MlflowClient(store.uri()).get_model_version_by_alias("demo", CHAMPION)
     assert (int(served.version), served.run_id, served.tags[registry.KEY]) == (two.version, two.run, two.key)
 
 
@@ -125,13 +126,13 @@ def test_what_dies_between_the_history_and_the_aliases_is_mended(
             raise MlflowException("the server has gone")
 
         patch.setattr(MlflowClient, "set_registered_model_alias", refuse)
-        with pytest.raises(tracking.TrackingError, match="the server has gone"):
+        with pytest.raises(store.TrackingError, match="the server has gone"):
             registry.promote("demo", two, None)
     assert registry.champion("demo") == two and aliases() == {CHAMPION: one.version}
     registry.reconcile("demo")
     assert aliases() == {CHAMPION: two.version, PREVIOUS: one.version}
-    MlflowClient(tracking.uri()).delete_registered_model_alias("demo", PREVIOUS)
-    MlflowClient(tracking.uri()).set_registered_model_alias("demo", CHALLENGER, "1")
+    MlflowClient(store.uri()).delete_registered_model_alias("demo", PREVIOUS)
+    MlflowClient(store.uri()).set_registered_model_alias("demo", CHALLENGER, "1")
     registry.promote("demo", two, None)
     assert aliases() == {CHAMPION: two.version, PREVIOUS: one.version}
     assert len(registry.history("demo")) == 2
@@ -139,10 +140,10 @@ def test_what_dies_between_the_history_and_the_aliases_is_mended(
 
 def test_a_checkout_without_a_history_takes_over_the_champion_that_there_is(checkout: Checkout) -> None:
     one, two, three = versions()
-    MlflowClient(tracking.uri()).set_registered_model_alias("demo", CHAMPION, str(two.version))
+    MlflowClient(store.uri()).set_registered_model_alias("demo", CHAMPION, str(two.version))
     others = {CHAMPION: two.version, PREVIOUS: one.version, CHALLENGER: three.version}
     for alias in (PREVIOUS, CHALLENGER):
-        MlflowClient(tracking.uri()).set_registered_model_alias("demo", alias, str(others[alias]))
+        MlflowClient(store.uri()).set_registered_model_alias("demo", alias, str(others[alias]))
     registry.reconcile("demo")
     registry.reconcile("demo")
     assert registry.champion("demo") == two and len(registry.history("demo")) == 1
@@ -164,7 +165,7 @@ def test_a_champion_that_was_not_expected_stays(checkout: Checkout) -> None:
 def test_versions_that_mlflow_has_lost_are_told_with_the_mend(checkout: Checkout) -> None:
     version = versions()[0]
     registry.promote("demo", version, None)
-    MlflowClient(tracking.uri()).delete_registered_model("demo")
+    MlflowClient(store.uri()).delete_registered_model("demo")
     with pytest.raises(RecastError, match="MLFLOW_TRACKING_URI"):
         registry.reconcile("demo")
     file = registry.folder("demo") / "history.json"
@@ -179,7 +180,7 @@ def test_mlflow_out_of_reach_is_waited_for_and_a_refusal_is_not(checkout: Checko
     def once_gone() -> str:
         calls.append(1)
         if len(calls) == 1:
-            with tracking.reported():
+            with store.reported():
                 raise MlflowException("connection refused")
         return "there"
 
@@ -187,13 +188,13 @@ def test_mlflow_out_of_reach_is_waited_for_and_a_refusal_is_not(checkout: Checko
 
     def refused() -> None:
         calls.append(1)
-        with tracking.reported():
+        with store.reported():
             raise MlflowException("no such thing", error_code=RESOURCE_DOES_NOT_EXIST)
 
     calls.clear()
-    with pytest.raises(tracking.TrackingError, match="no such thing"):
+    with pytest.raises(store.TrackingError, match="no such thing"):
         registry.patiently(refused, 60)
-    with pytest.raises(tracking.TrackingError, match="connection refused"):
+    with pytest.raises(store.TrackingError, match="connection refused"):
         calls.clear()
         registry.patiently(lambda: once_gone() if calls.clear() is None else "", 0)
 

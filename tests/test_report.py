@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from problems.errors import RecastError
-from stages import leaderboard
-from stages.atomic import write_json
-from stages.drawing import drawing
-from stages.history import Epoch
-from stages.leaderboard import Evaluation, Fan, Interval, Measured, Row, Spread
-from stages.metrics import Comparison
-from stages.report import render
+from project.atomic import write_json
+from stages.evaluation import leaderboard
+from stages.evaluation.leaderboard import Evaluation, Fan, Interval, Measured, Row, Spread
+from stages.evaluation.metrics import Comparison
+from stages.report.drawing import drawing
+from stages.report.page import render
+from stages.training.history import Epoch
 
 GRU, LSTM, DENSE = "gru units=32", "lstm units=32", "dense units=64"
 LUCKY = "lstm units=64"
@@ -485,7 +485,7 @@ def test_the_same_evaluation_gives_the_same_bytes():
 
 def test_drawing_in_two_threads_gives_the_same_pictures():
     """As when the evaluations of two problems run side by side, and one logs learning curves."""
-    from stages.tracking import learning_curve
+    from stages.tracking.store import learning_curve
 
     def curve() -> bytes:
         file = io.BytesIO()

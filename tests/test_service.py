@@ -17,15 +17,16 @@ import pytest
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
-from champions import forecast_log, registry
-from champions.api import LIMIT_BYTES, make_app
-from champions.registry import Version
-from champions.requests import Refused, read
-from champions.service import Asked, Service
+from lifecycle.champions import registry
+from lifecycle.champions.registry import Version
+from lifecycle.serving import forecast_log
+from lifecycle.serving.api import LIMIT_BYTES, make_app
+from lifecycle.serving.requests import Refused, read
+from lifecycle.serving.service import Asked, Service
 from problems.errors import RecastError
-from stages import places
-from stages.settings import load
-from stages.trials import expand
+from project import paths
+from project.settings.loading import load_settings
+from stages.training.trials import expand
 from tests.checkout import Checkout
 
 Body = dict[str, Any]
@@ -35,7 +36,7 @@ Body = dict[str, Any]
 def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]]:
     """The versions 1, 2 and 3 of a checkout in which this process works; the second is the champion."""
     with finished.copy(tmp_path_factory.mktemp("served") / "checkout").entered():
-        trials = expand(load(), "demo", places.stage("window", "demo"))
+        trials = expand(load_settings(), "demo", paths.stage("window", "demo"))
         found = [registry.register(trial, {}) for trial in trials if registry.is_stored(trial)]
         registry.promote("demo", found[0], None)
         registry.promote("demo", found[1], None)
@@ -289,7 +290,7 @@ def test_a_request_that_the_service_has_a_fault_with_fails_alone(
             raise KeyError("a fault")
         return read(content, forecaster)
 
-    monkeypatch.setattr("champions.service.read", faulty)
+    monkeypatch.setattr("lifecycle.serving.service.read", faulty)
     good = json.dumps(body()).encode()
     asked = [Asked(each) for each in (b"{", good, b"fault", good)]
     Service("demo", registry)._answer_or_say(asked)
@@ -402,7 +403,7 @@ def test_the_openapi_document_tells_the_columns_and_gives_an_example_that_works(
 
 def test_a_log_that_refuses_is_told_and_loses_nothing(here: list[Version], monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder stands where the file should: as a full disk, it is for a person to mend."""
-    monkeypatch.setattr("champions.service.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("lifecycle.serving.service.RETRY_SECONDS", 0.01)
     file = forecast_log.file_of("demo")
     file.mkdir(parents=True)
     with served(Service("demo", registry)) as client:

@@ -15,8 +15,11 @@ from ruamel.yaml import YAML
 from problems.errors import RecastError
 from problems.jena import ARCHIVE
 from problems.split import DateSplit, FractionSplit, LectureSplit, RecentSplit
-from stages.grid import configurations
-from stages.settings import Settings, load, overlay, parse, schema
+from project.settings.grid import configurations
+from project.settings.loading import load_settings, overlay_settings
+from project.settings.parsing import parse_settings
+from project.settings.schema import SCHEMA, params_schema
+from project.settings.sections import Settings
 
 ROOT = Path(__file__).parents[1]
 PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -80,26 +83,26 @@ def read(tmp_path: Path) -> Callable[[Any], Settings]:
     def write_and_load(content: Any) -> Settings:
         text = content if isinstance(content, str | bytes) else yaml(content)
         (tmp_path / "params.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-        return load(tmp_path / "params.yaml")
+        return load_settings(tmp_path / "params.yaml")
 
     return write_and_load
 
 
 def test_the_projects_own_file_is_right() -> None:
-    settings = load(ROOT / "params.yaml")
+    settings = load_settings(ROOT / "params.yaml")
     assert configurations(settings.grid)
     assert set(settings.run) <= set(settings.problems)
 
 
 def test_the_committed_schema_is_current() -> None:
-    committed = (ROOT / "params.schema.json").read_text(encoding="utf-8")
-    assert json.loads(committed) == schema(), "python -m stages.settings > params.schema.json"
+    committed = SCHEMA.read_text(encoding="utf-8")
+    assert json.loads(committed) == params_schema(), "python -m project.settings.schema"
 
 
 @pytest.mark.parametrize("right", [YAML(typ="safe").load(PARAMS), document()], ids=["params.yaml", "another"])
 def test_the_schema_accepts_what_is_right(right: Any) -> None:
-    jsonschema.Draft202012Validator.check_schema(schema())
-    jsonschema.Draft202012Validator(schema()).validate(right)
+    jsonschema.Draft202012Validator.check_schema(params_schema())
+    jsonschema.Draft202012Validator(params_schema()).validate(right)
 
 
 SPLITS: list[tuple[Any, Any]] = [
@@ -134,7 +137,7 @@ SPLITS: list[tuple[Any, Any]] = [
 def test_every_way_to_write_a_split(read: Callable[[Any], Settings], written: Any, meant: Any) -> None:
     right = edited((*JENA, "split"), written)
     assert read(right).problems["jena"].split == meant
-    jsonschema.Draft202012Validator(schema()).validate(right)
+    jsonschema.Draft202012Validator(params_schema()).validate(right)
 
 
 def test_a_date_may_be_written_without_quotes(read: Callable[[Any], Settings]) -> None:
@@ -388,7 +391,7 @@ BY_THE_SCHEMA = [
 @pytest.mark.parametrize(("keys", "value"), BY_THE_SCHEMA, ids=lambda each: str(each)[:40])
 def test_the_schema_refuses_it_too(keys: tuple[str, ...], value: Any) -> None:
     """So that an editor warns of it before anything runs."""
-    assert list(jsonschema.Draft202012Validator(schema()).iter_errors(edited(keys, value)))
+    assert list(jsonschema.Draft202012Validator(params_schema()).iter_errors(edited(keys, value)))
 
 
 def test_every_wrong_key_is_named_at_once(read: Callable[[Any], Settings]) -> None:
@@ -425,7 +428,7 @@ def test_a_file_that_is_no_settings_says_where(read: Callable[[Any], Settings], 
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
     with pytest.raises(RecastError, match=r"params\.yaml: not there; run this in the project's root"):
-        parse(tmp_path / "params.yaml")
+        parse_settings(tmp_path / "params.yaml")
 
 
 def test_a_problem_that_is_not_declared_is_named(read: Callable[[Any], Settings]) -> None:
@@ -508,9 +511,9 @@ def test_a_file_of_some_keys_takes_their_place_and_no_other(tmp_path: Path) -> N
     whole, part = tmp_path / "params.yaml", tmp_path / "part.yaml"
     shutil.copy(ROOT / "params.yaml", whole)
     part.write_text(PART, encoding="utf-8")
-    before, text_before = load(whole), whole.read_text(encoding="utf-8")
-    changed = overlay(part, whole)
-    after, text_after = load(whole), whole.read_text(encoding="utf-8")
+    before, text_before = load_settings(whole), whole.read_text(encoding="utf-8")
+    changed = overlay_settings(part, whole)
+    after, text_after = load_settings(whole), whole.read_text(encoding="utf-8")
     assert sorted(changed) == sorted(
         ["run", "problems.jena.split", "train.epochs", "train.patience", "grid.seeds", "grid.architectures"]
     )
@@ -526,7 +529,7 @@ def test_a_file_of_some_keys_takes_their_place_and_no_other(tmp_path: Path) -> N
     kept = [line for line in text_before.splitlines() if line in text_after.splitlines()]
     assert len(kept) > 0.85 * len(text_before.splitlines())
     assert {line for line in text_before.splitlines() if line.startswith("#")} <= set(kept)
-    assert overlay(part, whole) == []
+    assert overlay_settings(part, whole) == []
     assert whole.read_text(encoding="utf-8") == text_after
 
 
@@ -551,7 +554,7 @@ def test_a_file_that_would_spoil_the_settings_changes_nothing(tmp_path: Path, te
         part.write_text(text, encoding="utf-8")
     before = whole.read_bytes()
     with pytest.raises(RecastError, match=message):
-        overlay(part, whole)
+        overlay_settings(part, whole)
     assert whole.read_bytes() == before
     assert sorted(file.name for file in tmp_path.iterdir()) == (
         ["params.yaml", "part.yaml"] if text else ["params.yaml"]
@@ -561,4 +564,4 @@ def test_a_file_that_would_spoil_the_settings_changes_nothing(tmp_path: Path, te
 @pytest.mark.parametrize("file", sorted((ROOT / "grids").glob("*.yaml")), ids=lambda file: file.name)
 def test_every_file_of_grids_fits_the_settings(file: Path, tmp_path: Path) -> None:
     shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
-    assert overlay(file, tmp_path / "params.yaml")
+    assert overlay_settings(file, tmp_path / "params.yaml")

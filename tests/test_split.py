@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from problems.errors import RecastError
 from problems.problem import Problem
 from problems.source import written
-from problems.split import DateSplit, RecentSplit, Split
+from problems.split import SPLITS, DateSplit, RecentSplit, Split
 from stages import normalize as stage
 from stages.normalize import normalize
-from stages.sequences import SPLITS
 
 Make = Callable[..., Problem]
 Write = Callable[..., None]

@@ -25,16 +25,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 
 from problems.errors import RecastError
-from stages import batches, history, leaderboard, places, tracking
-from stages.lock import only_pipeline
-from stages.normalize import Table
-from stages.packaging import package
-from stages.rebuild import rebuild
-from stages.settings import load
-from stages.tracking import TrackingError, TrialRun
-from stages.train import load_network
-from stages.trials import Trial, expand, note_run, read_run, read_trial, trial_folder
-from stages.window import Windowing
+from project import paths
+from project.git import commit
+from project.lock import only_pipeline
+from project.settings.loading import load_settings
+from stages.evaluation import leaderboard
+from stages.tables.table import Table
+from stages.tables.windows import Windowing
+from stages.tracking import store as tracking
+from stages.tracking.packaging import package
+from stages.tracking.rebuild import rebuild
+from stages.tracking.store import TrackingError, TrialRun
+from stages.training import batches, history
+from stages.training.networks import load_network
+from stages.training.trials import Trial, expand, note_run, read_run, read_trial, trial_folder
 from tests.checkout import ROOT, Checkout
 from tests.nodes import free_port, listens, wait_until
 
@@ -95,14 +99,14 @@ def test_the_packaged_models_forecast_in_real_units(finished: Checkout, monkeypa
     _, _, runs_by_name = runs(finished)
     monkeypatch.chdir(finished.root)
     mlflow.set_tracking_uri(f"sqlite:///{finished.file('mlruns/mlflow.db')}")
-    normalized, windowed = places.stage("normalize", "demo"), places.stage("window", "demo")
+    normalized, windowed = paths.stage("normalize", "demo"), paths.stage("window", "demo")
     table, windowing = Table.read(normalized), Windowing.read(windowed)
     data = batches.read_rows(normalized, windowed, windowing, torch.device("cpu"))["test"]
     row, x_BTF = data.rows(torch.arange(7)).tolist(), data.at(torch.arange(7)).x_BTF
     rows = pl.read_parquet(finished.file("data/ingest/demo/table.parquet")).drop("series")
     assert rows.columns == ["time", "T (degC)", "p (mbar)"]
     packaged = 0
-    for trial in expand(load(), "demo", windowed):
+    for trial in expand(load_settings(), "demo", windowed):
         uri = runs_by_name[trial.label].data.tags.get("recast.model")
         if uri is None:
             continue
@@ -171,22 +175,22 @@ def ended(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
     enter(checkout.root, monkeypatch)
     tracking.client.cache_clear()
-    trials = expand(load(), "demo", places.stage("window", "demo"))
+    trials = expand(load_settings(), "demo", paths.stage("window", "demo"))
     for trial in trials:
         (trial_folder(trial) / "run.json").unlink()
     yield trials
     tracking.client.cache_clear()
-    tracking.commit.cache_clear()
+    commit.cache_clear()
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in another checkout, as another process would."""
     monkeypatch.chdir(folder)
-    tracking.commit.cache_clear()
+    commit.cache_clear()
 
 
 def opened(trials: list[Trial], newest: bool = False, prefect_run: str | None = "flow") -> tracking.Context:
-    return tracking.open_pipeline("demo", load(), trials, prefect_run, newest)
+    return tracking.open_pipeline("demo", load_settings(), trials, prefect_run, newest)
 
 
 def train(context: tracking.Context, trial: Trial) -> None:
@@ -345,8 +349,8 @@ def test_the_commit_is_told_with_what_is_not_committed(tmp_path: Path, monkeypat
         return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
     def told() -> str:
-        tracking.commit.cache_clear()
-        return tracking.commit()
+        commit.cache_clear()
+        return commit()
 
     monkeypatch.chdir(tmp_path)
     # A repository around the folder of the tests is none of theirs.
@@ -369,7 +373,7 @@ def test_the_commit_is_told_with_what_is_not_committed(tmp_path: Path, monkeypat
     assert told() == git("rev-parse", "HEAD") + "-dirty"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert told() == "", "no git"
-    tracking.commit.cache_clear()
+    commit.cache_clear()
 
 
 def test_one_filter_shows_the_whole_of_a_grid_that_grew(ended: list[Trial]) -> None:
@@ -422,9 +426,9 @@ def test_the_metrics_of_the_system_are_those_of_the_training(
 def test_packaging_leaves_the_imports_of_the_process_and_the_times_of_the_runs_alone(ended: list[Trial]) -> None:
     context = opened(ended, newest=True)
     tracking.log_unlogged(context, ended)
-    evaluation = leaderboard.read(places.stage("evaluate", "demo"))
+    evaluation = leaderboard.read(paths.stage("evaluate", "demo"))
     assert evaluation is not None
-    tracking.log_evaluation(context, evaluation, ended, places.stage("evaluate", "demo"))
+    tracking.log_evaluation(context, evaluation, ended, paths.stage("evaluate", "demo"))
     path, modules = list(sys.path), dict(sys.modules)
     times = {run.info.run_id: run.info.end_time for run in in_store()}
     first = package(evaluation, ended)
@@ -560,5 +564,5 @@ def test_a_database_without_its_driver_is_out_of_reach(tmp_path: Path, monkeypat
 
 def test_nothing_is_rebuilt_while_a_pipeline_writes(ended: list[Trial]) -> None:
     with only_pipeline(), pytest.raises(RecastError, match="another pipeline runs"):
-        rebuild(load(), "demo")
-    assert rebuild(load(), "demo") == 5
+        rebuild(load_settings(), "demo")
+    assert rebuild(load_settings(), "demo") == 5

@@ -23,16 +23,17 @@ from architectures.cells import LSTM
 from architectures.recurrent import Recurrent
 from architectures.tcn import TCN
 from architectures.view import Scale, View, input_steps, window_names
-from stages import leaderboard, places
-from stages.drawing import drawing
+from project import paths as places
+from project.settings.loading import load_settings
 from stages.evaluate import write
-from stages.figures import COLORS, STYLE, Line
-from stages.fit import build
-from stages.gradients import state_gradients, vanishing
-from stages.selection import best_trials
-from stages.settings import load
-from stages.trials import Trial, expand
-from stages.views import Inside, Pen, look
+from stages.evaluation import leaderboard
+from stages.evaluation.selection import best_trials
+from stages.report.drawing import drawing
+from stages.report.figures import COLORS, STYLE, Line
+from stages.report.gradients import state_gradients, vanishing
+from stages.report.views import Inside, Pen, look
+from stages.training.fit import build
+from stages.training.trials import Trial, expand
 from tests import checkout
 from tests.checkout import Checkout
 from tests.test_tracking import enter, runs
@@ -358,7 +359,7 @@ def inside_of(seen: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     evaluation = leaderboard.read(places.stage("evaluate", "demo"))
     assert evaluation is not None
     windowed = places.stage("window", "demo")
-    trials = expand(load(), "demo", windowed)
+    trials = expand(load_settings(), "demo", windowed)
 
     def again() -> Inside:
         inside = look(evaluation, trials, places.stage("normalize", "demo"), windowed)
@@ -404,7 +405,7 @@ def test_without_pictures_there_is_no_section(seen: Checkout, tmp_path: Path, mo
     assert evaluation is not None
     baselines = replace(evaluation, rows=[row for row in evaluation.rows if row.architecture == "persistence"])
     windowed = places.stage("window", "demo")
-    found = look(baselines, expand(load(), "demo", windowed), places.stage("normalize", "demo"), windowed)
+    found = look(baselines, expand(load_settings(), "demo", windowed), places.stage("normalize", "demo"), windowed)
     write(evaluation, found, tmp_path / "out")
     assert "Inside the networks" not in (tmp_path / "out/report.html").read_text()
     assert json.loads((tmp_path / "out/inside/pictures.json").read_text())["pictures"] == {}
@@ -416,7 +417,7 @@ def test_the_best_trial_is_the_one_with_the_lowest_validation_error(
     monkeypatch.chdir(seen.root)
     evaluation = leaderboard.read(results(seen))
     assert evaluation is not None
-    trials: list[Trial] = expand(load(), "demo", places.stage("window", "demo"))
+    trials: list[Trial] = expand(load_settings(), "demo", places.stage("window", "demo"))
     found = {row.architecture: trial for row, trial in best_trials(evaluation.rows, trials)}
     assert found.keys() == (GRID.keys() - {"gru"}) | {"gru ensemble"}
     for architecture, best in found.items():

@@ -18,14 +18,15 @@ from problems.errors import RecastError
 from problems.jena import ARCHIVE
 from problems.problem import Problem
 from problems.split import LectureSplit
-from stages import batches
+from project.settings.sections import Train
 from stages import window as stage
-from stages.fit import means
 from stages.ingest import ingest
 from stages.normalize import normalize
-from stages.objectives import objective
-from stages.settings import Train
-from stages.window import SPLITS, Windowing, count, ranges, subtract, window
+from stages.tables.windows import Windowing, ranges
+from stages.training import batches
+from stages.training.fit import means
+from stages.training.objectives import objective
+from stages.window import SPLITS, count, subtract, window
 
 Make = Callable[..., Problem]
 Write = Callable[..., None]

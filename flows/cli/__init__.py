@@ -21,9 +21,9 @@ from flows.cli import (
     status,
 )
 from flows.cli.app import app
-from flows.progress import console
 from problems.errors import RecastError
-from stages.command import plain_errors
+from project.command import plain_errors
+from project.progress import console
 
 __all__ = [
     "backtest",

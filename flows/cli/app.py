@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from problems.errors import RecastError
-from stages.settings import Settings
+from project.settings.sections import Settings
 
 # Imports that take seconds (Prefect, DVC, MLflow, PyTorch) stand in the commands that need them.
 

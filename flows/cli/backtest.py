@@ -7,14 +7,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.app import Wait, app, chosen
-from flows.progress import console, results
-from stages.lock import only_pipeline
-from stages.settings import load
-from stages.words import decimals, fixed, signed
+from project.lock import only_pipeline
+from project.progress import console, results
+from project.settings.loading import load_settings
+from stages.evaluation.phrasing import decimals, fixed, signed
 
 if TYPE_CHECKING:
-    from stages.backtest import Backtest
-    from stages.leaderboard import Spread
+    from lifecycle.backtests.backtest import Backtest
+    from stages.evaluation.leaderboard import Spread
 
 
 @app.command()
@@ -33,13 +33,13 @@ def backtest(
     wait: Wait = False,
 ) -> None:
     """Try the grid at several origins in the past, each with the data that there were then."""
-    settings = load()
+    settings = load_settings()
     (name,) = chosen(settings, [problem])
     with only_pipeline(wait):
         from flows.backtest import backtest as flow
         from flows.connection import connect
         from flows.train import TrialsFailed
-        from stages import backtest as rolling
+        from lifecycle.backtests import backtest as rolling
         from stages.ingest import fetch
 
         fetch(name, settings)

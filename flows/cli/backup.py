@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import Wait, app
-from flows.progress import console
-from stages import places
-from stages.lock import only_pipeline
+from project import paths
+from project.lock import only_pipeline
+from project.progress import console
 
 
 @app.command()
@@ -19,7 +19,7 @@ def backup(
     """Write MLflow's and Prefect's databases, artifacts, histories, forecasts and DVC's data to one place."""
     from infra.backup import back_up
 
-    places.require_root()
+    paths.require_root()
     with only_pipeline(wait), console.status("writing"):
         made = back_up(target)
     console.print(f"{target}: {len(made.files)} files, {made.size / 1e6:.1f} MB, each with its hash", soft_wrap=True)
@@ -33,7 +33,7 @@ def restore(
     """Put a backup back, once every file of it is found to be as it was written; its servers must be down."""
     from infra.backup import restore as put_back
 
-    places.require_root()
+    paths.require_root()
     with only_pipeline(), console.status("restoring"):
         held = put_back(source, replace)
     console.print(f"restored {len(held.files)} files of {held.made}; `recast up`, and `dvc checkout` for the data")

@@ -8,14 +8,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.app import app
-from flows.progress import console, results
 from problems.errors import RecastError
-from stages import places
-from stages.settings import load, parse
+from project import paths
+from project.progress import console, results
+from project.settings.loading import load_settings
+from project.settings.parsing import parse_settings
 
 if TYPE_CHECKING:
-    from champions.history import Entry
-    from champions.lineage import Trace
+    from lifecycle.champions.history import Entry
+    from lifecycle.champions.lineage import Trace
 
 Problem = Annotated[str, typer.Argument(help="a problem that `run` in params.yaml lists")]
 
@@ -30,7 +31,7 @@ def retrain(
     from flows.retrain import BREACH
     from flows.retrain import retrain as flow
 
-    load()
+    load_settings()
     connect()
     try:
         state = flow(problem, force, return_state=True)
@@ -50,7 +51,7 @@ def promote(
     version: Annotated[int | None, typer.Argument(help="of the registered model; none: the challenger")] = None,
 ) -> None:
     """Make a version the champion, whatever a comparison says; without VERSION, the challenger."""
-    from champions import pages, registry
+    from lifecycle.champions import pages, registry
 
     _check(problem)
     registry.reconcile(problem)
@@ -71,8 +72,8 @@ def promote(
 @app.command()
 def rollback(problem: Problem) -> None:
     """Make the former champion the champion again; each further call goes one further back."""
-    from champions.history import champion as present
-    from champions.history import history, roll_back
+    from lifecycle.champions.history import champion as present
+    from lifecycle.champions.history import history, roll_back
 
     _check(problem)
     if not history(problem):
@@ -88,13 +89,13 @@ def rollback(problem: Problem) -> None:
 
 
 def _reconcile(problem: str) -> None:
-    from champions import registry
+    from lifecycle.champions import registry
 
     registry.reconcile(problem)
 
 
 def _write_history(problem: str) -> None:
-    from champions import pages
+    from lifecycle.champions import pages
 
     pages.write_history(problem)
 
@@ -105,7 +106,7 @@ def champion(
     history: Annotated[bool, typer.Option("--history", help="show all that happened")] = False,
 ) -> None:
     """Show which version serves, and which would by a rollback; with --history, all promotions and refusals."""
-    from champions import history as champions
+    from lifecycle.champions import history as champions
 
     _check(problem)
     entries = champions.history(problem)
@@ -137,9 +138,9 @@ def trace(
     problem: Annotated[str | None, typer.Option(help="of the version; none: the only one that `run` lists")] = None,
 ) -> None:
     """Show where a forecast comes from: version, run, trial, dvc.lock, raw files, commit; or the way back."""
-    from champions import lineage
+    from lifecycle.champions import lineage
 
-    places.require_root()
+    paths.require_root()
     if sum(each is not None for each in (forecast_id, version, raw)) != 1:
         raise RecastError("name one of: a forecast's id, --version, --raw")
     if raw is not None:
@@ -149,7 +150,7 @@ def trace(
         _show(lineage.trace(forecast_id))
         return
     assert version is not None
-    settings = parse()
+    settings = parse_settings()
     if problem is None and len(settings.run) > 1:
         raise RecastError(f"whose version? Name it with --problem: {', '.join(settings.run)}")
     name = problem or settings.run[0]
@@ -163,7 +164,7 @@ def _check(problem: str) -> None:
     Raises:
         RecastError: params.yaml declares no such problem.
     """
-    parse().problem(problem)
+    parse_settings().problem(problem)
 
 
 def _moment(entry: "Entry") -> str:
@@ -172,7 +173,7 @@ def _moment(entry: "Entry") -> str:
 
 def _table(problem: str, entries: "list[Entry]", now: "list[Entry]") -> Table:
     """All that happened, the newest last."""
-    from champions import comparison
+    from lifecycle.champions import comparison
 
     table = Table("when (UTC)", "what", "version", "trial", title=f"Champions of {problem}")
     table.add_column("MAE", justify="right")
@@ -195,7 +196,7 @@ def _table(problem: str, entries: "list[Entry]", now: "list[Entry]") -> Table:
 
 def _where(problem: str) -> None:
     """Where to look next."""
-    from champions.history import folder
+    from lifecycle.champions.history import folder
 
     page = folder(problem) / "history.html"
     if page.exists():
@@ -233,7 +234,7 @@ def _show(found: "Trace") -> None:
 
 def _show_forecasts(problem: str, version: int) -> None:
     """The forecasts of a version."""
-    from champions import forecast_log
+    from lifecycle.serving import forecast_log
 
     found = forecast_log.of_version(problem, version)
     table = Table(
@@ -250,7 +251,7 @@ def _show_forecasts(problem: str, version: int) -> None:
 
 def _show_users(raw: str) -> None:
     """The versions that used a raw file."""
-    from champions import lineage
+    from lifecycle.champions import lineage
 
     found = list(lineage.using(raw.lower()))
     if not found:

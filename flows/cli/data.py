@@ -7,16 +7,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.app import Problems, Wait, app
-from flows.progress import console, results
 from problems.errors import RecastError
 from problems.problem import Problem
-from stages import places
-from stages.lock import only_pipeline
-from stages.settings import Settings, parse
+from project import paths
+from project.lock import only_pipeline
+from project.progress import console, results
+from project.settings.parsing import parse_settings
+from project.settings.sections import Settings
 
 if TYPE_CHECKING:
-    from stages.contract import Breach
-    from stages.refresh import Arrival
+    from lifecycle.new_rows.contract import Breach
+    from lifecycle.new_rows.refresh import Arrival
 
 BREACH = 4
 """The status of a command that has put rows into quarantine."""
@@ -32,7 +33,7 @@ def refresh(
 
     The status is 0 whether anything was new or not, 4 where rows break the contract, 1 where something else is wrong.
     """
-    settings = parse()
+    settings = parse_settings()
     names = _growing(settings, problems)
     table = Table("problem", "rows", "corrected", "late", "from", "to", "", title="New rows")
     found: list[tuple[str, list[Breach]]] = []
@@ -75,13 +76,13 @@ def _growing(settings: Settings, problems: list[str] | None) -> list[str]:
 def _refreshed(problem: str, settings: Settings, dry_run: bool, table: Table) -> "list[list[Breach]]":
     """Bring what is new of a problem, a row of the table an increment; what each breaks."""
     from flows import dag
+    from lifecycle.new_rows import refresh as increments
+    from lifecycle.new_rows.contract import check
     from problems.increments import FOLDER
-    from stages import refresh as increments
-    from stages.contract import check
-    from stages.ingest import shown
+    from project.progress import download_progress
 
-    store, broken = places.raw(problem) / FOLDER, []
-    with shown(f"refresh {problem}") as progress:
+    store, broken = paths.raw(problem) / FOLDER, []
+    with download_progress(f"refresh {problem}") as progress:
         while arrival := increments.arrived(problem, settings, progress):
             breaches = check(problem, settings, arrival)
             broken.append(breaches)
@@ -123,7 +124,7 @@ def quarantine(
     wait: Wait = False,
 ) -> None:
     """Show the new rows that break the data contract, and why; take them in after all, or delete them."""
-    settings = parse()
+    settings = parse_settings()
     if accept and drop:
         raise RecastError("--accept and --drop exclude each other; give one of them")
     names = [name for name in problems or settings.problems if settings.problem(name)]
@@ -131,7 +132,7 @@ def quarantine(
         with only_pipeline(wait):
             _settle(_holder(names, name), name, settings, bool(accept))
         return
-    from stages.refresh import quarantined
+    from lifecycle.new_rows.refresh import quarantined
 
     table = Table("problem", "increment", "rows", "from", "to", "rule", "column", title="Quarantine", show_lines=True)
     found = [(name, each) for name in names for each in quarantined(name)]
@@ -168,7 +169,7 @@ def _holder(problems: list[str], increment: str) -> str:
     Raises:
         RecastError: there is none.
     """
-    from stages.refresh import quarantined
+    from lifecycle.new_rows.refresh import quarantined
 
     for problem in problems:
         if any(increment in (each.file.stem, each.file.name) for each in quarantined(problem)):
@@ -179,13 +180,13 @@ def _holder(problems: list[str], increment: str) -> str:
 def _settle(problem: str, increment: str, settings: Settings, is_right: bool) -> None:
     """Take an increment in, or delete it."""
     from flows import dag
+    from lifecycle.new_rows import refresh as increments
     from problems.increments import FOLDER
-    from stages import refresh as increments
 
     if not is_right:
         increments.drop(problem, increment)
         console.print(f"{problem}: {increment} is deleted; recast refresh {problem} brings what the source still has")
         return
     file = increments.release(problem, increment, settings)
-    dag.track(places.raw(problem) / FOLDER)
+    dag.track(paths.raw(problem) / FOLDER)
     console.print(f"{problem}: {file} is taken in; recast run {problem} trains on it", highlight=False)

@@ -7,9 +7,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.app import Problems, app, chosen
-from flows.progress import console, results
-from stages import places
-from stages.settings import load, parse
+from project import paths
+from project.progress import console, results
+from project.settings.loading import load_settings
+from project.settings.parsing import parse_settings
 
 
 @app.command()
@@ -20,8 +21,8 @@ def deploy(
     """Schedule retrain, predict and monitor of each problem, as `deploy` in params.yaml says; a worker runs them."""
     from flows import deployments
 
-    settings = load()
-    places.require_root()
+    settings = load_settings()
+    paths.require_root()
     wanted = deployments.planned(settings, chosen(settings, problems))
     ids, page = {}, ""
     if not dry_run:
@@ -61,7 +62,7 @@ def arrived(problem: Annotated[str, typer.Argument(help="a problem of params.yam
     from flows.connection import connect
     from flows.deployments import announce, arrival_event
 
-    (name,) = chosen(parse(), [problem])
+    (name,) = chosen(parse_settings(), [problem])
     connect()
     announce(name)
     console.print(f"Prefect has the event {arrival_event(name)}.", highlight=False)

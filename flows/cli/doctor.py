@@ -5,8 +5,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.app import app
-from flows.progress import console, results
-from stages import places
+from project import paths
+from project.progress import console, results
 
 MARKS = {"well": "[green]well[/]", "advice": "[yellow]advice[/]", "broken": "[red]broken[/]"}
 
@@ -16,7 +16,7 @@ def doctor() -> None:
     """Check settings, versions, folders, space, GPU and every connection; status 1 when something is broken."""
     from flows.doctor import examine
 
-    places.require_root()
+    paths.require_root()
     with console.status("looking"):
         findings = list(examine())
     table = Table("", "what", "found", "how to mend it", title="Doctor")

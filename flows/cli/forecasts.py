@@ -7,9 +7,9 @@ import typer
 from rich.markup import escape
 
 from flows.cli.app import app
-from flows.progress import console
 from problems.errors import RecastError
-from stages import places
+from project import paths
+from project.progress import console
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -23,16 +23,16 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
 ) -> None:
     """Answer requests for forecasts over HTTP with the champion, and follow it when another one is promoted."""
-    from stages.settings import load
+    from project.settings.loading import load_settings
 
-    places.require_root()
-    load().problem(problem)
+    paths.require_root()
+    load_settings().problem(problem)
 
     import uvicorn
 
-    from champions import registry
-    from champions.api import make_app
-    from champions.service import Service
+    from lifecycle.champions import registry
+    from lifecycle.serving.api import make_app
+    from lifecycle.serving.service import Service
 
     service = Service(problem, registry)
     held = service.answering
@@ -77,9 +77,9 @@ def predict(
     """Forecast with the champion from a file of rows, or from the newest rows ingested, into a Parquet file."""
     from flows.connection import connect
     from flows.predict import predict as flow
-    from stages.settings import load
+    from project.settings.loading import load_settings
 
-    places.require_root()
-    load().problem(problem)
+    paths.require_root()
+    load_settings().problem(problem)
     connect()
     flow(problem, rows, out, all_windows)

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import app
-from flows.progress import console
-from stages import places
-from stages.lock import only_pipeline
+from project import paths
+from project.lock import only_pipeline
+from project.progress import console
 
 
 @app.command()
@@ -21,7 +21,7 @@ def migrate(
     """Bring a laptop's runs, models, artifacts and Prefect's state to this project's servers; these must be down."""
     from flows.migrate import migrate as bring
 
-    places.require_root()
+    paths.require_root()
     with only_pipeline(), console.status("migrating"):
         done = bring(laptop, replace)
     for name, tables in done.rows.items():

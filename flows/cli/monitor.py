@@ -5,22 +5,22 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import app
-from flows.progress import results
-from stages import places
+from project import paths
+from project.progress import results
 
 
 @app.command()
 def monitor(problem: Annotated[str, typer.Argument(help="a problem of params.yaml that has a champion")]) -> None:
     """Hold forecasts against what was observed since, and tell of what breaks a rule of `monitor` in params.yaml."""
-    from champions import monitoring
     from flows.connection import connect
     from flows.monitor import monitor as flow
-    from stages.settings import load
+    from lifecycle.monitoring import rules
+    from project.settings.loading import load_settings
 
-    places.require_root()
-    load().problem(problem)
+    paths.require_root()
+    load_settings().problem(problem)
     connect()
     flow(problem)
-    page = monitoring.folder(problem) / "monitor.html"
+    page = rules.folder(problem) / "monitor.html"
     if page.exists():
         results.print(f"Page: {page}", soft_wrap=True)

@@ -9,13 +9,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.app import Problems, Wait, app, chosen
-from flows.progress import console, results
-from stages import leaderboard as boards
-from stages import places
-from stages.leaderboard import Evaluation, Spread
-from stages.lock import only_pipeline
-from stages.settings import Settings, load, parse
-from stages.words import verdict, without_passwords
+from project import paths
+from project.lock import only_pipeline
+from project.progress import console, results
+from project.redaction import without_passwords
+from project.settings.loading import load_settings
+from project.settings.parsing import parse_settings
+from project.settings.sections import Settings
+from stages.evaluation import leaderboard as boards
+from stages.evaluation.leaderboard import Evaluation, Spread
+from stages.evaluation.phrasing import verdict
 
 
 @app.command()
@@ -32,11 +35,11 @@ def run(
     """Bring the leaderboards up to date: run the stages that DVC calls stale, and no others."""
     from flows.dag import stale
 
-    settings = parse()
+    settings = parse_settings()
     wanted = chosen(settings, problems)
     if not all(_is_fetched(name) for name in wanted):
         # What is wrong with the grid should be told before a download of minutes.
-        load()
+        load_settings()
     with only_pipeline(wait):
         names = _fetched(settings, wanted, fallback)
         if retry or stale(names):
@@ -56,7 +59,7 @@ def run(
 
 
 def _is_fetched(problem: str) -> bool:
-    return any(not file.name.startswith(".") for file in places.raw(problem).glob("*"))
+    return any(not file.name.startswith(".") for file in paths.raw(problem).glob("*"))
 
 
 def _run(names: list[str], retry: bool) -> None:
@@ -65,7 +68,7 @@ def _run(names: list[str], retry: bool) -> None:
     from flows.pipeline import pipeline
     from flows.train import TrialsFailed
 
-    load()
+    load_settings()
     connect()
     with contextlib.suppress(TrialsFailed):
         pipeline(names, retry)
@@ -74,7 +77,7 @@ def _run(names: list[str], retry: bool) -> None:
 @app.command()
 def fetch(problems: Problems = None, wait: Wait = False) -> None:
     """Fill the raw stores: link local files, download what is public. JENA_ARCHIVE names a local Jena archive."""
-    settings = parse()
+    settings = parse_settings()
     with only_pipeline(wait):
         _fetched(settings, chosen(settings, problems), None)
 
@@ -82,7 +85,7 @@ def fetch(problems: Problems = None, wait: Wait = False) -> None:
 @app.command()
 def leaderboard(problems: Problems = None) -> None:
     """Show the leaderboards: configurations by their validation error, and what the selected do on the test rows."""
-    names = chosen(parse(), problems)
+    names = chosen(parse_settings(), problems)
     for name in names:
         _show(name)
     _links(names)
@@ -91,9 +94,9 @@ def leaderboard(problems: Problems = None) -> None:
 @app.command()
 def rebuild_mlflow(problems: Problems = None) -> None:
     """Make MLflow's runs again, in an empty store, from the trials that DVC tracks."""
-    from stages.rebuild import rebuild
+    from stages.tracking.rebuild import rebuild
 
-    settings = load()
+    settings = load_settings()
     for name in chosen(settings, problems):
         console.print(f"{name}: {rebuild(settings, name)} trials written to MLflow")
 
@@ -126,7 +129,7 @@ def _fetched(settings: Settings, names: list[str], fallback: str | None) -> list
 
 def _show(problem: str) -> Evaluation | None:
     """Print a problem's leaderboard; what it shows."""
-    found = boards.read(places.stage("evaluate", problem))
+    found = boards.read(paths.stage("evaluate", problem))
     if found is None:
         console.print(f"{problem}: no leaderboard yet; `recast run {problem}` makes one")
     else:
@@ -171,7 +174,7 @@ def _spread(spread: Spread | None) -> str:
 def _links(problems: list[str]) -> None:
     """Where to look next."""
     for name in problems:
-        report = places.stage("evaluate", name) / "report.html"
+        report = paths.stage("evaluate", name) / "report.html"
         if report.exists():
             results.print(f"Report: {report}", soft_wrap=True)
     for title, place in addresses().items():

@@ -8,12 +8,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.app import app
-from flows.progress import console, results
-from stages import places
-from stages.lock import only_pipeline
+from project import paths
+from project.lock import only_pipeline
+from project.progress import console, results
 
 if TYPE_CHECKING:
-    from stages.proposal import Proposal
+    from stages.table_discovery.proposal import Proposal
 
 
 @app.command()
@@ -21,13 +21,14 @@ def use(
     file: Annotated[Path, typer.Argument(help="a file with some of the keys of params.yaml, such as grids/all.yaml")],
 ) -> None:
     """Put the values of FILE in the place of those in params.yaml; its comments and all other values stay."""
-    from stages.settings import FILE, overlay
+    from project.paths import PARAMS
+    from project.settings.loading import overlay_settings
 
-    places.require_root()
+    paths.require_root()
     with only_pipeline(wait=False):
-        changed = overlay(file, FILE)
+        changed = overlay_settings(file, PARAMS)
     console.print(
-        f"{FILE}: {', '.join(changed) or 'nothing'} changed. `git diff {FILE}` shows it, recast run runs it.",
+        f"{PARAMS}: {', '.join(changed) or 'nothing'} changed. `git diff {PARAMS}` shows it, recast run runs it.",
         soft_wrap=True,
     )
 
@@ -46,19 +47,19 @@ def new(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be written, and write nothing")] = False,
 ) -> None:
     """Make a problem of a file: find out what it holds, try it, show it, and write its section of params.yaml."""
-    from stages.proposal import propose, write
-    from stages.settings import FILE
+    from project.paths import PARAMS
+    from stages.table_discovery.proposal import propose, write
 
-    places.require_root()
+    paths.require_root()
     with console.status(f"looking at {file}"):
         found = propose(file, name, target, unit, time or (), series, time_zone)
     _preview(found)
     if dry_run:
         return
     with only_pipeline(wait=False):
-        write(found, FILE)
+        write(found, PARAMS)
     console.print(
-        f"{FILE}: problems.{found.name} is written, and `run` has it. `git diff {FILE}` shows it; correct what is "
+        f"{PARAMS}: problems.{found.name} is written, and `run` has it. `git diff {PARAMS}` shows it; correct what is "
         f"wrong, then: recast run {found.name}",
         soft_wrap=True,
     )

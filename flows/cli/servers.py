@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli.app import app
-from flows.progress import console
 from problems.errors import RecastError
-from stages import places
-from stages.lock import is_running
-from stages.profile import read
-from stages.settings import parse
+from project import paths
+from project.lock import is_running
+from project.profile import read
+from project.progress import console
+from project.settings.parsing import parse_settings
 
 
 @app.command()
@@ -22,10 +22,10 @@ def up(
 ) -> None:
     """Start the project's servers in the background, on loopback, and a worker for deployments."""
     from infra.servers import WORKER, start, use, used
-    from stages.tracking import client
+    from stages.tracking.store import client
 
-    places.require_root()
-    pool = parse().deploy.pool
+    paths.require_root()
+    pool = parse_settings().deploy.pool
     use(profile)
     if read().name == "laptop":
         # The server and a run that starts beside it must not both create the database.
@@ -42,7 +42,7 @@ def down(force: Annotated[bool, typer.Option("--force", help="also while a pipel
     """Stop the project's worker and its servers."""
     from infra.servers import SERVERS, stop
 
-    places.require_root()
+    paths.require_root()
     if is_running() and not force:
         raise RecastError(
             "a pipeline runs in this checkout and reports to them; stop it first (Ctrl-C), or `recast down --force`"

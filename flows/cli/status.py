@@ -7,10 +7,11 @@ from rich.table import Table
 
 from flows.cli.app import Problems, app, chosen
 from flows.cli.pipeline import addresses
-from flows.progress import results
-from stages import places
-from stages.lock import is_running
-from stages.settings import Settings, load
+from project import paths
+from project.lock import is_running
+from project.progress import results
+from project.settings.loading import load_settings
+from project.settings.sections import Settings
 
 
 @app.command()
@@ -19,7 +20,7 @@ def status(problems: Problems = None) -> None:
     from flows.dag import stale
     from infra.servers import WORKER, url
 
-    settings = load()
+    settings = load_settings()
     names = chosen(settings, problems)
     running = is_running()
     table = Table("problem", "stale stages", "trials", title="Status")
@@ -36,10 +37,10 @@ def status(problems: Problems = None) -> None:
 
 def _trials(settings: Settings, problem: str, running: bool) -> str:
     """How many trials of the grid are done, failed and under way."""
-    from stages.outcomes import outcome
-    from stages.trials import expand, read_run, trial_folder
+    from stages.training.outcomes import outcome
+    from stages.training.trials import expand, read_run, trial_folder
 
-    windowed = places.stage("window", problem)
+    windowed = paths.stage("window", problem)
     if not (windowed / "windows.json").exists():
         return "not known before `window` has run"
     trials = expand(settings, problem, windowed)
@@ -55,7 +56,7 @@ def _trials(settings: Settings, problem: str, running: bool) -> str:
 
 def _show_grids() -> None:
     """A table of each grid that is being trained: devices, slots, what runs there, the queue and the time left."""
-    from infra.board import pages
+    from infra.devices.board import pages
 
     found = pages()
     if not found:
