@@ -15,7 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from infra import servers
-from tests import checkout
+from tests.support import checkout
 
 STEPS = 20
 

@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.measure import watched
-from tests import checkout
+from tests.support import checkout
 
 STAGES = ("ingest", "normalize", "window", "train")
 

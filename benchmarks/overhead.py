@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.measure import seconds
 from infra import servers
-from tests import checkout
-from tests.checkout import Checkout
+from tests.support import checkout
+from tests.support.checkout import Checkout
 
 
 def run(quick: bool) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 
 from infra import servers
-from tests import checkout
-from tests.checkout import Checkout
+from tests.support import checkout
+from tests.support.checkout import Checkout
 
 WORKERS = {"inline": (1,), "local": (1, 2, 4), "ray": (1, 2, 4)}
 

@@ -27,8 +27,8 @@ import psutil
 
 from benchmarks.measure import alternate, table
 from infra import servers
-from tests import checkout
-from tests.checkout import BIN, Checkout
+from tests.support import checkout
+from tests.support.checkout import BIN, Checkout
 
 PROBLEM = "demo"
 CONNECTIONS = 16

@@ -46,7 +46,7 @@ from stages.training.bundle import description, result
 from stages.training.history import Epoch
 from stages.training.objectives import Objective, objective, shape_for
 from stages.training.trials import Trial, expand, note_run, read_run, read_trial, trial_folder
-from tests import checkout
+from tests.support import checkout
 
 PROBLEM = "demo"
 WORKERS = (1, 4, 16, 64)

@@ -15,8 +15,8 @@ from filelock import FileLock
 from hypothesis import settings
 
 from problems.problem import Problem
-from tests import checkout
-from tests.checkout import Checkout
+from tests.support import checkout
+from tests.support.checkout import Checkout
 
 START = datetime(2020, 1, 1)
 CADENCE = timedelta(hours=1)

@@ -1,0 +1,425 @@
+"""What `recast deploy` schedules, through a real Prefect server and a real worker; the flows are small ones."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+import pytest
+from filelock import FileLock
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.deployments import run_deployment
+from prefect.flow_engine import run_flow
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Paused, Pending, Running
+from ruamel.yaml import YAML
+
+from flows import deployments
+
+# Here, where the project's own params.yaml is the one that it reads.
+from flows.deployed import deployed as as_deployed
+from infra import servers
+from problems.errors import RecastError
+from project.settings.parsing import parse_settings
+from project.settings.sections import Schedule
+from tests.support import checkout
+from tests.support.checkout import ROOT, Checkout
+
+FLOW = '''"""A small flow in the place of the real one."""
+
+import os
+import time
+
+from prefect import flow
+
+
+@flow(name="{name}", flow_run_name="{name} {{problem}}")
+def {name}(problem: str, seconds: float = 0.0, fail: bool = False) -> None:
+    """Sleep and note it.
+
+    Args:
+        problem: a problem of params.yaml
+        seconds: of sleep
+    """
+    with open("ran.txt", "a") as file:
+        file.write(f"{name} {{problem}} {{os.path.realpath(os.getcwd())}} {{os.getpid()}}\\n")
+    time.sleep(seconds)
+    if fail:
+        raise ValueError("as it was asked for")
+'''
+
+DEPLOY = {
+    "pool": "tests",
+    "time_zone": "Europe/Berlin",
+    "missed": "0.1s",
+    "retries": 1,
+    "retry_delay": "0.6s",
+    "retrain": {"cron": "0 3 * * *", "time_limit": "1h"},
+    "predict": {"cron": None, "time_limit": "2s"},
+}
+
+WORKER = "import sys; from infra.servers import WORKER, start, stop; {}(WORKER)"
+
+
+@pytest.fixture(scope="module")
+def deployed(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """A checkout whose small flows are deployed, and a worker that runs them."""
+    root = tmp_path_factory.mktemp("deployed") / "checkout"
+    made = checkout.make(root, servers["mlflow_db"], PREFECT_API_URL=servers["api"])
+    shutil.copy(ROOT / "infra/prefect.yaml", root / "infra/prefect.yaml")
+    for name in ("retrain", "predict", "monitor"):
+        made.file(f"flows/{name}.py").write_text(FLOW.format(name=name))
+    made.settings(deploy=DEPLOY)
+    made.recast("deploy")
+    made.run(sys.executable, "-c", WORKER.format("start"))
+    try:
+        yield made
+    finally:
+        made.run(sys.executable, "-c", WORKER.format("stop"))
+
+
+@pytest.fixture
+def client(servers: dict[str, Any]) -> Iterator[SyncPrefectClient]:
+    """Of the tests' Prefect server, which is this process's meanwhile."""
+    with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as found:
+        yield found
+
+
+def until(client: SyncPrefectClient, run: FlowRun, what: Callable[[FlowRun], bool]) -> FlowRun:
+    """The run, once something is true of it."""
+    deadline = time.monotonic() + 120
+    while not what(now := client.read_flow_run(run.id)):
+        assert time.monotonic() < deadline, now.state
+        time.sleep(0.05)
+    return now
+
+
+def ended(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    return until(client, run, lambda now: now.state is not None and now.state.is_final())
+
+
+def running(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    """The run, once its process sleeps."""
+    return until(client, run, lambda now: now.state is not None and now.state.is_running())
+
+
+def ask(deployment: str, **parameters: Any) -> FlowRun:
+    """Ask for a run, as a person does on Prefect's page."""
+    run = run_deployment(f"{deployment}/demo-tests", parameters=parameters, timeout=0, as_subflow=False)
+    assert isinstance(run, FlowRun)
+    return run
+
+
+def told(made: Checkout, what: str) -> str:
+    """What the log of alerts has after `what`, once it has it: a state comes before the alert of it."""
+    file = made.file(".recast/alerts.log")
+    deadline = time.monotonic() + 120
+    while not file.exists() or what not in file.read_text():
+        assert time.monotonic() < deadline, f"nobody was told: {what}"
+        time.sleep(0.05)
+    return file.read_text().partition(what)[2]
+
+
+def new_runs(client: SyncPrefectClient, known: set[Any], count: int) -> list[FlowRun]:
+    """The runs that are not known and that something other than a schedule has asked for, once there are so many."""
+    deadline = time.monotonic() + 120
+    while True:
+        new = [run for run in client.read_flow_runs() if run.id not in known and not run.auto_scheduled]
+        if len(new) >= count:
+            return new
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_is_deployed_is_what_params_yaml_says(deployed: Checkout, client: SyncPrefectClient) -> None:
+    found = {flow: client.read_deployment_by_name(f"{flow}/demo-tests") for flow in ("retrain", "predict", "monitor")}
+    schedules = {flow: [each.schedule.model_dump() for each in of.schedules] for flow, of in found.items()}
+    assert [each["cron"] for each in schedules["retrain"]] == ["0 3 * * *"]
+    assert [each["timezone"] for each in schedules["monitor"]] == ["Europe/Berlin"]
+    assert schedules["predict"] == []
+    retrain = found["retrain"]
+    assert retrain.tags == ["recast", "retrain", "demo"] and retrain.parameters == {"problem": "demo"}
+    assert retrain.global_concurrency_limit and retrain.global_concurrency_limit.limit == 1
+    form = retrain.parameter_openapi_schema
+    assert (
+        form["required"] == ["problem"] and form["properties"]["problem"]["description"] == "a problem of params.yaml"
+    )
+    assert form["properties"]["seconds"]["type"] == "number"
+    # The scheduler of the server has run.
+    until_scheduled(client, retrain.id)
+
+
+def until_scheduled(client: SyncPrefectClient, identity: Any) -> None:
+    wanted = DeploymentFilter(id=DeploymentFilterId(any_=[identity]))
+    deadline = time.monotonic() + 120
+    while not any(run.auto_scheduled for run in client.read_flow_runs(deployment_filter=wanted)):
+        assert time.monotonic() < deadline, "the schedule has no runs"
+        time.sleep(0.2)
+
+
+def test_deploying_again_changes_nothing_and_what_is_gone_is_removed(
+    deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {(each.id, each.updated) for each in client.read_deployments()}
+    flow = client.create_flow_from_name("retrain")
+
+    def create(name: str, root: Path, tags: list[str]) -> UUID:
+        variables = {"working_dir": str(root)}
+        return client.create_deployment(flow, name, work_pool_name="tests", tags=tags, job_variables=variables)
+
+    stranger = create("gone-tests", deployed.root, ["recast"])
+    theirs = create("theirs", deployed.root, [])
+    elsewhere = create("elsewhere-tests", deployed.root.parent, ["recast"])
+    printed = deployed.recast("deploy")
+    assert "gone-tests is removed" in printed
+    there = {(each.id, each.updated) for each in client.read_deployments()}
+    assert before <= there, "Prefect forgets what was missed of a deployment that it is told of again"
+    assert stranger not in dict(there) and {theirs, elsewhere} <= set(dict(there))
+    assert f"retrain/demo-tests: {str(client.api_url).removesuffix('/api/')}/deployments/deployment/" in printed
+    client.delete_deployment(theirs)
+    client.delete_deployment(elsewhere)
+
+
+def test_a_dry_run_tells_no_one(deployed: Checkout) -> None:
+    printed = deployed.recast("deploy", "--dry-run", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert "Nothing was deployed" in printed and "recast.data.demo" in printed
+    assert "0 3 * * * Europe/Berlin" in printed and "when it is asked for" in printed
+
+
+def test_another_checkouts_deployments_are_not_taken(
+    deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copy(deployed.file("params.yaml"), tmp_path / "params.yaml")
+    shutil.copytree(deployed.file("infra"), tmp_path / "infra")
+    monkeypatch.chdir(tmp_path)
+    settings = parse_settings()
+    with pytest.raises(RecastError, match=r"this Prefect server has one of that name already.*deploy\.pool"):
+        deployments.deploy(settings, deployments.planned(settings, ["demo"]))
+
+
+def test_a_checkout_that_was_moved_takes_its_deployments_along(
+    deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(deployed.root)
+    settings = parse_settings()
+    (wanted, *_) = deployments.planned(settings, ["moved"])
+    wanted.definition["work_pool"]["job_variables"]["working_dir"] = str(tmp_path / "gone")
+    identity = deployments.deploy(settings, [wanted])[wanted.name]
+    again = deployments.deploy(settings, deployments.planned(settings, ["moved"])[:1])
+    assert again == {wanted.name: identity}
+    assert (client.read_deployment(identity).job_variables or {})["working_dir"] == str(deployed.root)
+    client.delete_deployment(identity)
+
+
+def test_the_flows_that_are_deployed_are_the_real_ones_with_what_params_yaml_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    settings = parse_settings()
+    for each in deployments.planned(settings, ["jena"]):
+        flow = load_flow_from_entrypoint(each.definition["entrypoint"])
+        schedule: Schedule = getattr(settings.deploy, each.flow)
+        assert flow.name == each.flow and flow.retries == settings.deploy.retries
+        assert flow.timeout_seconds == schedule.time_limit.total_seconds()
+        assert "problem" in flow.parameters.properties and set(each.definition["parameters"]) <= set(
+            flow.parameters.properties
+        )
+
+
+@pytest.mark.parametrize("cron", ["0 25 * * *", "a b c d e"])
+def test_a_schedule_that_is_none_is_refused(cron: str, deployed: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(deployed.root)
+    settings = parse_settings()
+    schedule = settings.deploy.retrain.model_copy(update={"cron": cron})
+    wrong = settings.model_copy(update={"deploy": settings.deploy.model_copy(update={"retrain": schedule})})
+    with pytest.raises(RecastError, match=r"deploy\.retrain\.cron"):
+        deployments.planned(wrong, ["demo"])
+
+
+def test_an_event_starts_the_flow_in_the_projects_root(deployed: Checkout, client: SyncPrefectClient) -> None:
+    known = {run.id for run in client.read_flow_runs()}
+    deployed.recast("arrived", "demo")
+    (new,) = new_runs(client, known, 1)
+    run = ended(client, new)
+    assert run.state and run.state.is_completed() and run.name == "retrain demo"
+    ran = deployed.file("ran.txt").read_text().splitlines()[-1]
+    assert ran.split()[:3] == ["retrain", "demo", str(deployed.root.resolve())]
+
+
+def test_a_run_that_is_killed_is_told_and_the_one_that_waits_goes_on(
+    deployed: Checkout, client: SyncPrefectClient
+) -> None:
+    first = running(client, ask("retrain", problem="demo", seconds=600))
+    second = until(client, ask("retrain", problem="demo"), lambda now: now.state_name == "AwaitingConcurrencySlot")
+    assert first.infrastructure_pid
+    os.kill(int(first.infrastructure_pid), signal.SIGKILL)
+    assert ended(client, first).state_name == "Crashed"
+    assert ended(client, second).state_name == "Completed"
+    assert str(first.id) in told(deployed, "failure: retrain of demo has crashed\n"), "with a link to its page"
+
+
+def test_a_run_that_fails_is_tried_again_and_one_that_takes_too_long_is_ended(
+    deployed: Checkout, client: SyncPrefectClient
+) -> None:
+    failing = ask("monitor", problem="demo", fail=True)
+    long = ask("predict", problem="demo", seconds=600)
+    failed = ended(client, failing)
+    assert failed.state_name == "Failed" and failed.run_count == 2
+    assert failed.empirical_policy.retry_delay == 1, "0.6 s before the first, twice that before the second"
+    text = told(deployed, "failure: monitor of demo has failed\n")
+    assert text.startswith("    Flow run encountered an exception: ValueError: as it was asked for\n")
+    assert until(client, long, lambda now: now.run_count >= 1 and now.state_name != "Running").state_name in (
+        "AwaitingRetry",
+        "TimedOut",
+    )
+
+
+def test_what_was_missed_is_caught_up_once_and_what_was_killed_is_told(
+    deployed: Checkout, client: SyncPrefectClient
+) -> None:
+    """The worker is killed together with the flow that it runs; events come while it is away."""
+    lost = running(client, ask("monitor", problem="demo", seconds=600))
+    worker = psutil.Process(json.loads(deployed.file(".recast/worker.json").read_text())["pid"])
+    family = [worker, *worker.children(recursive=True)]
+    for each in family:
+        each.kill()
+    psutil.wait_procs(family, timeout=30)
+    known = {run.id for run in client.read_flow_runs()}
+    for count in (1, 2, 3):
+        deployed.recast("arrived", "demo")
+        missed = new_runs(client, known, count)
+    deployed.run(sys.executable, "-c", WORKER.format("start"))
+    assert ended(client, lost).state_name == "Crashed"
+    told(deployed, "failure: monitor demo has crashed\n")
+    states = [state for run in missed if (state := ended(client, run).state)]
+    assert sorted(str(state.name) for state in states) == ["Completed", "Skipped", "Skipped"]
+    (reason,) = {state.message for state in states if state.name == "Skipped"}
+    assert reason == "It was missed; retrain demo catches up for it."
+
+
+def test_where_overlap_is_skipped_the_second_run_is(deployed: Checkout, client: SyncPrefectClient) -> None:
+    deployed.settings(deploy=DEPLOY | {"on_overlap": "skip"})
+    deployed.recast("deploy")
+    first = running(client, ask("retrain", problem="demo", seconds=600))
+    second = ended(client, ask("retrain", problem="demo"))
+    assert second.state_name == "Cancelled" and second.state and "concurrency" in str(second.state.message)
+    assert first.infrastructure_pid
+    os.kill(int(first.infrastructure_pid), signal.SIGKILL)
+    assert ended(client, first).state_name == "Crashed"
+
+
+@pytest.fixture
+def limited(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Callable[..., Any], str], tuple[Any, FlowRun]]]:
+    """Makes a flow of a function as it is deployed, and a run of it that has the one place of its deployment."""
+    monkeypatch.chdir(tmp_path)
+    with Path("params.yaml").open("w") as file:
+        YAML().dump(checkout.SETTINGS, file)
+    made: list[UUID] = []
+
+    def make(function: Callable[..., Any], on_overlap: str) -> tuple[Any, FlowRun]:
+        settings = parse_settings().deploy.model_copy(update={"on_overlap": on_overlap, "retries": 0})
+        whole = as_deployed(Flow(function, name="limited"), settings.monitor, settings)
+        made.append(client.create_deployment(client.create_flow(whole), tmp_path.name, concurrency_limit=1))
+        run = client.create_flow_run_from_deployment(made[-1], parameters={"problem": "demo"})
+        assert client.set_flow_run_state(run.id, Pending()).status == SetStateStatus.ACCEPT
+        return whole, client.read_flow_run(run.id)
+
+    yield make
+    for each in made:
+        client.delete_deployment(each)
+
+
+def test_a_run_outlives_the_loss_of_its_place_in_the_limit(
+    client: SyncPrefectClient, limited: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause for a person's answer gives it away, and Prefect's engine then fails to renew it."""
+    monkeypatch.setattr("prefect.concurrency._leases._RENEWAL_FRACTION", 0.001)
+    monkeypatch.setattr("prefect.concurrency._leases._RENEWAL_MAX_ATTEMPTS", 1)
+
+    def asking(problem: str) -> None:
+        (renewal,) = [each for each in threading.enumerate() if each.name.startswith("concurrency-lease-renewal")]
+        client.set_flow_run_state(flow_run.id, Paused(timeout_seconds=600))
+        client.set_flow_run_state(flow_run.id, Running(), force=True)
+        renewal.join(60)
+        assert not renewal.is_alive()
+
+    flow, run = limited(asking, "wait")
+    state = run_flow(flow, flow_run=run, return_type="state")
+    assert state.is_completed(), state
+
+
+@pytest.mark.parametrize(("on_overlap", "end"), [("wait", "Completed"), ("skip", "Skipped")])
+def test_a_run_waits_or_is_skipped_while_another_that_has_lost_its_place_is_under_way(
+    on_overlap: str, end: str, client: SyncPrefectClient, limited: Any
+) -> None:
+    begun = threading.Event()
+
+    def second(problem: str) -> None:
+        begun.set()
+
+    flow, run = limited(second, on_overlap)
+    Path(".recast").mkdir()
+    first = FileLock(".recast/deployed-limited-demo.lock", thread_local=False)
+    first.acquire()
+    early = []
+
+    def end_first() -> None:
+        running(client, run) if on_overlap == "wait" else ended(client, run)
+        early.append(begun.is_set())
+        first.release()
+
+    other = threading.Thread(target=end_first)
+    other.start()
+    state = run_flow(flow, flow_run=run, return_type="state")
+    other.join()
+    assert (state.name, early, begun.is_set()) == (end, [False], on_overlap == "wait")
+
+
+def test_a_question_that_no_process_would_hear_the_answer_to_is_ended_and_told(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.worker import mend
+
+    monkeypatch.chdir(tmp_path)
+    client.create_work_pool(WorkPoolCreate(name="asked", type="process"))
+    deployment = client.create_deployment(client.create_flow_from_name("retrain"), "asked", work_pool_name="asked")
+    asked = client.create_flow_run_from_deployment(deployment)
+    client.set_flow_run_state(asked.id, Paused(timeout_seconds=600), force=True)
+    mend(client, "asked")
+    state = client.read_flow_run(asked.id).state
+    assert state and state.is_crashed() and "the next run asks again" in str(state.message)
+    assert "the next run asks again" in Path(".recast/alerts.log").read_text()
+    client.delete_deployment(deployment)
+    client.delete_work_pool("asked")
+
+
+def test_the_worker_is_shown_and_stopped_with_all_that_it_has_started(
+    deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Worker: runs" in deployed.recast("status")
+    running(client, ask("monitor", problem="demo", seconds=600))
+    worker = psutil.Process(json.loads(deployed.file(".recast/worker.json").read_text())["pid"])
+    family = [worker, *worker.children(recursive=True)]
+    assert len(family) > 1
+    deployed.run(sys.executable, "-c", WORKER.format("stop"))
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    monkeypatch.chdir(deployed.root)
+    assert servers.url(servers.WORKER) is None
+    deployed.run(sys.executable, "-c", WORKER.format("start"))

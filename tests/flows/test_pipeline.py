@@ -1,0 +1,90 @@
+"""One DAG, two runners: the flow runs what `dvc repro` runs, stage for stage, and leaves the same lock file."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.checkout import Checkout, write_table
+
+STAGES = ["ingest", "normalize", "window", "train", "evaluate"]
+
+
+def by_dvc(checkout: Checkout) -> dict[str, set[str]]:
+    """The stages that `dvc repro` runs and restores."""
+    printed = checkout.dvc("repro")
+    return {
+        "Ran": set(re.findall(r"Running stage '(\w+)@demo'", printed)),
+        "Restored": set(re.findall(r"Stage '(\w+)@demo' is cached", printed)),
+    }
+
+
+def by_flow(checkout: Checkout) -> dict[str, set[str]]:
+    """The stages that the flow runs and restores."""
+    printed = checkout.recast("run")
+    done = dict(re.findall(r"^(Ran|Restored): (.*)$", printed, flags=re.MULTILINE))
+    return {what: set(re.findall(r"(\w+)@demo", done.get(what, ""))) for what in ("Ran", "Restored")}
+
+
+def append(name: str, text: str) -> Callable[[Checkout], None]:
+    def change(checkout: Checkout) -> None:
+        file = checkout.file(name)
+        file.write_text(file.read_text() + text)
+
+    return change
+
+
+def remove(name: str) -> Callable[[Checkout], None]:
+    def change(checkout: Checkout) -> None:
+        file = checkout.file(name)
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+    return change
+
+
+def there_and_back(checkout: Checkout) -> None:
+    """A parameter is changed, the pipeline runs, the parameter is changed back."""
+    checkout.settings(problems__demo__window__delay="12h")
+    checkout.dvc("repro")
+    checkout.settings(problems__demo__window__delay="24h")
+
+
+CHANGES: dict[str, tuple[Callable[[Checkout], None], set[str]]] = {
+    "a source file, in its comments": (append("stages/window.py", "# more\n"), {"window", "train", "evaluate"}),
+    "an architecture's source": (append("architectures/dense.py", "\n_MORE = 1\n"), {"train", "evaluate"}),
+    "the input": (lambda checkout: write_table(checkout.file("demo.csv"), 600, offset=1.0), set(STAGES)),
+    "a deleted output": (remove("data/window/demo"), set()),
+    "all trials deleted": (remove("trials/demo"), {"train"}),
+    "the lock file deleted": (remove("dvc.lock"), {"train"}),
+    "there and back": (there_and_back, {"train"}),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_the_flow_runs_what_dvc_runs(kind: str, finished: Checkout, tmp_path: Path) -> None:
+    change, expected = CHANGES[kind]
+    ours = finished.copy(tmp_path / "ours")
+    change(ours)
+    theirs = ours.copy(tmp_path / "theirs")
+    # A dry run only looks: it stops at a stage whose dependency it would have restored.
+    dry = theirs.dvc("repro", "--dry", status=None if kind == "a deleted output" else 0)
+    first = set(re.findall(r"Running stage '(\w+)@demo'", dry))
+
+    done, wanted = by_flow(ours), by_dvc(theirs)
+
+    assert done == wanted
+    assert done["Ran"] == expected
+    assert first <= done["Ran"] | done["Restored"]
+    assert ours.file("dvc.lock").read_bytes() == theirs.file("dvc.lock").read_bytes()
+    assert "up to date" in ours.dvc("status")
+
+
+def test_what_is_up_to_date_is_left_alone(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "again")
+    stages = [file for stage in STAGES for file in checkout.file(f"data/{stage}").rglob("*")]
+    before = {file: file.stat().st_mtime_ns for file in stages}
+    assert by_dvc(checkout) == {"Ran": set(), "Restored": set()}
+    assert "Everything is up to date" in checkout.recast("run")
+    assert {file: file.stat().st_mtime_ns for file in before} == before

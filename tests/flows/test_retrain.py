@@ -1,0 +1,242 @@
+"""Retraining from new rows to a champion: killed anywhere it goes on, and nobody is promoted who should not be."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.lifecycle.champions.test_registry import recast
+from tests.support.checkout import ROOT, SETTINGS, Checkout, write_table
+
+PLACES = [
+    "the increment is accepted",
+    "the pipeline has run",
+    "the version is made",
+    "the decision is written",
+    "the experiment is saved",
+    "the promotion is written",
+    "an alias is set",
+    "people are told",
+]
+"""Where a retraining dies, in the order in which it gets there."""
+
+
+class Retraining:
+    """A process that retrains `demo` of a checkout when it is asked to; see tests/support/retrain_killed.py."""
+
+    def __init__(self, checkout: Checkout) -> None:
+        self.checkout = checkout
+        script = ROOT / "tests/support/retrain_killed.py"
+        self.log = checkout.file("retrainings.log").open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), "demo"],
+            cwd=checkout.root,
+            env=checkout.environment | {"PYTHONPATH": str(checkout.root)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            start_new_session=True,
+        )
+
+    def begin(self, place: str = "whole") -> None:
+        assert self.process.stdin
+        self.process.stdin.write(f"{place}\n")
+        self.process.stdin.flush()
+
+    def end(self) -> str:
+        """The name of the last state, or `killed`."""
+        assert self.process.stdout
+        # The stages print there too.
+        for line in self.process.stdout:
+            if line.startswith("answer: "):
+                answer = line.removeprefix("answer: ").strip()
+                assert not answer.startswith("ended"), self.checkout.file("retrainings.log").read_text()[-5000:]
+                return answer
+        raise AssertionError(self.checkout.file("retrainings.log").read_text()[-5000:])
+
+    def run(self, place: str = "whole") -> str:
+        self.begin(place)
+        return self.end()
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate(timeout=60)
+        self.log.close()
+
+
+@pytest.fixture(scope="module")
+def retraining(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retraining]:
+    """A checkout under git whose problem grows, with a grid that trains nothing: yesterday's value at the same hour.
+
+    Persistence is half a day off there, so whatever knows the hour beats it.
+    """
+    checkout = finished.copy(tmp_path_factory.mktemp("retraining") / "checkout")
+    checkout.file("incoming").mkdir()
+    checkout.settings(
+        problems__demo__window={"lookback": "3d", "step": "1h", "delay": "12h"},
+        problems__demo__fresh={"kind": "folder", "path": "incoming"},
+        retrain={"windows": 50, "slice_windows": 10, "patience": "5m"},
+    )
+    knows(checkout, days=3)
+    checkout.run("git", "add", "params.yaml", "dvc.yaml", "stages", ".gitignore", ".dvc")
+    checkout.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "begin")
+    found = Retraining(checkout)
+    yield found
+    found.close()
+
+
+def knows(checkout: Checkout, days: int) -> None:
+    """A grid whose best is the mean of so many days at the same hour: the fewer, the better."""
+    checkout.settings(grid={"seeds": [0], "architectures": {"seasonal_naive": {"days": [days]}}})
+
+
+def history(checkout: Checkout) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(checkout.file("data/champion/demo/history.json").read_text())
+    return found
+
+
+def registered(checkout: Checkout) -> tuple[list[int], dict[str, int]]:
+    """The versions that MLflow has, and its aliases."""
+    client = MlflowClient(f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
+    versions = sorted(int(each.version) for each in client.search_model_versions("name = 'demo'"))
+    aliases = client.get_registered_model("demo").aliases
+    return versions, {name: int(at) for name, at in aliases.items()}
+
+
+def test_a_retraining_killed_anywhere_goes_on_to_one_champion(retraining: Retraining) -> None:
+    checkout = retraining.checkout
+    assert retraining.run() == "Promoted", "the first champion"
+    assert registered(checkout) == ([1], {"champion": 1})
+
+    knows(checkout, days=1)
+    write_table(checkout.file("incoming/demo.csv"), 672)
+    for place in PLACES:
+        assert retraining.run(place) == "killed", place
+        assert checkout.run("git", "status", "--porcelain", "--untracked-files=no") == " M params.yaml\n", place
+    assert retraining.run() == "Promoted"
+
+    assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
+    assert [each["kind"] for each in history(checkout)] == ["challenge", "promotion"] * 2
+    assert len(list(checkout.file("data/raw/demo/fresh").glob("*.csv"))) == 1
+    assert not checkout.file("data/champion/demo/open.json").exists()
+    assert "up to date" in checkout.dvc("status")
+    told = checkout.file(".recast/alerts.log").read_text()
+    assert "version 2, seasonal_naive days=1 seed=0, is promoted" in told
+    experiments = [each["experiment"] for each in history(checkout) if each["experiment"]]
+    assert len(set(experiments)) == 2
+    listed = checkout.dvc("exp", "list", "--name-only").split()
+    assert set(experiments) <= set(listed)
+    # What was true then is what the experiment holds.
+    lock = checkout.run("git", "show", f"{experiment(checkout, experiments[-1])}:dvc.lock")
+    assert lock == checkout.file("dvc.lock").read_text()
+    assert checkout.run("git", "log", "--format=%s") == "begin\n", "the branch is as it was"
+
+
+def experiments(checkout: Checkout) -> list[str]:
+    """Git's references to DVC's experiments."""
+    return checkout.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+
+
+def experiment(checkout: Checkout, name: str) -> str:
+    return next(ref for ref in experiments(checkout) if ref.endswith(f"/{name}"))
+
+
+def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers: dict[str, Any]) -> None:
+    """The version that was promoted is rolled back, and proposed again under other rules: nothing is trained."""
+    # After `flows`, which tells Prefect where to keep its things.
+    from prefect.client.orchestration import get_client
+    from prefect.flow_runs import resume_flow_run
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    checkout = retraining.checkout
+    log, mark = checkout.file(".recast/alerts.log"), checkout.file("data/champion/demo/open.json")
+    told = log.read_text()
+    mark.write_text('{"since": "2020-01-01T00:00:00+00:00"}')
+    assert retraining.run() == "Champion stays", "of a run that has failed before its decision, nothing is told"
+    assert retraining.run("rollback") == "rolled back"
+    mark.write_text(json.dumps({"decision": history(checkout)[-2]["decision"]}))
+    assert retraining.run() == "Champion stays", "what a person took back is not promoted again, nor told of"
+    assert registered(checkout) == ([1, 2], {"champion": 1})
+    assert history(checkout)[-1]["kind"] == "rollback" and log.read_text() == told and not mark.exists()
+    checkout.settings(retrain__approval="1s", retrain__level=0.9)
+    assert retraining.run("forced") == "Refused"
+    assert "nobody has answered" in history(checkout)[-1]["reason"]
+    assert registered(checkout) == ([1, 2], {"champion": 1, "challenger": 2})
+    checkout.settings(retrain__approval="1h", retrain__level=0.8)
+    saved = experiments(checkout)
+    retraining.begin("forced")
+    with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
+        while not (waiting := [run for run in client.read_flow_runs() if run.state and run.state.is_paused()]):
+            assert retraining.process.poll() is None
+        assert len(experiments(checkout)) == len(saved) + 1, "it is kept before anything else can run in the checkout"
+        resume_flow_run(waiting[0].id, run_input={"promote": True})
+    assert retraining.end() == "Promoted"
+    assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
+    checkout.settings(retrain__approval=None)
+
+
+def test_nothing_new_trains_nothing_and_a_breach_stops_before_training(retraining: Retraining) -> None:
+    checkout = retraining.checkout
+    before, trials = history(checkout), sorted(checkout.file("trials/demo").iterdir())
+    assert retraining.run() == "Nothing new"
+    write_table(checkout.file("incoming/demo.csv"), 744, offset=60.0)
+    assert retraining.run("the rows are in quarantine") == "killed"
+    assert "breach: demo: new rows break the data contract" in checkout.file(".recast/alerts.log").read_text()
+    assert retraining.run() == "Breach"
+    assert history(checkout) == before and sorted(checkout.file("trials/demo").iterdir()) == trials
+    assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
+    assert len(list(checkout.file("data/quarantine/demo").glob("*.csv"))) == 1
+    assert retraining.run() == "Nothing new", "what lies in quarantine does not come again"
+
+
+def test_another_grid_is_news_and_a_worse_challenger_is_refused(retraining: Retraining) -> None:
+    checkout = retraining.checkout
+    knows(checkout, days=2)
+    assert retraining.run() == "Refused"
+    assert registered(checkout) == ([1, 2, 3], {"champion": 2, "previous": 1, "challenger": 3})
+    assert "than the champion beyond noise" in history(checkout)[-1]["reason"]
+    assert "is refused" in checkout.file(".recast/alerts.log").read_text()
+    page = checkout.file("data/champion/demo/history.html").read_text()
+    assert page.count(">refusal</td>") == 2 and page.count(">promotion</td>") == 3
+
+
+def test_the_champion_with_other_intervals_is_another_version_that_takes_over(retraining: Retraining) -> None:
+    checkout = retraining.checkout
+    knows(checkout, days=1)
+    assert retraining.run() == "Champion stays", "the champion's own network is the best again"
+    checkout.settings(evaluate={**SETTINGS["evaluate"], "intervals": [0.5]})
+    assert retraining.run("people are told") == "killed"
+    assert retraining.run() == "Promoted"
+    assert registered(checkout) == ([1, 2, 3, 4], {"champion": 4, "previous": 2})
+    assert "The same network as version 2" in history(checkout)[-1]["reason"]
+    assert "version 4, seasonal_naive days=1 seed=0, is promoted" in checkout.file(".recast/alerts.log").read_text()
+    assert retraining.run() == "Nothing new"
+    checkout.recast("rollback", "demo")
+    assert retraining.run() == "Nothing new", "what a person has rolled back stays so"
+    checkout.recast("promote", "demo", "4")
+
+
+def test_a_version_is_traced_to_raw_bytes_and_commit_and_back(
+    retraining: Retraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = retraining.checkout
+    monkeypatch.chdir(checkout.root)
+    printed = recast("trace", "--version", "2")
+    lineage = json.loads(checkout.file("data/champion/demo/versions/2.json").read_text())
+    assert checkout.run("git", "rev-parse", "HEAD").strip() in printed
+    assert "its dvc.lock agrees" in printed and lineage["key"] in printed and lineage["run"] in printed
+    assert len(lineage["raw"]) == 2
+    for name, digest in lineage["raw"].items():
+        assert digest in printed, name
+    increment = next(digest for name, digest in lineage["raw"].items() if "0001" in name)
+    users = recast("trace", "--raw", increment)
+    assert "version" in users and lineage["label"] in users

@@ -1,0 +1,64 @@
+"""What a backup holds comes back, elsewhere too; what is damaged does not."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from tests.support.checkout import Checkout
+
+
+def test_a_backup_brings_everything_back_in_another_folder(
+    finished: Checkout, servers: dict[str, Any], tmp_path: Path
+) -> None:
+    before = finished.copy(tmp_path / "before")
+    before.file(".recast").mkdir()
+    shutil.copy(servers["mlflow_db"].parent.parent / ".recast/prefect.db", before.file(".recast/prefect.db"))
+    before.file("data/champion/demo").mkdir(parents=True)
+    before.file("data/champion/demo/history.json").write_text("[]\n")
+    before.file("data/forecasts").mkdir()
+    with closing(sqlite3.connect(before.file("data/forecasts/demo.db"))) as log, log:
+        log.execute("create table forecasts (forecast real)")
+        log.execute("insert into forecasts values (1.5)")
+    archive = str(tmp_path / "all.tar")
+    assert "each with its hash" in before.recast("backup", archive)
+    assert "is there already" in before.recast("backup", archive, status=1)
+
+    after = before.copy(tmp_path / "after")
+    assert "--replace" in after.recast("restore", archive, status=1)
+    for name in ("mlruns", "data/champion", "data/forecasts", ".dvc/cache"):
+        shutil.rmtree(after.file(name))
+    after.recast("restore", archive)
+    assert after.file("data/champion/demo/history.json").read_text() == "[]\n"
+    with closing(sqlite3.connect(after.file("data/forecasts/demo.db"))) as log:
+        assert log.execute("select * from forecasts").fetchall() == [(1.5,)]
+    with closing(sqlite3.connect(after.file(".recast/prefect.db"))) as prefect:
+        assert prefect.execute("select count(*) from flow_run").fetchone()[0] > 0
+    shutil.rmtree(before.root)
+    client = MlflowClient(f"sqlite:///{after.file('mlruns/mlflow.db')}")
+    (experiment,) = client.search_experiments(filter_string="name = 'demo'")
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 6
+    for run in runs:
+        assert run.info.artifact_uri.startswith(after.root.as_uri())
+        assert client.list_artifacts(run.info.run_id)
+    shutil.rmtree(after.file("data/evaluate"))
+    after.dvc("checkout")
+    assert after.file("data/evaluate/demo/report.html").exists()
+
+
+def test_what_is_damaged_or_no_backup_is_refused_and_nothing_touched(finished: Checkout, tmp_path: Path) -> None:
+    copied = finished.copy(tmp_path / "copied")
+    folder = tmp_path / "folder"
+    copied.recast("backup", str(folder))
+    database = copied.file("mlruns/mlflow.db").read_bytes()
+    damaged = next(file for file in folder.rglob("*") if file.name == "weights.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0\0")
+    assert "is damaged; nothing was restored" in copied.recast("restore", str(folder), "--replace", status=1)
+    damaged.unlink()
+    assert "lacks" in copied.recast("restore", str(folder), "--replace", status=1)
+    assert "is no backup" in copied.recast("restore", str(copied.file("demo.csv")), status=1)
+    assert copied.file("mlruns/mlflow.db").read_bytes() == database

@@ -1,0 +1,174 @@
+"""The profile `servers`: real stores on loopback, the same commands."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from infra import postgres
+from tests.support import checkout
+from tests.support.checkout import ROOT, Checkout
+
+T = TypeVar("T")
+
+pytestmark = pytest.mark.skipif(
+    not (list(postgres.PACKAGED.glob("*/bin/initdb")) or shutil.which("initdb")),
+    reason="PostgreSQL is not installed: apt install postgresql",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """A checkout whose servers run. No user but its owner can enter the folder."""
+    made = checkout.make(tmp_path_factory.mktemp("cluster") / "checkout")
+    made.root.parent.chmod(0o700)
+    made.settings(grid__seeds=[0], grid__architectures={"persistence": {}, "dense": {"units": [4]}})
+    try:
+        made.recast("up", "--profile", "servers")
+        yield made
+    finally:
+        made.recast("down", "--force")
+
+
+def noted(cluster: Checkout, server: str) -> dict[str, Any]:
+    noted: dict[str, Any] = json.loads(cluster.file(f".recast/{server}.json").read_text())
+    return noted
+
+
+def query(cluster: Checkout, database: str, query: str, password: bool = True) -> subprocess.CompletedProcess[str]:
+    port = noted(cluster, "postgres")["port"]
+    address = f"postgresql://{postgres.ROLE}@127.0.0.1:{port}/{database}"
+    known = {"PGPASSFILE": str(cluster.file(".recast/secrets/pgpass"))} if password else {}
+    command = [shutil.which("psql") or str(postgres.program("psql")), address, "-Atwc", query]
+    return subprocess.run(command, env=cluster.environment | known, capture_output=True, text=True, check=False)
+
+
+def _processes(cluster: Checkout) -> list[psutil.Process]:
+    """Those of the servers, by what was noted of them."""
+    found = []
+    for record in cluster.file(".recast").glob("*.json"):
+        noted = json.loads(record.read_text())
+        if "pid" in noted:
+            process = psutil.Process(noted["pid"])
+            found += [process, *process.children(recursive=True)]
+    return found
+
+
+def _of_each(processes: list[psutil.Process], asked: Callable[[psutil.Process], T]) -> list[T]:
+    """What each of them says; one that served a connection and has ended since says nothing."""
+    said = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            said.append(asked(process))
+    return said
+
+
+def test_a_run_writes_to_the_stores_and_to_no_database_of_a_laptop(cluster: Checkout) -> None:
+    assert "dense" in cluster.recast("run")
+    assert int(query(cluster, "mlflow", "select count(*) from runs").stdout) == 3
+    assert int(query(cluster, "prefect", "select count(*) from flow_run").stdout) >= 2
+    assert not cluster.file("mlruns/mlflow.db").exists() and not cluster.file(".recast/prefect.db").exists()
+    assert list(cluster.file(".recast/s3/recast/mlflow").rglob("weights.safetensors"))
+    assert "broken" not in cluster.recast("doctor")
+    cluster.dvc("push")
+    shutil.rmtree(cluster.file(".dvc/cache"))
+    cluster.dvc("fetch")
+
+
+def test_nobody_comes_in_without_a_secret_and_none_can_be_seen(cluster: Checkout) -> None:
+    assert "password" in query(cluster, "mlflow", "select 1", password=False).stderr
+    secrets = cluster.file(".recast/secrets")
+    assert {oct(each.stat().st_mode)[-3:] for each in (secrets, *secrets.iterdir())} == {"700", "600"}
+    words = {
+        line.rpartition(mark)[2].strip()
+        for name, mark in (("pgpass", ":"), ("aws", "= "))
+        for line in (secrets / name).read_text().splitlines()
+    }
+    hidden = [word for word in words if len(word) == 64]
+    assert len(hidden) == 3
+    said = _of_each(_processes(cluster), lambda process: " ".join(process.cmdline()))
+    assert len(said) > 6
+    logs = [log.read_text(errors="replace") for log in cluster.file(".recast").glob("*.log")]
+    assert not [text for text in (*said, *logs) if any(word in text for word in hidden)]
+
+
+def test_every_server_listens_on_loopback_alone(cluster: Checkout) -> None:
+    addresses = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for connections in _of_each(_processes(cluster), lambda process: process.net_connections(kind="inet"))
+        for connection in connections
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+def test_a_backup_brings_back_what_was_written_to_the_stores(cluster: Checkout, tmp_path: Path) -> None:
+    archive = str(tmp_path / "all.tar")
+    cluster.recast("backup", archive)
+    runs = "select count(*) from runs"
+    before = query(cluster, "mlflow", runs).stdout
+    flows = query(cluster, "prefect", "select count(*) from flow_run").stdout
+    assert "would go on with what is replaced" in cluster.recast("restore", archive, "--replace", status=1)
+    query(cluster, "mlflow", "delete from metrics; delete from latest_metrics")
+    cluster.recast("down")
+    shutil.rmtree(cluster.file(".recast/s3/recast"))
+    assert "--replace" in cluster.recast("restore", archive, status=1)
+    cluster.recast("restore", archive, "--replace")
+    cluster.recast("up")
+    assert query(cluster, "mlflow", runs).stdout == before and int(before) > 0
+    assert int(query(cluster, "mlflow", "select count(*) from metrics").stdout) > 0
+    assert int(query(cluster, "prefect", "select count(*) from flow_run").stdout) >= int(flows)
+    shutil.rmtree(cluster.file(".dvc/cache"))
+    cluster.dvc("fetch")
+    assert "broken" not in cluster.recast("doctor")
+
+
+def test_a_store_that_was_killed_comes_back_with_all_it_had_and_another_profile_waits(cluster: Checkout) -> None:
+    before = query(cluster, "mlflow", "select count(*) from experiments").stdout
+    at_first = {name: noted(cluster, name) for name in ("postgres", "s3", "prefect")}
+    for name in ("postgres", "s3"):
+        store = psutil.Process(at_first[name]["pid"])
+        store.kill()
+        store.wait(10)
+    # Another program takes the port of one: what speaks with it has to learn where it is now.
+    with socket.create_server(("127.0.0.1", at_first["s3"]["port"])):
+        cluster.recast("up")
+        assert noted(cluster, "s3")["port"] != at_first["s3"]["port"]
+        assert "broken" not in cluster.recast("doctor")
+    assert noted(cluster, "prefect") == at_first["prefect"]
+    assert query(cluster, "mlflow", "select count(*) from experiments").stdout == before
+    assert "`recast down` first" in cluster.recast("up", "--profile", "laptop", status=1)
+
+
+def test_down_leaves_no_process(cluster: Checkout) -> None:
+    processes = _processes(cluster)
+    cluster.recast("down")
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert len(processes) > 6 and not alive
+
+
+def test_in_containers_no_secret_has_a_default_and_every_image_a_version() -> None:
+    text = (ROOT / "infra/compose.yaml").read_text()
+    services = YAML(typ="safe").load(text)["services"]
+    images = [service["image"] for service in services.values()]
+    assert images and all(re.search(r":(\d|\$\{RECAST_TARGET|cuda)", image) for image in images)
+    secrets = set(re.findall(r"\$\{(\w*(?:PASSWORD|SECRET|TOKEN|KEY|AUTH)\w*)[^}]*\}", text))
+    assert len(secrets) >= 8
+    for secret in secrets:
+        assert not re.search(rf"\$\{{{secret}(?!:\?)", text), secret
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "PACKAGED", Path("none"))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Exception, match="apt install postgresql"):
+        postgres.program("initdb")

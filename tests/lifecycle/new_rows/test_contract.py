@@ -1,0 +1,302 @@
+"""The data contract: right months pass, poisoned ones do not, and every rule can be set or switched off."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lifecycle.new_rows import clock
+from lifecycle.new_rows.contract import Breach, Known, breaches, check
+from lifecycle.new_rows.refresh import accept, arrived
+from problems.problem import Problem
+from problems.station import simulate
+from project import paths
+from project.atomic import write_json
+from project.settings.sections import Settings
+from stages.ingest import fetch, ingest
+from tests.support.checkout import SETTINGS, write_table
+
+HOUR = timedelta(hours=1)
+T, P = "T (degC)", "p (mbar)"
+FEATURES = [P, T, "rh (%)", "wv (m/s)"]
+FROM = datetime(2010, 10, 1)
+
+Check = Callable[..., list[Breach]]
+
+
+@pytest.fixture(scope="module")
+def rows() -> pl.DataFrame:
+    """Two years of a simulated station by the hour, as `ingest` leaves them."""
+    table = pl.concat(simulate(17_520, HOUR, seed=1))
+    return table.select(pl.col("time").cast(pl.Datetime("ms")), pl.lit("all").alias("series"), *FEATURES)
+
+
+def problem(cadence: str | None = None, thin: bool = False, **contract: Any) -> Problem:
+    """The station's problem with a contract."""
+    table = {"features": FEATURES, "target": T, "unit": "°C", "cadence": cadence, "thin": thin}
+    return Problem.model_validate_json(
+        json.dumps(
+            {
+                "title": "test",
+                "source": {"kind": "table", "path": "none.csv", "time": "time"},
+                "table": table,
+                "contract": contract,
+                "split": "half",
+                "window": {"lookback": "6h", "step": "1h", "delay": "4h"},
+            }
+        ),
+        strict=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def checked(rows: pl.DataFrame) -> Check:
+    """What new rows break against all rows before `FROM`."""
+
+    def check(new: pl.DataFrame, of: Problem | None = None, first: bool = False) -> list[Breach]:
+        known = Known(rows.filter(pl.col("time") < FROM).lazy(), HOUR, first)
+        return breaches(of or problem(), new, known)
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def month(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("time").is_between(FROM, FROM + timedelta(days=30), closed="left"))
+
+
+def rules(found: list[Breach]) -> set[str]:
+    return {each.rule for each in found}
+
+
+def stays(rows: pl.DataFrame, column: str, first: int, count: int) -> pl.DataFrame:
+    """Rows with a column that stays as it is in the first of `count` rows."""
+    there = pl.int_range(pl.len()).is_between(first, first + count - 1)
+    return rows.with_columns(pl.when(there).then(pl.col(column).get(first)).otherwise(pl.col(column)).alias(column))
+
+
+def test_right_rows_break_nothing(month: pl.DataFrame, checked: Check) -> None:
+    for count in (1, 2, 24, 168, 720):
+        assert checked(month.head(count)) == []
+
+
+@pytest.mark.parametrize(
+    ("poison", "rule", "column"),
+    [
+        (lambda month: stays(month, T, 300, 24), "stuck", T),
+        (lambda month: month.with_columns(pl.col(T) * 1.8 + 32), "drift", T),
+        (lambda month: month.with_columns(pl.col("time") + HOUR), "clock", None),
+        (lambda month: month.with_columns(pl.col("time") - HOUR), "clock", None),
+        (lambda month: month.sample(fraction=0.5, seed=0).sort("time"), "missing", None),
+        (lambda month: month.gather_every(2), "cadence", None),
+        (lambda month: month.tail(360), "gap", None),
+        (lambda month: month.with_columns(pl.when(pl.int_range(720) % 2 == 0).then(pl.col(T))), "missing", T),
+        (lambda month: month.with_columns(pl.when(pl.int_range(720) == 5).then(9e3).otherwise(P).alias(P)), "range", P),
+    ],
+)
+def test_poison_is_found(
+    poison: Callable[[pl.DataFrame], pl.DataFrame],
+    rule: str,
+    column: str | None,
+    month: pl.DataFrame,
+    checked: Check,
+) -> None:
+    found = [each for each in checked(poison(month)) if each.rule == rule]
+    assert [each.column for each in found] == [column]
+    json.dumps(found[0].evidence, allow_nan=False)
+
+
+def test_the_clock_says_by_how_much_and_since_when(month: pl.DataFrame, checked: Check) -> None:
+    (found,) = (each for each in checked(month.with_columns(pl.col("time") - HOUR)) if each.rule == "clock")
+    assert found.evidence["hours"] == -1
+    # The rows of one week are few, but together with those that were taken for right they say enough.
+    assert "clock" not in rules(checked(month.head(24).with_columns(pl.col("time") + HOUR)))
+
+
+def test_rows_that_overlap_known_ones_an_hour_apart(rows: pl.DataFrame, checked: Check) -> None:
+    again = rows.filter(pl.col("time").is_between(FROM - timedelta(hours=12), FROM)).with_columns(pl.col("time") - HOUR)
+    (found,) = (each for each in checked(again) if each.rule == "clock")
+    assert (found.evidence["hours"], found.evidence["same"]) == (-1, 12)
+    assert "12 of 12 new rows are known ones of 1 h after: the clock is 1 h behind" in found.message
+
+
+def test_a_gap_may_lie_before_the_first_increment(month: pl.DataFrame, checked: Check) -> None:
+    assert rules(checked(month.tail(360))) == {"gap", "missing"}
+    assert checked(month.tail(360), first=True) == []
+
+
+@pytest.mark.parametrize("days", [10, 45, 80])
+def test_a_gap_of_any_length_is_found(days: int, rows: pl.DataFrame, checked: Check) -> None:
+    later = rows.filter(pl.col("time").is_between(FROM + timedelta(days=days), FROM + timedelta(days=days + 7)))
+    (found,) = (each for each in checked(later) if each.rule == "gap")
+    assert found.evidence["after"] == str(FROM - HOUR)
+    assert checked(later, first=True) == []
+
+
+def several(rows: pl.DataFrame, *names: str) -> pl.DataFrame:
+    return pl.concat([rows.with_columns(series=pl.lit(name)) for name in names])
+
+
+def test_a_series_that_is_not_known_is_told(month: pl.DataFrame, checked: Check) -> None:
+    (found,) = checked(several(month, "all", "al"))
+    assert (found.rule, found.evidence) == ("series", {"series": "al", "rows": 720, "known": ["all"]})
+    assert "series 'al' is not known; known are all. " in found.message
+    assert "recast quarantine --accept" in found.message
+
+
+def test_a_series_that_stops_while_others_go_on_is_told_once(rows: pl.DataFrame, month: pl.DataFrame) -> None:
+    before = several(rows.filter(pl.col("time") < FROM), "a", "b")
+
+    def found(new: pl.DataFrame, known: pl.DataFrame = before, first: bool = False, **contract: Any) -> list[Breach]:
+        return breaches(problem(**contract), new, Known(known.sort("series", "time").lazy(), HOUR, first))
+
+    assert found(several(month, "a", "b")) == []
+    (stopped,) = found(several(month, "a"))
+    assert stopped.evidence == {"series": "b", "after": str(FROM - HOUR), "until": str(month["time"][-1])}
+    assert [each.rule for each in found(pl.concat([several(month, "a"), several(month.head(48), "b")]))] == ["series"]
+    assert found(several(month.head(110), "a")) == []
+    assert found(several(month, "a"), gap=None) == found(several(month, "a"), gap="40d") == []
+    # It was silent already, as others went on.
+    head = pl.concat([before, several(month.head(240), "a")])
+    assert found(several(month.tail(480), "a"), head) == []
+    # Before the first increment any time may lie, for all series.
+    assert found(several(month.slice(240, 48), "a"), first=True) == []
+    assert [each.rule for each in found(several(month.tail(480), "a"), first=True)] == ["series"]
+
+
+def test_bounds_and_lengths_can_be_set_and_rules_switched_off(month: pl.DataFrame, checked: Check) -> None:
+    least, most = month[T].min(), month[T].max()
+    assert rules(checked(month, problem(ranges={T: [None, most]}))) == set()
+    (found,) = checked(month, problem(ranges={T: [least + 0.01, None]}))  # type: ignore[operator]
+    assert (found.rule, found.evidence["value"], found.evidence["rows"]) == ("range", least, 1)
+    stuck = stays(month, T, 300, 24)
+    assert rules(checked(stuck, problem(stuck="1d"))) == set()
+    assert rules(checked(stuck, problem(stuck={P: "1h"}))) == {"stuck"}
+    assert rules(checked(month, problem(stuck={P: "1h"}))) == set()
+    # It never stayed for longer than three hours.
+    assert rules(checked(stuck, problem(stuck=2.5))) == {"stuck"}
+    assert rules(checked(stuck, problem(stuck=30))) == rules(checked(stuck, problem(stuck={T: 30.0}))) == set()
+    assert rules(checked(stuck, problem(stuck=None))) == rules(checked(stuck, problem(stuck={T: None}))) == set()
+    half = month.sample(fraction=0.5, seed=0).sort("time")
+    assert rules(checked(half, problem(missing=0.6))) == set()
+    assert rules(checked(month.tail(360), problem(gap=None, missing=None))) == set()
+    ahead = month.with_columns(pl.col("time") + HOUR)
+    assert rules(checked(ahead, problem(clock=False))) == set()
+    warm = month.with_columns(pl.col(T) * 1.8 + 32)
+    assert rules(checked(warm, problem(drift=None, margin=None))) == set()
+
+
+def test_rows_that_come_more_often_are_thinned_or_told(rows: pl.DataFrame, month: pl.DataFrame, checked: Check) -> None:
+    often = month.upsample("time", every="10m").with_columns(pl.col(FEATURES).interpolate(), series=pl.lit("all"))
+    (found,) = checked(often)
+    assert found.rule == "cadence"
+    assert "table.cadence: 1h and table.thin: true" in found.message
+    assert checked(often, problem("1h", thin=True)) == []
+    assert rules(checked(often.gather_every(4), problem("1h", thin=True))) >= {"cadence"}
+
+
+def test_a_day_turns_with_its_clock() -> None:
+    def waves(hours_ahead: int) -> clock.Array:
+        moments = [datetime(2020, 1, 1) + i * HOUR for i in range(72)]
+        angles = np.array([(i - hours_ahead) * 2 * np.pi / 24 for i in range(72)])
+        values = np.cos(angles) + 0.5 * np.sin(2 * angles)
+        rows = pl.DataFrame({"time": moments, T: values, P: 1000 - values})
+        days, found_DKF = clock.waves(rows, [T, P], HOUR)
+        assert days.tolist() == [18262, 18263, 18264]
+        assert found_DKF.shape == (3, 12, 2)
+        return found_DKF.mean(axis=0)
+
+    for hours in (-5, 1, 3):
+        # A slope is fitted too, which a wave is not quite free of: the same in each day, not at each hour.
+        assert np.abs(clock.turned(waves(0), hours) - waves(hours)).max() < 0.3
+        assert np.abs(waves(0) - waves(hours)).max() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("2020-01-26T00:00:00,warm,1000", "'warm', which is no finite number"),
+        ("26.01.2020,5,1000", "which is no time"),
+        ("2020-01-26T00:00:00,5,1e999", "no finite number"),
+    ],
+)
+def test_cells_that_are_none_are_a_breach_of_types(
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = growing(tmp_path, monkeypatch)
+    Path("incoming/a.csv").write_text(f"time,T (degC),p (mbar)\n{line}\n")
+    arrival = arrived("demo", settings, lambda come, total: None)
+    assert arrival is not None
+    (found,) = check("demo", settings, arrival)
+    assert found.rule == "types"
+    assert message in found.message
+
+
+def test_a_column_that_is_gone_is_a_breach_of_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = growing(tmp_path, monkeypatch)
+    Path("incoming/a.csv").write_text("time,temperature,p (mbar)\n2020-01-26T00:00:00,5,1000\n")
+    arrival = arrived("demo", settings, lambda come, total: None)
+    assert arrival is not None
+    (found,) = check("demo", settings, arrival)
+    assert "there is no column 'T (degC)'; the columns are" in found.message
+
+
+def test_rows_that_were_accepted_since_ingest_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = growing(tmp_path, monkeypatch)
+    write_table(Path("all.csv"), 900)
+    lines = Path("all.csv").read_text().splitlines(keepends=True)
+    for begin, end in ((601, 801), (801, 841)):
+        Path("incoming/a.csv").write_text("".join([lines[0], *lines[begin:end]]))
+        arrival = arrived("demo", settings, lambda come, total: None)
+        assert arrival is not None
+        # Without the rows between, the second would come after a gap of 8 days.
+        assert check("demo", settings, arrival) == []
+        accept(arrival)
+        if begin == 601:
+            declared = settings.problem("demo")
+            assert isinstance(declared, Problem)
+            ingest(declared, paths.raw("demo"), paths.stage("ingest", "demo"))
+            quality = paths.stage("ingest", "demo") / "quality.json"
+            about = json.loads(quality.read_text())
+            about["files"] = {name: sha for name, sha in about["files"].items() if "/" not in name}
+            write_json(quality, about)
+
+
+def test_rows_are_held_against_what_the_store_holds_now_as_it_is_read_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = growing(tmp_path, monkeypatch)
+    lines = Path("demo.csv").read_text().splitlines(keepends=True)
+    time, _, pressure = lines[300].split(",")
+    lines[300] = f"{time},-9999,{pressure}"
+    Path("demo.csv").write_text("".join(lines))
+    fetch("demo", settings)
+    declared = settings.problem("demo")
+    assert isinstance(declared, Problem)
+    ingest(declared, paths.raw("demo"), paths.stage("ingest", "demo"))
+    Path("incoming/a.csv").write_text("time,T (degC),p (mbar)\n2020-01-26T00:00:00,-500,1000\n")
+    arrival = arrived("demo", settings, lambda come, total: None)
+    assert arrival is not None
+    assert "range" not in rules(check("demo", settings, arrival))
+    # The range of what was ingested holds the sentinel, which is none until it is declared.
+    table = declared.table.model_copy(update={"sentinels": {T: (-9999.0,)}})
+    told = settings.model_copy(update={"problems": {"demo": declared.model_copy(update={"table": table})}})
+    assert "range" in rules(check("demo", told, arrival))
+    # A file of the same name with other rows.
+    Path("demo.csv").write_text("".join(line for line in lines if "-9999" not in line))
+    assert "range" in rules(check("demo", settings, arrival))
+
+
+def growing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A problem whose rows come from a folder, with 600 rows, in the current folder."""
+    monkeypatch.chdir(folder)
+    write_table(Path("demo.csv"), 600)
+    Path("incoming").mkdir()
+    document = json.loads(json.dumps(SETTINGS))
+    document["problems"]["demo"]["fresh"] = {"kind": "folder", "path": "incoming"}
+    return Settings.model_validate_json(json.dumps(document), strict=True)

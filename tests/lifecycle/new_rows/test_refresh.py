@@ -1,0 +1,715 @@
+"""New rows: from a folder, a real local server and a database; into the raw store, once, whatever happens."""
+
+import copy
+import json
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from tenacity import wait_none
+from typer.testing import CliRunner
+
+from lifecycle.new_rows import refresh
+from lifecycle.new_rows.contract import Breach
+from lifecycle.new_rows.refresh import Arrival
+from problems import download as downloading
+from problems import fresh as freshly
+from problems.errors import RecastError, Unreachable
+from problems.increments import FOLDER, increments
+from project import paths
+from project.settings.parsing import parse_settings
+from project.settings.sections import Settings
+from stages.ingest import fetch, ingest
+from tests.support import checkout
+from tests.support.checkout import SETTINGS, Checkout, write_table
+
+HEADER = b"time,T (degC),p (mbar)\n"
+Make = Callable[..., Settings]
+
+
+def silent(come: int, total: int | None) -> None:
+    """A progress that nobody looks at."""
+
+
+def arrived(settings: Settings) -> Arrival | None:
+    return refresh.arrived("demo", settings, silent)
+
+
+def accepted(settings: Settings) -> Arrival:
+    """What has come, taken in."""
+    arrival = arrived(settings)
+    assert arrival is not None
+    refresh.accept(arrival)
+    return arrival
+
+
+def table(settings: Settings) -> pl.DataFrame:
+    """What ingest makes of base and increments."""
+    declared = settings.problem("demo")
+    ingest(declared, paths.raw("demo"), Path("out"))  # type: ignore[arg-type]
+    return pl.read_parquet("out/table.parquet")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(downloading, "WAIT", wait_none())
+    for name in ("JENA_ARCHIVE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def lines() -> list[bytes]:
+    """A header and 900 rows, of which `demo.csv` has the first 600."""
+    write_table(Path("all.csv"), 900)
+    found = Path("all.csv").read_bytes().splitlines(keepends=True)
+    Path("demo.csv").write_bytes(b"".join(found[:601]))
+    Path("incoming").mkdir()
+    return found
+
+
+@pytest.fixture
+def settings() -> Make:
+    """The small settings, with keys of the problem replaced."""
+
+    def make(**keys: Any) -> Settings:
+        document = copy.deepcopy(SETTINGS)
+        document["problems"]["demo"] |= {"fresh": {"kind": "folder", "path": "incoming"}} | keys
+        return Settings.model_validate_json(json.dumps(document), strict=True)
+
+    return make
+
+
+def changed(line: bytes, value: float) -> bytes:
+    """A row with another temperature."""
+    time, _, pressure = line.split(b",")
+    return b",".join([time, str(value).encode(), pressure])
+
+
+def test_an_increment_holds_the_header_and_the_lines_that_are_not_known(lines: list[bytes], settings: Make) -> None:
+    file = Path("incoming/month.csv")
+    file.write_bytes(b"".join([lines[0], *lines[580:700]]))
+    arrival = accepted(settings())
+    assert (arrival.rows, arrival.known, arrival.corrected, arrival.late) == (99, 21, 0, 0)
+    assert (arrival.first, arrival.last) == ("2020-01-26 00:00:00", "2020-01-30 02:00:00")
+    (stored,) = increments(paths.raw("demo") / FOLDER)
+    assert stored.name == f"0001-{arrival.sha256[:8]}.csv"
+    assert stored.read_bytes() == b"".join([lines[0], *lines[601:700]])
+    assert arrived(settings()) is None
+    with file.open("ab") as grown:
+        grown.writelines(lines[700:720])
+    assert accepted(settings()).rows == 20
+    assert table(settings()).height == 719
+    assert arrived(settings()) is None
+
+
+def test_late_and_corrected_rows_are_new_and_the_newest_wins(lines: list[bytes], settings: Make) -> None:
+    file = Path("incoming/month.csv")
+    file.write_bytes(b"".join([lines[0], *lines[601:650], *lines[660:700]]))
+    accepted(settings())
+    file.write_bytes(b"".join([lines[0], changed(lines[10], 77), *lines[601:650], *lines[655:700]]))
+    arrival = accepted(settings())
+    assert (arrival.rows, arrival.corrected, arrival.late) == (6, 1, 5)
+    file.write_bytes(
+        b"".join([lines[0], changed(lines[10], 77), *lines[601:650], *lines[655:699], changed(lines[699], 7)])
+    )
+    arrival = accepted(settings())
+    assert (arrival.rows, arrival.corrected, arrival.late) == (1, 1, 0)
+    # Corrected twice, and back to what it was: what the source says now counts.
+    for value in (78.0, 77.0, 78.0):
+        file.write_bytes(b"".join([lines[0], changed(lines[10], value), *lines[601:650], *lines[655:699]]))
+        assert (accepted(settings()).rows, arrived(settings())) == (1, None)
+        row = table(settings()).filter(pl.col("time") == datetime(2020, 1, 1, 9))
+        assert row["T (degC)"].to_list() == [value]
+    assert table(settings()).height == 699 - 5
+
+
+def test_a_line_without_an_end_waits_until_it_is_whole(lines: list[bytes], settings: Make) -> None:
+    file = Path("incoming/month.csv")
+    file.write_bytes(b"".join([lines[0], *lines[601:603], lines[603][:-4]]))
+    assert accepted(settings()).rows == 2
+    # Nor is half a line taken when the same refresh asks again, as it does until there is nothing.
+    assert arrived(settings()) is None
+    file.write_bytes(b"".join([lines[0], *lines[601:605]])[:-1])
+    assert accepted(settings()).rows == 1
+    assert arrived(settings()) is None
+    # The file is as it was: its last line is not being written.
+    assert accepted(settings()).rows == 1
+    assert arrived(settings()) is None
+    assert table(settings()).height == 604
+
+
+def test_comments_are_no_rows(lines: list[bytes], settings: Make) -> None:
+    source = {"kind": "table", "path": "demo.csv", "time": "time", "comment": "#", "encoding": "utf-8-sig"}
+    declared = settings(source=source)
+    file = Path("incoming/month.csv")
+    file.write_bytes(
+        b"".join(
+            [lines[0], b"# begun anew\n", *lines[590:620], b'"#,a",b\n', *lines[620:630], b"# all, of, it, so far\n"]
+        )
+    )
+    arrival = accepted(declared)
+    assert (arrival.rows, arrival.known, arrived(declared)) == (29, 11, None)
+    (stored,) = increments(paths.raw("demo") / FOLDER)
+    assert stored.read_bytes() == b"".join([lines[0], *lines[601:630]])
+    with file.open("ab") as grown:
+        grown.writelines([b"# more\n", *lines[630:640]])
+    assert (accepted(declared).rows, arrived(declared)) == (10, None)
+    with file.open("ab") as grown:
+        grown.write(b"# no more\n")
+    assert arrived(declared) is None
+    assert table(declared).height == 639
+
+
+def test_of_overlapping_files_the_last_counts_whichever_has_changed(lines: list[bytes], settings: Make) -> None:
+    first, second = Path("incoming/a.csv"), Path("incoming/b.csv")
+    first.write_bytes(b"".join([lines[0], *lines[601:640]]))
+    second.write_bytes(b"".join([lines[0], *lines[630:660]]))
+    assert (accepted(settings()).rows, arrived(settings())) == (59, None)
+    # What the first file says of a time that the second one has.
+    first.write_bytes(b"".join([lines[0], *lines[601:635], changed(lines[635], 9), *lines[636:640]]))
+    assert arrived(settings()) is None
+    with first.open("ab") as grown:
+        grown.write(changed(lines[640], 9))
+    assert arrived(settings()) is None
+    Path("incoming/aa.csv").write_bytes(b"".join([lines[0], changed(lines[641], 9)]))
+    assert arrived(settings()) is None
+    second.write_bytes(b"".join([lines[0], *lines[630:659], changed(lines[659], 7)]))
+    assert (accepted(settings()).corrected, arrived(settings())) == (1, None)
+
+
+def test_the_same_rows_in_several_files_and_a_file_that_shrinks(lines: list[bytes], settings: Make) -> None:
+    Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:640]]))
+    Path("incoming/b.csv").write_bytes(b"".join([lines[0], *lines[630:660], b"\n", b"\n"]))
+    assert accepted(settings()).rows == 59
+    Path("incoming/a.csv").write_bytes(lines[0])
+    Path("incoming/b.csv").write_bytes(b"".join([lines[0], *lines[630:640]]))
+    assert arrived(settings()) is None
+    assert table(settings()).height == 659
+    Path("incoming/a.csv").write_bytes(b"")
+    Path("incoming/b.csv").unlink()
+    assert arrived(settings()) is None
+
+
+def test_lines_that_are_known_are_compared_again_only_where_something_has_changed(
+    lines: list[bytes], settings: Make
+) -> None:
+    file = Path("incoming/month.csv")
+    file.write_bytes(b"".join([lines[0], *lines[590:700]]))
+    first = accepted(settings())
+    assert arrived(settings()) is None
+    file.write_bytes(b"".join([lines[0], *lines[590:710]]))
+    grown = accepted(settings())
+    assert (grown.rows, grown.known) == (10, 0)
+    assert arrived(settings()) is None
+    # The store is another one, as after a git checkout and a dvc checkout.
+    increments(paths.raw("demo") / FOLDER)[0].unlink()
+    again = accepted(settings())
+    assert (again.rows, again.known, again.late) == (first.rows, 21, 99)
+    assert arrived(settings()) is None
+    file.write_bytes(b"".join([lines[0], changed(lines[595], 9), *lines[596:710]]))
+    corrected = accepted(settings())
+    assert (corrected.rows, corrected.corrected) == (1, 1)
+    shutil.rmtree(paths.STATE)
+    assert arrived(settings()) is None
+
+
+def test_files_with_other_columns_are_other_increments(lines: list[bytes], settings: Make) -> None:
+    Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:640]]))
+    wider = [b"p (mbar),rain,time,T (degC)\n"]
+    for line in lines[630:660]:
+        time, T, p = line.strip().split(b",")
+        wider.append(b",".join([p, b"0", time, T]) + b"\n")
+    Path("incoming/b.csv").write_bytes(b"".join(wider))
+    assert (accepted(settings()).rows, accepted(settings()).rows, arrived(settings())) == (29, 30, None)
+    assert table(settings()).height == 659
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"when,T (degC),p (mbar)\n2020-01-26T00:00:00,1,2\n", "there is no column 'time'"),
+        (b"time,T (degC),p (mbar)\n2020-01-26T00:00:00,1,2,3,4\n", "there are 5 cells, and the header has 3"),
+        (b'time,T (degC),p (mbar)\n2020-01-26T00:00:00,"1\n1",2\n', "a text in quotation marks"),
+    ],
+)
+def test_what_is_no_such_table_is_an_error(content: bytes, message: str, lines: list[bytes], settings: Make) -> None:
+    Path("incoming/a.csv").write_bytes(content)
+    with pytest.raises(RecastError, match=message):
+        arrived(settings())
+    assert not (paths.raw("demo") / FOLDER).exists()
+
+
+def test_a_folder_that_is_not_there(lines: list[bytes], settings: Make) -> None:
+    with pytest.raises(RecastError, match=r"fresh\.path: there is no file or folder nowhere"):
+        arrived(settings(fresh={"kind": "folder", "path": "nowhere"}))
+    with pytest.raises(RecastError, match=r"fresh\.path: there is no file or folder nowhere"):
+        arrived(settings(fresh={"kind": "folder", "path": "nowhere/*/*.csv"}))
+    assert arrived(settings(fresh={"kind": "folder", "path": "incoming/*.csv"})) is None
+    assert arrived(settings(fresh={"kind": "folder", "path": "incoming/*/*.csv"})) is None
+
+
+def test_a_file_that_is_no_increment_is_named(lines: list[bytes], settings: Make) -> None:
+    foreign = paths.raw("demo") / FOLDER / "2020-notes.csv"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"".join([lines[0], *lines[601:640]]))
+    with pytest.raises(RecastError, match=r"data/raw/demo/fresh/2020-notes\.csv: no increment.*move the file"):
+        arrived(settings())
+
+
+@pytest.mark.parametrize(
+    ("source", "fresh"), [("own", "own"), ("own/*.csv", "own"), ("own", "own/b*.csv"), ("own/a.csv", "own")]
+)
+def test_a_file_is_not_both_the_sources_own_and_one_of_new_rows(
+    source: str, fresh: str, lines: list[bytes], settings: Make
+) -> None:
+    Path("own").mkdir()
+    Path("demo.csv").rename("own/a.csv")
+    declared = settings(
+        source={"kind": "table", "path": source, "time": "time"}, fresh={"kind": "folder", "path": fresh}
+    )
+    Path("own/b.csv").write_bytes(b"".join([lines[0], *lines[601:640]]))
+    with pytest.raises(RecastError, match=r"problems\.demo\.source\.path and problems\.demo\.fresh\.path both name"):
+        fetch("demo", declared)
+    with pytest.raises(RecastError, match="would not be checked"):
+        arrived(declared)
+
+
+def test_a_kill_at_any_point_loses_and_doubles_nothing(lines: list[bytes], settings: Make) -> None:
+    Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:640]]))
+    first = arrived(settings())  # killed before it was checked
+    again = arrived(settings())
+    assert first == again is not None
+    path = refresh.accept(again)  # killed before it was told
+    assert refresh.accept(again) == path
+    assert arrived(settings()) is None
+    with pytest.raises(RecastError, match="no longer there"):
+        refresh.quarantine(again, [])
+    Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:660]]))
+    second = arrived(settings())
+    assert second is not None
+    # Killed between the reasons and the rows.
+    reasons = paths.quarantine("demo") / second.pending.with_suffix(".json").name
+    reasons.parent.mkdir(parents=True)
+    reasons.write_text("{}")
+    second = arrived(settings())
+    assert second is not None
+    file = refresh.quarantine(second, [Breach("drift", "T (degC)", "too warm", {"mean": 80.0})])
+    assert refresh.quarantine(second, [Breach("drift", "T (degC)", "too warm", {"mean": 80.0})]) == file
+    assert arrived(settings()) is None
+    assert table(settings()).height == 639
+
+
+def test_what_is_in_quarantine_is_known_until_it_is_dropped(lines: list[bytes], settings: Make) -> None:
+    file = Path("incoming/a.csv")
+    file.write_bytes(b"".join([lines[0], *lines[601:640]]))
+    arrival = arrived(settings())
+    assert arrival is not None
+    refresh.quarantine(arrival, [Breach("stuck", "p (mbar)", "stays", {})])
+    (there,) = refresh.quarantined("demo")
+    assert (there.arrival["rows"], there.breaches[0]["rule"]) == (39, "stuck")
+    with file.open("ab") as grown:
+        grown.writelines(lines[640:650])
+    assert accepted(settings()).rows == 10
+    assert accepted_names("demo") == ["0002"]
+    refresh.release("demo", there.file.stem, settings())
+    assert accepted_names("demo") == ["0001", "0002"]
+    assert table(settings()).height == 649
+    with file.open("ab") as grown:
+        grown.write(b"2020-02-10T00:00:00,warm,1000\n")
+    wrong = arrived(settings())
+    assert wrong is not None
+    name = refresh.quarantine(wrong, []).stem
+    with pytest.raises(RecastError, match="'warm', which is no finite number"):
+        refresh.release("demo", name, settings())
+    refresh.drop("demo", name)
+    again = arrived(settings())
+    assert again is not None
+    assert again.sha256 == wrong.sha256
+    with pytest.raises(RecastError, match="no increment 7; there are: none"):
+        refresh.drop("demo", "7")
+
+
+def accepted_names(problem: str) -> list[str]:
+    return [file.name.partition("-")[0] for file in increments(paths.raw(problem) / FOLDER)]
+
+
+def test_parquet_files_grow_too(lines: list[bytes], settings: Make) -> None:
+    rows = pl.read_csv("all.csv", try_parse_dates=True)
+    rows.head(600).write_parquet("demo.parquet")
+    grown = settings(source={"kind": "table", "path": "demo.parquet", "time": "time"})
+    rows.slice(590, 30).write_parquet("incoming/a.parquet")
+    assert accepted(grown).rows == 20
+    assert arrived(grown) is None
+    assert pl.read_parquet(increments(paths.raw("demo") / FOLDER)[0]).equals(rows.slice(600, 20))
+    assert table(grown).height == 620
+    Path("incoming/b.parquet").write_bytes(Path("incoming/a.parquet").read_bytes()[:500])
+    with pytest.raises(RecastError, match=r"b\.parquet: not a whole Parquet file"):
+        arrived(grown)
+
+
+def test_the_stations_running_file_joins_an_hourly_archive(settings: Make) -> None:
+    columns = ["p (mbar)", "T (degC)"]
+    hours = [datetime(2016, 12, 1) + timedelta(hours=i) for i in range(240)]
+    old = [f"{time:%d.%m.%Y %H:%M:%S},{990 + i % 7},{i % 24}.50" for i, time in enumerate(hours)]
+    Path("base.csv").write_text("\n".join([",".join(["Date Time", *columns]), *old, ""]))
+    start = hours[-1] + timedelta(minutes=10)
+    new = [f"{start + i * timedelta(minutes=10):%d.%m.%Y %H:%M:%S},1,{i % 24}.25,990,0" for i in range(100)]
+    head = b"Date Time,SWDR (W/m\xb2),T (degC),p (mbar),PAR (\xb5mol/m\xb2/s)\r\n"
+    Path("incoming").mkdir()
+    Path("incoming/mpi_roof.csv").write_bytes(head + "".join(f"{line}\r\n" for line in new).encode())
+    declared = settings(
+        source={"kind": "jena", "path": "base.csv"},
+        table={"features": columns, "target": "T (degC)", "unit": "°C", "cadence": "1h", "thin": True},
+    )
+    arrival = accepted(declared)
+    assert (arrival.rows, arrived(declared)) == (100, None)
+    assert increments(paths.raw("demo") / FOLDER)[0].read_bytes().startswith(head)
+    times = table(declared)["time"]
+    assert len(times) == 240 + 16
+    assert times.diff().drop_nulls().unique().to_list() == [timedelta(hours=1)]
+
+
+def test_the_second_of_two_equal_hours_comes_alone(settings: Make) -> None:
+    clock = ["00:00", "01:00", "02:00", "02:00", "03:00"]
+    shown = [f"2020-10-25 {hour},{i},1000\n" for i, hour in enumerate(clock)]
+    Path("demo.csv").write_text("".join(["time,T (degC),p (mbar)\n", *shown[:2]]))
+    Path("incoming").mkdir()
+    source = {"path": "demo.csv", "time": "time", "time_zone": "Europe/Berlin", "repeated_hour": "in order"}
+    declared = settings(source={"kind": "table", **source})
+    for end in (3, 4, 5):
+        Path("incoming/a.csv").write_text("".join(["time,T (degC),p (mbar)\n", *shown[:end]]))
+        accepted(declared)
+        assert arrived(declared) is None
+    found = table(declared)
+    assert found["time"].dt.hour().to_list() == [22, 23, 0, 1, 2]
+    assert found["T (degC)"].to_list() == [0, 1, 2, 3, 4]
+
+
+class Station:
+    """A web server on this machine with one file that is written on."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body, self.broken = body, False
+        self.asked: list[tuple[int, int]] = []
+        station = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                station.answer(self)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Keep the test's output clean."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/roof.csv"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """As RFC 9110 says: first whether it is another version, then which part; note the status and the bytes."""
+        etag = f'"{hash(self.body)}"'
+        if request.headers.get("If-None-Match") == etag:
+            self.asked.append((304, 0))
+            request.send_response(304)
+            request.end_headers()
+            return
+        start = int((request.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        if request.headers.get("If-Range") not in (None, etag):
+            start = 0
+        status = 200 if not request.headers.get("Range") else 206 if start < len(self.body) else 416
+        body = self.body[start:] if status != 416 else b""
+        self.asked.append((status, len(body)))
+        request.send_response(status)
+        request.send_header("ETag", etag)
+        request.send_header("Content-Length", str(len(body)))
+        if status == 206:
+            request.send_header("Content-Range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}")
+        request.end_headers()
+        request.wfile.write(body[: len(body) // 2] if self.broken else body)
+        request.close_connection = True
+
+
+@pytest.fixture
+def station(lines: list[bytes]) -> Iterator[Station]:
+    running = Station(b"".join([lines[0], *lines[590:700]]))
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+
+
+def test_a_server_is_asked_for_what_is_new_only(
+    station: Station, lines: list[bytes], settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freshly, "COMPARED_BYTES", 100)
+    declared = settings(fresh={"kind": "http", "url": station.url})
+    assert accepted(declared).rows == 99
+    assert station.asked.pop() == (200, len(station.body))
+    assert arrived(declared) is None
+    assert station.asked.pop() == (304, 0)
+    station.body += b"".join(lines[700:720])
+    assert accepted(declared).rows == 20
+    assert station.asked.pop() == (206, 100 + sum(map(len, lines[700:720])))
+    # Corrected near its end: it has not only grown.
+    station.body = station.body.replace(lines[719], changed(lines[719], 60.5))
+    arrival = accepted(declared)
+    assert (arrival.rows, arrival.corrected) == (1, 1)
+    assert [status for status, _ in station.asked] == [206, 200]
+    # The half-year ends and the file begins anew.
+    station.asked.clear()
+    station.body = b"".join([lines[0], *lines[720:730]])
+    assert accepted(declared).rows == 10
+    assert [status for status, _ in station.asked] == [416, 200]
+    assert table(declared).height == 729
+
+
+def test_a_server_that_breaks_off_or_is_down_changes_nothing(
+    station: Station, lines: list[bytes], settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freshly, "COMPARED_BYTES", 100)
+    declared = settings(fresh={"kind": "http", "url": station.url})
+    station.broken = True
+    with pytest.raises(Unreachable, match=r"roof\.csv"):
+        arrived(declared)
+    station.broken = False
+    assert accepted(declared).rows == 99
+    station.body += b"".join(lines[700:720])
+    station.broken = True
+    with pytest.raises(Unreachable, match=r"fresh\.url, or try again later"):
+        arrived(declared)
+    station.broken = False
+    assert accepted(declared).rows == 20
+    station.body = b"<!DOCTYPE html><html>Please sign in</html>"
+    with pytest.raises(Unreachable, match="web page"):
+        arrived(declared)
+    station.server.shutdown()
+    station.server.server_close()
+    with pytest.raises(Unreachable, match="could not be fetched"):
+        arrived(declared)
+    assert table(declared).height == 719
+
+
+def test_a_database_is_asked_for_what_comes_after_the_last_known_row(lines: list[bytes], settings: Make) -> None:
+    rows = [line.decode().strip().split(",") for line in lines[1:]]
+    with sqlite3.connect("plant.db") as connection:
+        connection.execute('create table air (time text, "T (degC)" real, "p (mbar)" real)')
+        connection.executemany("insert into air values (?, ?, ?)", rows[:600])
+    source = {"kind": "database", "address": "sqlite:///plant.db", "query": "select * from air;", "time": "time"}
+    plain = settings(source=source, fresh={"kind": "query"})
+    assert arrived(plain) is None
+    with sqlite3.connect("plant.db") as connection:
+        connection.executemany("insert into air values (?, ?, ?)", rows[600:650])
+        connection.execute('update air set "T (degC)" = 50 where time = ?', rows[599][:1])
+    assert accepted(plain).rows == 50
+    assert arrived(plain) is None
+    overlapping = settings(source=source, fresh={"kind": "query", "overlap": "3d"})
+    assert (accepted(overlapping).corrected, arrived(overlapping)) == (1, None)
+    own = settings(source=source, fresh={"kind": "query", "query": "select * from air where time > :after"})
+    with sqlite3.connect("plant.db") as connection:
+        connection.executemany("insert into air values (?, ?, ?)", rows[650:651])
+    assert accepted(own).rows == 1
+    assert table(own).height == 651
+    wrong = settings(source=source, fresh={"kind": "query", "query": "select * from water"})
+    with pytest.raises(RecastError, match=r"fresh\.query: .* refuses it: no such table: water"):
+        arrived(wrong)
+
+
+def plant(times: Sequence[str], first: float = 0) -> None:
+    """A database whose time column holds these texts."""
+    with sqlite3.connect("plant.db") as connection:
+        connection.execute('create table if not exists air (time text, "T (degC)" real, "p (mbar)" real)')
+        connection.executemany(
+            "insert into air values (?, ?, 1000)", [(time, first + i) for i, time in enumerate(times)]
+        )
+
+
+def asked(settings: Make, query: str | None = None, **source: Any) -> Settings:
+    """A problem whose new rows a query brings from `plant`."""
+    known = {"kind": "database", "address": "sqlite:///plant.db", "query": "select * from air", "time": "time"}
+    return settings(source=known | source, fresh={"kind": "query", "query": query})
+
+
+@pytest.mark.parametrize(
+    ("time_format", "times"),
+    [
+        ("%d.%m.%Y %H:%M", ["30.01.2020 00:00", "31.01.2020 00:00"]),
+        ("%y-%m-%d", ["20-01-30", "20-01-31"]),
+        ("%Y-%m-%dT%H:%M%z", ["2020-03-29T01:00+01:00", "2020-03-29T03:00+02:00"]),
+        (None, ["2020-03-29T01:00:00+01:00", "2020-03-29T03:00:00+02:00"]),
+        (None, ["2020-01-30T00:00", "2020-01-30 01:00"]),
+        ("epoch s", ["1580342400", "1580346000"]),
+    ],
+)
+def test_text_times_that_do_not_sort_are_not_asked_for_as_if_they_did(
+    time_format: str | None, times: list[str], settings: Make
+) -> None:
+    plant(times)
+    with pytest.raises(RecastError, match=r"problems\.demo\.fresh: the query's column 'time' .*write fresh\.query"):
+        arrived(asked(settings, time_format=time_format))
+    assert arrived(asked(settings, "select * from air", time_format=time_format)) is None
+
+
+@pytest.mark.parametrize(
+    ("time_format", "times"),
+    [
+        (None, ["2020-01-30T00:00:00Z", "2020-01-30T01:00:00Z", "2020-02-01T00:00:00Z"]),
+        (None, ["2020-01-30", "2020-01-31", "2020-02-01"]),
+        ("%F %T", ["2020-01-30 00:00:00", "2020-01-31 00:00:00", "2020-02-01 00:00:00"]),
+        ("%Y/%m/%d %H", ["2020/01/30 00", "2020/01/31 00", "2020/02/01 00"]),
+    ],
+)
+def test_text_times_with_the_year_first_are_asked_for(
+    time_format: str | None, times: list[str], settings: Make
+) -> None:
+    plant(times[:2])
+    declared = asked(settings, time_format=time_format)
+    assert arrived(declared) is None
+    plant(times[2:])
+    assert (accepted(declared).rows, arrived(declared)) == (1, None)
+
+
+def test_a_query_brings_again_what_was_dropped(settings: Make) -> None:
+    hours = [f"2020-01-01T{hour:02d}:00:00" for hour in range(24)]
+    plant(hours[:5])
+    declared = asked(settings)
+    assert arrived(declared) is None
+
+    def into_quarantine() -> str:
+        arrival = arrived(declared)
+        assert arrival is not None
+        return refresh.quarantine(arrival, []).stem
+
+    plant(hours[5:8], first=50)
+    wrong = into_quarantine()
+    plant(hours[8:10])
+    worse = into_quarantine()
+    plant(hours[10:12])
+    assert (accepted(declared).rows, arrived(declared)) == (2, None)
+    with sqlite3.connect("plant.db") as connection:
+        connection.execute('update air set "T (degC)" = 5 where "T (degC)" >= 50')
+    # What lies there holds the query back, so what is mended comes by itself.
+    mended = arrived(declared)
+    assert mended is not None
+    assert (mended.rows, mended.first) == (3, "2020-01-01 05:00:00")
+    refresh.drop("demo", wrong)
+    refresh.drop("demo", worse)
+    dropped = arrived(declared)
+    assert dropped is not None
+    assert (dropped.rows, dropped.first) == (5, "2020-01-01 05:00:00")
+    refresh.accept(dropped)
+    assert arrived(declared) is None
+    assert list(paths.quarantine("demo").iterdir()) == []
+    assert table(declared).height == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"problems__demo__fresh": {"kind": "query"}}, "fresh cannot be query where the source is table"),
+        ({"problems__demo__fresh": {"kind": "ftp"}}, "fresh.kind: must be one of http, folder, query"),
+        ({"problems__demo__fresh": {"kind": "http", "url": "station/roof.csv"}}, "write http://... or https://..."),
+        ({"problems__demo__fresh": {"kind": "http"}}, "fresh.url: missing"),
+        ({"problems__demo__fresh": {"kind": "folder", "path": "x", "glob": "y"}}, "glob: unknown key"),
+        ({"problems__demo__table__thin": True}, "cadence must be given where thin is true"),
+        ({"problems__demo__contract": {"drift": -1}}, "contract.drift: must be above 0"),
+        ({"problems__demo__contract": {"ranges": {"rain": [0, 1]}}}, "contract has ranges for 'rain'"),
+        ({"problems__demo__contract": {"ranges": {"p (mbar)": [2, 1]}}}, "the least, 2, is above the most, 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    made = Checkout(tmp_path, {})
+    made.settings()
+    made.settings(**change)
+    with pytest.raises(RecastError) as refused:
+        parse_settings()
+    assert message in str(refused.value)
+
+
+def test_the_commands_tell_what_came_and_have_dvc_track_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import dag
+    from flows.cli import app
+
+    made = checkout.make(tmp_path / "checkout")
+    monkeypatch.chdir(made.root)
+    write_table(Path("all.csv"), 900)
+    lines = Path("all.csv").read_bytes().splitlines(keepends=True)
+
+    def recast(*arguments: str) -> tuple[int, str]:
+        ended = CliRunner().invoke(app, arguments)
+        return ended.exit_code, ended.output
+
+    assert isinstance(CliRunner().invoke(app, ["refresh"]).exception, RecastError)
+    made.settings(problems__demo__fresh={"kind": "folder", "path": "incoming"})
+    Path("incoming").mkdir()
+    status, printed = recast("refresh")
+    assert (status, "nothing new" in printed) == (0, True)
+    # Half a line is not taken however often one refresh, or a dry run before it, looks at it.
+    Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[590:700], lines[700][:-4]]))
+    status, printed = recast("refresh", "--dry-run")
+    assert (status, "would be taken in" in printed, paths.raw("demo").joinpath(FOLDER).exists()) == (0, True, False)
+    status, printed = recast("refresh")
+    assert (status, "99" in printed, "taken in: 0001-" in printed) == (0, True, True)
+    noted = Path("data/raw/demo/fresh.dvc").read_text()
+    assert "nfiles: 1" in noted
+    assert not dag.track(Path("data/raw/demo/fresh"))
+    Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[590:700]]))
+    warm = [changed(line, 80 + i % 5) for i, line in enumerate(lines[700:760])]
+    Path("incoming/b.csv").write_bytes(b"".join([lines[0], *warm]))
+    status, printed = recast("refresh", "--dry-run")
+    assert (status, "would be put into quarantine" in printed) == (4, True)
+    status, printed = recast("refresh")
+    assert (status, "in quarantine: 0002-" in printed, "T (degC)" in printed) == (4, True, True)
+    assert Path("data/raw/demo/fresh.dvc").read_text() == noted
+    assert recast("refresh")[0] == 0
+    (name,) = [each.file.stem for each in refresh.quarantined("demo")]
+    assert name in recast("quarantine")[1]
+    assert recast("quarantine", "--accept", name)[0] == 0
+    assert "nfiles: 2" in Path("data/raw/demo/fresh.dvc").read_text()
+    assert "Nothing is in quarantine" in recast("quarantine")[1]
+    # Git keeps the note and not the rows; DVC finds it, and brings the rows back.
+    listed = made.run("git", "status", "--short", "--untracked-files=all", "data")
+    assert listed.split() == ["??", "data/raw/demo/fresh.dvc"]
+    shutil.rmtree("data/raw/demo/fresh")
+    with dag.repository() as repo:
+        stages = [stage.addressing for stage in dag.ordered(repo, ["demo"])]
+        assert stages[:2] == ["data/raw/demo/fresh.dvc", "ingest@demo"]
+    with pytest.raises(RecastError, match=r"dvc checkout data/raw/demo/fresh\.dvc"):
+        dag.track(Path("data/raw/demo/fresh"))
+
+
+def test_the_flow_and_dvc_agree_on_what_increments_make_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import dag
+    from flows.pipeline import RAN, TRACKED, UP_TO_DATE, stage_task
+
+    made = checkout.make(tmp_path / "grown")
+    monkeypatch.chdir(made.root)
+    last = Path("demo.csv").read_text().splitlines()[-1].partition(",")[2]
+    folder = paths.raw("demo") / FOLDER
+    folder.mkdir()
+    (folder / "0001-00000000.csv").write_text(f"time,T (degC),p (mbar)\n2020-01-26T00:00:00,{last}\n")
+    assert dag.track(folder)
+    # A refresh that was killed before DVC knew of its rows.
+    (folder / "0002-00000000.csv").write_text(f"time,T (degC),p (mbar)\n2020-01-26T01:00:00,{last}\n")
+    other = made.copy(tmp_path / "other")
+    names = ["data/raw/demo/fresh.dvc", "ingest@demo"]
+    assert dag.stale(["demo"])[:2] == names
+    assert [stage_task.fn(name, names, False).name for name in names] == [TRACKED, RAN]
+    assert [stage_task.fn(name, names, False).name for name in names] == [UP_TO_DATE, UP_TO_DATE]
+    assert json.loads(Path("data/ingest/demo/quality.json").read_text())["rows_kept"] == 602
+    # The same by DVC alone.
+    other.dvc("repro", "--quiet", "ingest@demo")
+    assert entry(made, "ingest@demo") == entry(other, "ingest@demo")
+    assert Path(f"{folder}.dvc").read_text() == other.file(f"{folder}.dvc").read_text()
+
+
+def entry(made: Checkout, stage: str) -> Any:
+    """What dvc.lock says of a stage."""
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe").load(made.file("dvc.lock").read_text())["stages"][stage]

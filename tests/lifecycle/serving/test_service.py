@@ -1,0 +1,418 @@
+"""The service, asked over HTTP by real requests: its answers, what it refuses, and which model answers."""
+
+import asyncio
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
+
+from lifecycle.champions import registry
+from lifecycle.champions.registry import Version
+from lifecycle.serving import forecast_log
+from lifecycle.serving.api import LIMIT_BYTES, make_app
+from lifecycle.serving.requests import Refused, read
+from lifecycle.serving.service import Asked, Service
+from problems.errors import RecastError
+from project import paths
+from project.settings.loading import load_settings
+from stages.training.trials import expand
+from tests.support.checkout import Checkout
+
+Body = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]]:
+    """The versions 1, 2 and 3 of a checkout in which this process works; the second is the champion."""
+    with finished.copy(tmp_path_factory.mktemp("served") / "checkout").entered():
+        trials = expand(load_settings(), "demo", paths.stage("window", "demo"))
+        found = [registry.register(trial, {}) for trial in trials if registry.is_stored(trial)]
+        registry.promote("demo", found[0], None)
+        registry.promote("demo", found[1], None)
+        yield found
+
+
+@pytest.fixture
+def here(versions: list[Version]) -> Iterator[list[Version]]:
+    """The versions, with the second as the champion, and no forecast in the log."""
+    shutil.rmtree(forecast_log.FOLDER, ignore_errors=True)
+    yield versions
+    if registry.champion("demo") != versions[1]:
+        registry.promote("demo", versions[1], None)
+
+
+@contextmanager
+def served(service: Service) -> Iterator[httpx.Client]:
+    """A client of the service, which listens on loopback behind the server that `recast serve` has."""
+    server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning", access_log=False))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+        with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=60) as client:
+            yield client
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def client(here: list[Version]) -> Iterator[httpx.Client]:
+    with served(Service("demo", registry)) as client:
+        yield client
+
+
+def body(at: int = 100, rows: int = 48) -> Body:
+    """A window that ends with a row of the table."""
+    part = pl.read_parquet("data/ingest/demo/table.parquet").slice(at - rows + 1, rows)
+    columns = {name: part[name].to_list() for name in ("T (degC)", "p (mbar)")}
+    return {"time": [moment.isoformat() for moment in part["time"]], "columns": columns}
+
+
+def logged() -> pl.DataFrame:
+    return forecast_log.between("demo", datetime(2000, 1, 1), datetime(2100, 1, 1))
+
+
+def test_a_request_is_answered_with_what_the_champion_forecasts_and_written_down(here: list[Version]) -> None:
+    service = Service("demo", registry)
+    rows = pl.read_parquet("data/ingest/demo/table.parquet")
+    with served(service) as client:
+        one = client.post("/forecast", json=body(100))
+        several = client.post("/forecast", json={"windows": [body(100), body(107, rows=60)]})
+        assert (one.status_code, several.status_code) == (200, 200)
+    expected = registry.load(here[1]).forecast(rows.head(108), all_windows=True)
+    for answer, at in ((one.json()["forecasts"][0], 100), *zip(several.json()["forecasts"], (100, 107), strict=True)):
+        origin = rows["time"][at]
+        wanted = expected.row(by_predicate=pl.col("origin") == origin, named=True)
+        assert answer["forecast"] == pytest.approx(wanted["forecast"], abs=1e-5)
+        assert answer["origin"] == f"{origin.isoformat()}Z"
+        assert answer["target_time"] == f"{(origin + timedelta(hours=24)).isoformat()}Z"
+        assert [each["level"] for each in answer["intervals"]] == [0.5, 0.8, 0.95]
+        for each in answer["intervals"]:
+            assert each["low"] == pytest.approx(wanted[f"low_{each['level']:g}"], abs=1e-5)
+            assert each["high"] == pytest.approx(wanted[f"high_{each['level']:g}"], abs=1e-5)
+    assert one.json()["unit"] == "°C" and one.json()["model_version"] == 2
+    # Whoever was answered finds the forecast after the end of the service, and once.
+    ids = [each["forecast_id"] for each in several.json()["forecasts"]]
+    assert one.json()["forecasts"][0]["forecast_id"] == ids[0] != ids[1]
+    assert sorted(logged()["forecast_id"]) == sorted(ids)
+
+
+def test_a_time_may_be_written_in_several_ways(client: httpx.Client) -> None:
+    plain = [datetime.fromisoformat(each) for each in body()["time"]]
+    written = {
+        "with Z": [f"{each.isoformat()}Z" for each in plain],
+        "to the minute": [each.isoformat(timespec="minutes") for each in plain],
+        "to the millisecond": [each.isoformat(timespec="milliseconds") for each in plain],
+        "in another zone": [f"{(each + timedelta(hours=2)).isoformat()}+02:00" for each in plain],
+        "mixed": [each.isoformat() + ("Z" if i % 2 else "+00:00") for i, each in enumerate(plain)],
+    }
+    expected = client.post("/forecast", json=body()).json()
+    for name, time in written.items():
+        assert client.post("/forecast", json={**body(), "time": time}).json() == expected, name
+
+
+def test_a_forecast_is_found_by_its_id(client: httpx.Client) -> None:
+    made = client.post("/forecast", json=body()).json()["forecasts"][0]
+    while (found := client.get(f"/forecasts/{made['forecast_id']}")).status_code == 404:
+        pass
+    answer = found.json()
+    assert {name: answer[name] for name in made} == made
+    assert (answer["problem"], answer["model_version"], answer["unit"]) == ("demo", 2, "°C")
+    assert client.get("/forecasts/0123456789abcdef").json() == {
+        "detail": "no forecast of demo has the id '0123456789abcdef'"
+    }
+
+
+def test_what_answers_and_how_it_does(client: httpx.Client, here: list[Version]) -> None:
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/ready").json() == {"status": "ready", "model_version": 2}
+    model = client.get("/model").json()
+    assert (model["key"], model["run"], model["uri"]) == (here[1].key, here[1].run, "models:/demo/2")
+    assert (model["rows"], model["cadence"], model["leads"], model["unit"]) == (48, "1h", ["1d"], "°C")
+    assert model["columns"].keys() == {"T (degC)", "p (mbar)"} and model["columns"]["p (mbar)"]["high"] == 1008
+    client.post("/forecast", json={"windows": [body(100), body(101)]})
+    client.post("/forecast", content="{", headers={"Content-Type": "application/json"})
+    client.get("/nowhere/at/all")
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+    }
+    assert found["recast_requests_total", "/forecast", "200"] == 1
+    assert found["recast_requests_total", "/forecast", "400"] == found["recast_errors_total", "400"] == 1
+    assert found["recast_requests_total", "404", "other"] == 1
+    assert found["recast_forecasts_total", "2"] == 2
+    assert found["recast_batch_windows_sum",] == 2
+    assert found["recast_model_version",] == 2
+    assert found["recast_request_seconds_count", "/forecast"] == 2
+
+
+def changed(change: Callable[[Body], object]) -> Callable[[], Body]:
+    def make() -> Body:
+        made = body()
+        change(made)
+        return made
+
+    return make
+
+
+def kelvin(made: Body) -> None:
+    made["columns"]["T (degC)"] = [value + 273.15 for value in made["columns"]["T (degC)"]]
+
+
+def at_the_end_of_time(made: Body) -> None:
+    first = datetime(9999, 12, 30)
+    made["time"] = [(first + timedelta(hours=i)).isoformat() for i in range(48)]
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], int, str]] = {
+    "a column is missing": (changed(lambda b: b["columns"].pop("p (mbar)")), 422, "columns lacks 'p (mbar)'; needed"),
+    "a column too many": (changed(lambda b: b["columns"].update(q=[1])), 422, "columns has 'q', which is none of"),
+    "no columns": (changed(lambda b: b.pop("columns")), 422, "columns must be an object"),
+    "no time": (changed(lambda b: b.pop("time")), 422, "time must be a list of times"),
+    "a key too many": (
+        changed(lambda b: b.update(lead=3)),
+        422,
+        "unknown key 'lead'; allowed are time, columns, series",
+    ),
+    "too short": (lambda: body(rows=47), 422, "series all: 47 rows are too few; a window takes 48 rows, one every 1h"),
+    "uneven": (changed(lambda b: b["time"].pop()), 422, "column 'T (degC)' has 48 values, and time has 47"),
+    "a gap": (
+        changed(lambda b: [each.pop(9) for each in (b["time"], *b["columns"].values())]),
+        422,
+        "after 2020-01-03T13:00 comes 2020-01-03T15:00",
+    ),
+    "another cadence": (
+        changed(lambda b: b["time"].__setitem__(-1, "2020-01-05T04:10")),
+        422,
+        "comes 2020-01-05T04:10",
+    ),
+    "backwards": (changed(lambda b: b["time"].reverse()), 422, "does not come after the one before it"),
+    "no day": (
+        changed(lambda b: b["time"].__setitem__(3, "2020-02-30T08:00:00Z")),
+        422,
+        "2020-02-30T08:00:00Z', which",
+    ),
+    "the year 0": (
+        changed(lambda b: b["time"].__setitem__(3, "0000-01-03T08:00:00")),
+        422,
+        "0000-01-03T08:00:00', which",
+    ),
+    "past all years": (changed(at_the_end_of_time), 422, "must be in the years 1 to 9998"),
+    "no time at all": (changed(lambda b: b["time"].__setitem__(3, "noon")), 422, "time holds 'noon', which is no time"),
+    "a number for a time": (changed(lambda b: b["time"].__setitem__(3, 1.5)), 422, "time holds 1.5, which is no time"),
+    "an object for a time": (changed(lambda b: b["time"].__setitem__(3, {})), 422, "time holds {}, which is no time"),
+    "a list for a time": (changed(lambda b: b["time"].__setitem__(3, [])), 422, "time holds [], which is no time"),
+    "a colon too many": (
+        changed(lambda b: b["time"].__setitem__(3, "2020-01-03T08:Z")),
+        422,
+        "'2020-01-03T08:Z', which",
+    ),
+    "a null": (
+        changed(lambda b: b["columns"]["T (degC)"].__setitem__(3, None)),
+        422,
+        "column 'T (degC)' has no value at 2020-01-03T08:00",
+    ),
+    "text": (changed(lambda b: b["columns"]["T (degC)"].__setitem__(3, "7")), 422, "holds '7', which is no number"),
+    "a truth value": (changed(lambda b: b["columns"]["p (mbar)"].__setitem__(3, True)), 422, "holds True, which is no"),
+    "no list": (changed(lambda b: b["columns"].update({"p (mbar)": 3})), 422, "'p (mbar)' must be a list of numbers"),
+    "another unit": (changed(kelvin), 422, "far outside 5."),
+    "huge": (changed(lambda b: b["columns"]["p (mbar)"].__setitem__(3, 10**300)), 422, "far outside 992 to 1008"),
+    "a number for a series": (changed(lambda b: b.update(series=3)), 422, "series must say which of all this is"),
+    "null for a series": (changed(lambda b: b.update(series=None)), 422, "series must say which of all this is"),
+    "no windows": (lambda: {"windows": []}, 422, "windows must be a list"),
+    "windows and more": (lambda: {"windows": [body()], "time": []}, 422, "unknown key 'time' beside windows"),
+    "one window of several": (
+        lambda: {"windows": [body(), body(rows=47)]},
+        422,
+        "windows[1]: series all: 47 rows are too few",
+    ),
+    "a list": (list, 422, "the body must be an object"),
+    "no JSON": (lambda: b"{'time': ", 400, "the body is no JSON"),
+    "NaN": (changed(lambda b: b["columns"]["p (mbar)"].__setitem__(3, float("nan"))), 400, "the body is no JSON"),
+    "an infinity": (lambda: json.dumps(body()).replace("100", "1e999", 1).encode(), 400, "infinity"),
+    "no UTF-8": (lambda: b'{"\xff": 1}', 400, "the body is no JSON"),
+    "nested a thousand times": (lambda: b"[" * 5000, 400, "the body is no JSON"),
+    "nothing": (lambda: b"", 400, "the body is no JSON"),
+}
+
+
+def test_a_bad_request_is_refused_with_the_reason_and_the_service_goes_on(client: httpx.Client) -> None:
+    for name, (make, status, reason) in REFUSED.items():
+        content = make()
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
+        answer = client.post("/forecast", content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code == status, f"{name}: {answer.text}"
+        assert reason in answer.json()["detail"], name
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        answer = client.post("/forecast", content=json.dumps(body()), headers={"Content-Type": kind})
+        assert (answer.status_code, answer.json()["detail"][:12]) == (415, "Content-Type")
+    assert client.get("/forecast").status_code == client.delete("/model").status_code == 405
+    assert client.post("/forecast", json=body(), headers={"Content-Type": "application/json; charset=utf-8"}).is_success
+    assert logged().height <= 1
+
+
+def test_the_bad_requests_of_others_in_a_batch_disturb_no_good_one(client: httpx.Client) -> None:
+    """All wait while the first one is forecast, and are then forecast together."""
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as to:
+            bodies = [body(100 + i, rows=48 - i % 2) for i in range(20)]
+            return list(await asyncio.gather(*(to.post("/forecast", json=each) for each in bodies)))
+
+    alone = [client.post("/forecast", json=body(100 + i)).json() for i in range(0, 20, 2)]
+    answers = asyncio.run(ask())
+    assert [each.status_code for each in answers] == [200, 422] * 10
+    for together, single in zip(answers[::2], alone, strict=True):
+        (found,), (wanted,) = together.json()["forecasts"], single["forecasts"]
+        assert found["forecast"] == pytest.approx(wanted["forecast"], abs=1e-5)
+        assert {**found, "forecast": 0, "intervals": 0} == {**wanted, "forecast": 0, "intervals": 0}
+
+
+def test_a_request_that_the_service_has_a_fault_with_fails_alone(
+    here: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(content: bytes, forecaster: Any) -> Any:
+        if content == b"fault":
+            raise KeyError("a fault")
+        return read(content, forecaster)
+
+    monkeypatch.setattr("lifecycle.serving.service.read", faulty)
+    good = json.dumps(body()).encode()
+    asked = [Asked(each) for each in (b"{", good, b"fault", good)]
+    Service("demo", registry)._answer_or_say(asked)
+    refused = [each.answer.exception() for each in asked]
+    assert [error.status if isinstance(error, Refused) else error for error in refused] == [400, None, 500, None]
+
+
+def test_a_body_of_a_hundred_megabytes_is_refused_and_not_read(client: httpx.Client) -> None:
+    chunk = b" " * LIMIT_BYTES
+    for content in (chunk * 100, (chunk for _ in range(100))):
+        answer = client.post("/forecast", content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 413
+        assert answer.json()["detail"].startswith("a body may have at most 1,048,576 bytes")
+    assert client.post("/forecast", json=body()).is_success
+
+
+def test_no_request_fails_while_the_model_is_swapped(client: httpx.Client, here: list[Version]) -> None:
+    """A rollback's version answers; each answer is wholly of the version that it names."""
+    rows = pl.read_parquet("data/ingest/demo/table.parquet").slice(53, 48)
+    wanted = {each.version: float(registry.load(each).forecast(rows)["forecast"].item()) for each in here[:2]}
+    asked: list[httpx.Response] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=client.base_url, timeout=60) as to:
+            while not stop.is_set():
+                asked.append(to.post("/forecast", json=body()))
+
+    clients = [threading.Thread(target=ask) for _ in range(3)]
+    for each in clients:
+        each.start()
+    for swap in range(6):
+        if swap % 2:
+            registry.promote("demo", here[1], None)
+        else:
+            registry.rollback("demo")
+        champion = registry.champion("demo")
+        assert champion is not None
+        begun = len(asked)
+        while not any(each.is_success and each.json()["model_version"] == champion.version for each in asked[begun:]):
+            assert all(each.is_alive() for each in clients)
+    stop.set()
+    for each in clients:
+        each.join()
+    assert {each.status_code for each in asked} == {200}
+    for each in asked:
+        answer = each.json()
+        assert answer["forecasts"][0]["forecast"] == pytest.approx(wanted[answer["model_version"]], abs=1e-5)
+    assert wanted[1] != pytest.approx(wanted[2], abs=1e-3)
+    assert logged().height == 2, "one window, forecast by two versions"
+
+
+def test_what_a_rollback_brings_back_is_in_memory_already(here: list[Version]) -> None:
+    service = Service("demo", registry)
+    with served(service) as client:
+        while len(service._kept) < 2:
+            pass
+        (folder,) = Path(".recast/models/demo").glob(f"1-{here[0].run[:8]}")
+        aside = folder.rename(folder.with_name("aside"))
+        folder.mkdir()  # A load would find nothing.
+        registry.rollback("demo")
+        while client.get("/ready").json()["model_version"] != 1:
+            pass
+        assert client.post("/forecast", json=body()).json()["model_version"] == 1
+        folder.rmdir()
+        aside.rename(folder)
+
+
+def test_a_champion_that_cannot_be_loaded_leaves_the_one_before_at_work(
+    here: list[Version],
+) -> None:
+    service = Service("demo", registry)
+    registry.promote("demo", here[2], None)
+    registry.load(here[2])
+    (weights,) = Path(".recast/models/demo").glob("3-*/**/weights.safetensors")
+    shutil.move(weights, weights.with_suffix(".gone"))
+    with pytest.raises(RecastError, match="this code is not the one that the model was trained with"):
+        service.follow()
+    with pytest.raises(RecastError):
+        Service("demo", registry)
+    assert service.held.version == here[1]
+    shutil.move(weights.with_suffix(".gone"), weights)
+    assert service.follow() and service.held.version == here[2]
+    assert not service.follow()
+
+
+def test_a_service_without_a_champion_says_so_until_there_is_one(here: list[Version]) -> None:
+    history = registry.folder("demo") / "history.json"
+    aside = history.rename(history.with_suffix(".aside"))
+    service = Service("demo", registry)
+    with served(service) as client:
+        for answer in (client.get("/ready"), client.post("/forecast", json=body()), client.get("/model")):
+            assert answer.status_code == 503 and answer.headers["Retry-After"] == "1"
+            assert answer.json()["detail"] == "demo has no champion yet: recast retrain demo"
+        assert client.get("/health").is_success
+        aside.rename(history)
+        while not client.get("/ready").is_success:
+            pass
+        assert client.post("/forecast", json=body()).is_success
+
+
+def test_the_openapi_document_tells_the_columns_and_gives_an_example_that_works(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    content = document["paths"]["/forecast"]["post"]["requestBody"]["content"]["application/json"]
+    window = content["schema"]["oneOf"][0]["properties"]
+    assert window["columns"]["required"] == ["T (degC)", "p (mbar)"] and window["time"]["minItems"] == 48
+    assert client.post("/forecast", json=content["example"]).is_success
+    assert client.get("/docs").is_success
+
+
+def test_a_log_that_refuses_is_told_and_loses_nothing(here: list[Version], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder stands where the file should: as a full disk, it is for a person to mend."""
+    monkeypatch.setattr("lifecycle.serving.service.RETRY_SECONDS", 0.01)
+    file = forecast_log.file_of("demo")
+    file.mkdir(parents=True)
+    with served(Service("demo", registry)) as client:
+        made = client.post("/forecast", json=body()).json()["forecasts"][0]
+        while (answer := client.get("/ready")).is_success:
+            pass
+        assert "forecasts cannot be written down" in answer.json()["detail"]
+        assert client.post("/forecast", json=body()).status_code == 503
+        file.rmdir()
+        while not client.get("/ready").is_success:
+            pass
+    assert logged()["forecast_id"].to_list() == [made["forecast_id"]]

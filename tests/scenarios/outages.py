@@ -1,0 +1,358 @@
+"""Take a store or a disk away from a grid that runs, give it back, and see that nothing is lost: a script for anyone.
+
+    python -m tests.scenarios.outages [postgres|store|disk] --runner local --seconds 60
+
+It trains a grid on the profile `servers` undisturbed. Then, in another checkout with servers of its own, once some
+trials have ended, it ends PostgreSQL as a loss of power would, or the S3 store, for so long, and starts it by
+`recast up`; or (for root, on Linux) it fills a disk: with the runner `ray` that of one of two nodes, else that of the
+project, where the servers have their data too. What there is at the end must be the same: the leaderboard bit for bit,
+each point of each metric in MLflow, artifacts with their checksums, the states of Prefect's runs.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from mlflow.artifacts import download_artifacts
+from ruamel.yaml import YAML
+
+import stages.tracking.store  # noqa: F401 - it tells MLflow to draw no bars
+from infra import servers
+from tests.flows.runners.test_cluster import under_way
+from tests.infra.test_servers import noted, query
+from tests.support import checkout
+from tests.support.checkout import ROOT, Checkout
+from tests.support.nodes import HEAD, Cluster, listens, wait_until
+
+PROBLEM = "nyc"
+GRID = {
+    "seeds": [0, 1],
+    "architectures": {
+        "persistence": {},
+        "dense": {"units": [8, 16]},
+        "gru": {"units": [4, 8], "dropout": [0.0, 0.2]},
+        "lstm": {"units": [8]},
+    },
+}
+FIRST = 4
+"""Trials that have ended when the outage begins."""
+
+FILES = ("trial.json", "history.json", "weights.safetensors")
+ALSO = ("learning_curve.png", "params.yaml")
+
+DISK_BYTES = 1 << 30
+
+LATE_SECONDS = 120
+"""Prefect tries again every 15 seconds to write the states of tasks that its database did not take."""
+
+
+AGAIN = "again.log"
+"""What a second run has printed, where the first has ended with an error: Prefect has the flows of both then."""
+
+TASKS = "select state_type from task_run"
+ALL_TASKS = 21
+"""Of the grid's flows: 15 trials, five stages, and the flow that trains."""
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+"""States of tasks."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a grid has left in the stores.
+
+    Attributes:
+        board: the leaderboard's bytes.
+        runs: of MLflow, by kind and status.
+        points: of the metrics of trials: key of the trial, name, step, value; each as often as it is there.
+        artifacts: of trials that were read back whole: key of the trial and name.
+        flows: of Prefect, by name and state.
+        tasks: of Prefect, by state.
+    """
+
+    board: bytes
+    runs: Counter[str]
+    points: Counter[str]
+    artifacts: Counter[str]
+    flows: Counter[str]
+    tasks: Counter[str]
+
+
+def main(outages: list[str], runners: list[str], away: float, epochs: int) -> int:
+    """The exit status: 1 when something was lost.
+
+    Args:
+        away: seconds for which a store is gone.
+    """
+    lost = 0
+    # The path of a socket has a hundred characters at most.
+    with tempfile.TemporaryDirectory(prefix="recast-") as name:
+        folder = Path(name)
+        with _served(folder / "undisturbed", "local", epochs) as undisturbed:
+            began = time.monotonic()
+            undisturbed.recast("run")
+            assert _until_written(undisturbed), "of what is undisturbed, Prefect lacks the last states of tasks"
+            expected = _left(undisturbed)
+            _tell("undisturbed", time.monotonic() - began, expected, expected)
+        for outage in outages:
+            for runner in runners:
+                root = folder / f"{outage}-{runner}"
+                with (
+                    _disk_of_its_own(root, (outage, runner) == ("disk", "local")),
+                    _served(root, runner, epochs) as disturbed,
+                ):
+                    began = time.monotonic()
+                    OUTAGES[outage](disturbed, away)
+                    seconds = time.monotonic() - began
+                    again = disturbed.file(AGAIN).exists()
+                    if not again:
+                        _until_written(disturbed)
+                    lost += _tell(f"{outage}, {runner}", seconds, _left(disturbed), expected, again)
+    return min(lost, 1)
+
+
+@contextmanager
+def _served(root: Path, runner: str, epochs: int) -> Iterator[Checkout]:
+    """A checkout with the grid, whose servers run."""
+    made = checkout.make(root)
+    problem = YAML(typ="safe").load((ROOT / "params.yaml").read_text())["problems"][PROBLEM]
+    made.settings(
+        run=[PROBLEM],
+        problems={PROBLEM: problem},
+        grid=GRID,
+        train__epochs=epochs,
+        train__steps_per_epoch=20,
+        window__stride=6,
+        evaluate__bootstrap__block="7d",
+        runner__kind=runner,
+    )
+    try:
+        with ExitStack() as held:
+            # So they take others, which nobody else on this machine asks for while they are gone.
+            for server in (servers.POSTGRES, servers.S3):
+                if not listens("127.0.0.1", server.port):
+                    held.enter_context(socket.create_server(("127.0.0.1", server.port)))
+            made.recast("up", "--profile", "servers")
+        yield made
+    finally:
+        made.recast("down", "--force")
+
+
+def _postgres(grid: Checkout, seconds: float) -> None:
+    # What `pg_ctl stop -m immediate` sends.
+    _without(grid, "postgres", signal.SIGQUIT, seconds)
+
+
+def _store(grid: Checkout, seconds: float) -> None:
+    _without(grid, "s3", signal.SIGTERM, seconds)
+
+
+def _without(grid: Checkout, server: str, end: signal.Signals, seconds: float) -> None:
+    """Run the grid, and be without a server for a while in the middle."""
+    with _running(grid) as process:
+        wait_until(lambda: _ended(grid) >= FIRST, "the first trials", process)
+        store = psutil.Process(noted(grid, server)["pid"])
+        store.send_signal(end)
+        store.wait(30)
+        gone = time.monotonic()
+        before = _ended(grid)
+        wait_until(lambda: time.monotonic() - gone > seconds or process.poll() is not None, "the end of the outage")
+        during, running = _ended(grid), process.poll() is None
+        print(grid.recast("up"), flush=True)
+        print(f"{server} was gone for {time.monotonic() - gone:.0f} s: {before} trials had ended, then {during}")
+        if not running:
+            print("the grid ended meanwhile")
+
+
+@contextmanager
+def _disk_of_its_own(folder: Path, wanted: bool = True) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        # What ran there may take a moment to be gone.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _fill(folder: Path) -> Path:
+    """The file that takes all that is left on the disk of a folder."""
+    file = folder / "full"
+    with file.open("wb", buffering=0) as written, contextlib.suppress(OSError):
+        while True:
+            written.write(bytes(1 << 20))
+    return file
+
+
+def _disk(grid: Checkout, seconds: float) -> None:
+    """Run the grid, and fill a disk in the middle: with Ray that of one of two nodes, else the project's own."""
+    kind = YAML(typ="safe").load(grid.file("params.yaml").read_text())["runner"]["kind"]
+    (_disk_of_a_node if kind == "ray" else _disk_of_all)(grid, seconds)
+
+
+def _disk_of_all(grid: Checkout, seconds: float) -> None:
+    """The trials, both databases and the S3 store find no room for a while."""
+    with _running(grid) as process:
+        wait_until(lambda: _ended(grid) >= FIRST, "the first trials", process)
+        file, full = _fill(grid.root), time.monotonic()
+        wait_until(lambda: time.monotonic() - full > seconds or process.poll() is not None, "the end of the outage")
+        print(f"the disk was full for {time.monotonic() - full:.0f} s; the grid's status then: {process.poll()}")
+        file.unlink()
+        print(grid.recast("up"), flush=True)
+
+
+def _disk_of_a_node(grid: Checkout, seconds: float) -> None:
+    """Nobody makes room on it until the grid has ended."""
+    with tempfile.TemporaryDirectory(prefix="recast-") as name:
+        cluster = Cluster(Path(name), [grid.root.parent])
+        disk = Path(name) / "one"
+        with _disk_of_its_own(disk):
+            try:
+                cluster.head()
+                wait_until(lambda: listens(HEAD, cluster.port), "the head")
+                cluster.node("one")
+                cluster.node("two")
+                with _running(grid, **cluster.environment) as process:
+                    wait_until(lambda: _ended(grid) >= FIRST, "the first trials", process)
+                    wait_until(lambda: len(set(under_way(grid).values())) == 2, "both nodes under way", process)
+                    _fill(disk)
+                    print(f"the disk of one node is full; under way: {under_way(grid)}", flush=True)
+            finally:
+                cluster.stop()
+
+
+@contextmanager
+def _running(grid: Checkout, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The grid while it runs; at the end it is waited for, and run again where that was said to be the mend."""
+    log = grid.file("run.log")
+    with log.open("w") as written:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows", "run"],
+            cwd=grid.root,
+            env=grid.environment | environment,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield process
+            status = process.wait(timeout=1200)
+        finally:
+            process.kill()
+    print(log.read_text(), flush=True)
+    if status:
+        print(f"it ended with status {status}; run again:", flush=True)
+        grid.file(AGAIN).write_text(grid.recast("run", **environment))
+        print(grid.file(AGAIN).read_text(), flush=True)
+
+
+def _ended(grid: Checkout) -> int:
+    return len(list(grid.root.glob(f"trials/{PROBLEM}/*/trial.json")))
+
+
+def _left(grid: Checkout) -> Left:
+    """What is in the stores; the artifacts are read by way of MLflow, and compared with the folders of the trials."""
+    of_trials = "join tags k on k.run_uuid = r.run_uuid and k.key = 'recast.key'"
+    tagged = "join tags t on t.run_uuid = r.run_uuid and t.key = 'recast.kind'"
+    points = (
+        f"select k.value, m.key, m.step, m.value from metrics m join runs r on r.run_uuid = m.run_uuid {of_trials} "
+        "where m.key not like 'system/%' and m.key <> 'seconds'"
+    )
+    flow_runs = "select f.name, r.state_type from flow_run r join flow f on f.id = r.flow_id"
+    return Left(
+        grid.file(f"data/evaluate/{PROBLEM}/leaderboard.json").read_bytes(),
+        _rows(grid, "mlflow", f"select t.value, r.status from runs r {tagged}"),
+        _rows(grid, "mlflow", points),
+        _artifacts(grid, _rows(grid, "mlflow", f"select r.run_uuid, k.value from runs r {of_trials}")),
+        _rows(grid, "prefect", flow_runs),
+        _rows(grid, "prefect", TASKS),
+    )
+
+
+def _until_written(grid: Checkout) -> bool:
+    """Whether Prefect has the last states of all tasks, waited for."""
+    began = time.monotonic()
+    while time.monotonic() - began < LATE_SECONDS:
+        tasks = _rows(grid, "prefect", TASKS)
+        if tasks.total() >= ALL_TASKS and set(tasks) <= ENDED:
+            print(f"Prefect had the last state of a task {time.monotonic() - began:.0f} s after the end", flush=True)
+            return True
+        time.sleep(1)
+    return False
+
+
+def _rows(grid: Checkout, database: str, asked: str) -> Counter[str]:
+    return Counter(query(grid, database, asked).stdout.splitlines())
+
+
+def _artifacts(grid: Checkout, runs: Counter[str]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    address = f"http://127.0.0.1:{noted(grid, 'mlflow')['port']}"
+    for run, key in (each.split("|") for each in runs):
+        with tempfile.TemporaryDirectory() as folder:
+            read = Path(download_artifacts(run_id=run, dst_path=folder, tracking_uri=address))
+            found += Counter(f"{key}|{name}" for name in ALSO if (read / name).exists())
+            for file in grid.file(f"trials/{PROBLEM}/{key}").iterdir():
+                same = file.name in FILES and (read / file.name).exists() and _digest(read / file.name) == _digest(file)
+                found += Counter({f"{key}|{file.name}": int(same)})
+    return found
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _tell(title: str, seconds: float, left: Left, expected: Left, again: bool = False) -> bool:
+    """Print what was counted; whether something is not as it was to be.
+
+    Args:
+        again: Prefect has the flows of two runs, so that they are not compared.
+    """
+    print(f"{title}: {seconds:.0f} s")
+    print(f"  leaderboard   {'the same, bit for bit' if left.board == expected.board else 'ANOTHER ONE'}")
+    wrong = left.board != expected.board
+    for name in ("runs", "points", "artifacts", *(() if again else ("flows", "tasks"))):
+        there, wanted = getattr(left, name), getattr(expected, name)
+        # A task that a node's disk has refused stays in Prefect as failed, beside the one that did its work elsewhere.
+        refused = Counter({what: count for what, count in there.items() if name == "tasks" and what == "FAILED"})
+        missing, more = wanted - there, there - wanted - refused
+        told = f"{there.total():6}"
+        if there.total() < 20 or name == "tasks":
+            told += "  " + ", ".join(f"{count} {what.replace('|', ' ')}" for what, count in sorted(there.items()))
+        print(f"  {name:12} {told}")
+        if missing or more:
+            wrong = True
+            print(f"    MISSING {missing.total()}, MORE {more.total()}: {list(missing)[:3]} {list(more)[:3]}")
+    sys.stdout.flush()
+    return wrong
+
+
+OUTAGES: dict[str, Callable[[Checkout, float], None]] = {"postgres": _postgres, "store": _store, "disk": _disk}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("outages", nargs="*", choices=[*OUTAGES], default=[*OUTAGES])
+    parser.add_argument("--runner", choices=["local", "ray"], help="both, where it is not named")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long a store is gone")
+    parser.add_argument("--epochs", type=int, default=40)
+    chosen = parser.parse_args()
+    if "disk" in chosen.outages and os.geteuid():
+        sys.exit("error: only root may give a node a disk of its own")
+    runners = [chosen.runner] if chosen.runner else ["local", "ray"]
+    sys.exit(main(chosen.outages, runners, chosen.seconds, chosen.epochs))

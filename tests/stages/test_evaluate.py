@@ -1,0 +1,285 @@
+"""evaluate on trials of real stages: errors against a loop over rows, and who may be selected."""
+
+import json
+import math
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from problems.errors import RecastError
+from problems.problem import Problem
+from project import paths
+from project.settings.sections import Settings
+from stages.evaluate import evaluate, metrics, plots
+from stages.evaluation.leaderboard import Evaluation
+from stages.normalize import normalize
+from stages.training.bundle import train_bundle
+from stages.training.trials import Trial, expand, trial_folder
+from stages.window import window
+from tests.support.checkout import SETTINGS
+
+HOUR = timedelta(hours=1)
+LOOKBACK, DELAY = 6, 24
+CPU = torch.device("cpu")
+Make = Callable[..., Problem]
+Write = Callable[..., None]
+
+
+class Case:
+    """The stages up to `train` on some series of hourly rows, in the current folder; b is the target."""
+
+    def __init__(
+        self,
+        make_problem: Make,
+        write_ingested: Write,
+        grid: dict[str, Any],
+        series: list[np.ndarray],
+        times: list[list[datetime]],
+        lookback: int = LOOKBACK,
+        delay: int = DELAY,
+    ) -> None:
+        self.ingested, self.normalized, self.windowed = (
+            paths.stage(name, "demo") for name in ("ingest", "normalize", "window")
+        )
+        self.settings = Settings.model_validate_json(
+            json.dumps(SETTINGS | {"grid": {"seeds": [0, 1], "architectures": grid}})
+        )
+        write_ingested(self.ingested, series, times)
+        lengths = {"lookback": f"{lookback}h", "step": "1h", "delay": f"{delay}h"}
+        self.problem = make_problem(2, window=lengths, fill="2h")
+        normalize(self.problem, "standard", self.ingested, self.normalized)
+        window(self.problem, 1, self.normalized, self.windowed)
+        self.trials = expand(self.settings, "demo", self.windowed)
+        train_bundle(self.trials, CPU, None)
+
+    def evaluate(self) -> Evaluation:
+        return evaluate(
+            "demo",
+            self.problem,
+            self.settings.evaluate,
+            self.trials,
+            self.ingested,
+            self.normalized,
+            self.windowed,
+        )
+
+    def trial(self, configuration: str, seed: int) -> Trial:
+        (found,) = (t for t in self.trials if t.configuration.label == configuration and t.seed == seed)
+        return found
+
+    def ends(self, configuration: str, seed: int, **changes: Any) -> None:
+        """Change what a trial has come to."""
+        file = trial_folder(self.trial(configuration, seed)) / "trial.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def weather(seed: int, rows: int, start: datetime, gap: int) -> tuple[np.ndarray, list[datetime]]:
+    """Hourly rows with a daily wave, one missing stretch of 7 hours at `gap`, and a null target after it."""
+    random = np.random.default_rng(seed)
+    hours = np.arange(rows) + np.where(np.arange(rows) < gap, 0, 7)
+    wave = np.sin(2 * np.pi * hours / 24)
+    values = np.stack([random.normal(size=rows), 10 + 5 * wave + random.normal(size=rows)], axis=1)
+    values[gap + 40, 1] = np.nan
+    return values, [start + int(hour) * HOUR for hour in hours]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def persistent_errors(
+    series: list[np.ndarray], times: list[list[datetime]], split: str = "test"
+) -> list[tuple[datetime, float]]:
+    """When each target was observed and how far off the last temperature was, by a loop: the reference."""
+    found = []
+    for values, moments in zip(series, times, strict=True):
+        n = len(values)
+        begin, end = {"validation": (n // 2, n // 2 + n // 4), "test": (n // 2 + n // 4, n)}[split]
+        for target in range(begin, end):
+            last = target - DELAY
+            first = last - LOOKBACK + 1
+            if first < begin or moments[target] - moments[first] != (target - first) * HOUR:
+                continue
+            if np.isnan(values[target, 1]):
+                continue
+            known = values[last, 1] if not np.isnan(values[last, 1]) else values[last - 1, 1]
+            found.append((moments[target], known - values[target, 1]))
+    return found
+
+
+@pytest.mark.usefixtures("here")
+def test_errors_are_those_of_a_loop_over_rows(make_problem: Make, write_ingested: Write) -> None:
+    # The test rows of two years' ends and two airports, one of which has a gap and a null among them.
+    one, one_times = weather(0, 800, datetime(2020, 12, 1), 660)
+    two, two_times = weather(1, 900, datetime(2020, 12, 3, 5), 100)
+    case = Case(make_problem, write_ingested, {"persistence": {}}, [one, two], [one_times, two_times])
+    found = case.evaluate()
+    expected = persistent_errors([one, two], [one_times, two_times])
+    errors = np.array([error for _, error in expected])
+    scale = np.nanstd(np.concatenate([one[:400, 1], two[:450, 1]]))
+    (row,) = found.rows
+    mae, rmse = float(np.abs(errors).mean()), float(np.sqrt(np.square(errors).mean()))
+    assert found.windows["windows"]["test"] == len(expected)
+    assert found.persistence_test == pytest.approx(mae, rel=1e-5)
+    assert row.test["mae"].mean == found.persistence_test and row.skill == 0
+    assert row.test["rmse"].mean == pytest.approx(rmse, rel=1e-5)
+    known = np.sort(np.abs([error for _, error in persistent_errors([one, two], [one_times, two_times], "validation")]))
+    assert [interval.level for interval in row.intervals] == [0.5, 0.8, 0.95]
+    for interval in row.intervals:
+        reach = known[math.ceil((len(known) + 1) * interval.level) - 1]
+        assert interval.width.mean == pytest.approx(2 * reach, rel=1e-5)
+        assert interval.coverage.mean == pytest.approx(
+            (np.abs(errors) <= reach * (1 + 1e-6)).mean(), abs=2 / len(errors)
+        )
+    assert row.test["mae_normalized"].mean == pytest.approx(mae / scale, rel=1e-5)
+    assert row.test["rmse_normalized"].mean == pytest.approx(rmse / scale, rel=1e-5)
+    by = [(found.hours, lambda moment: moment.hour), (found.months, lambda moment: moment.month - 1)]
+    for groups, of in by:
+        for group, value in enumerate(groups["persistence"]):
+            own = [abs(error) for moment, error in expected if of(moment) == group]
+            assert value == (pytest.approx(np.mean(own), rel=1e-5) if own else None)
+    assert found.best == "persistence" and found.runner_up is None and found.comparison is None
+    assert metrics(found)["best"] == {
+        "configuration": "persistence",
+        **{
+            f"validation_{name}": pytest.approx(row.validation[name].mean, abs=1e-4)
+            for name in ("mae", "mae_normalized", "rmse", "rmse_normalized")
+        },
+        "test_mae": pytest.approx(mae, abs=1e-4),
+        "test_mae_normalized": pytest.approx(mae / scale, abs=1e-4),
+        "test_rmse": pytest.approx(rmse, abs=1e-4),
+        "test_rmse_normalized": pytest.approx(rmse / scale, abs=1e-4),
+        "skill": 0,
+    }
+
+
+@pytest.mark.usefixtures("here")
+def test_the_forecasts_shown_are_of_one_series(make_problem: Make, write_ingested: Write) -> None:
+    """The first, also where it has fewer test windows than are to be shown."""
+    one, one_times = weather(0, 200, datetime(2020, 1, 1), 20)
+    two, two_times = weather(1, 600, datetime(2020, 1, 1, 0, 30), 20)
+    case = Case(make_problem, write_ingested, {"persistence": {}}, [one, two], [one_times, two_times])
+    found = case.evaluate()
+    assert found.forecasts_of == "series0"
+    expected = [f"{moment:%Y-%m-%dT%H:%M}" for moment, _ in persistent_errors([one], [one_times])]
+    assert found.forecasts["time"] == expected[: 4 * 24]
+    assert len(expected) < 4 * 24
+    assert plots(found)["forecasts.csv"].height == 2 * len(expected)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("late", [timedelta(0), timedelta(minutes=20)])
+def test_a_copy_of_a_series_makes_no_interval_narrower(
+    make_problem: Make, write_ingested: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: timedelta
+) -> None:
+    """Also where its rows stand on another beat."""
+    values, times = weather(0, 800, datetime(2020, 1, 1), 20)
+    grid = {"persistence": {}, "seasonal_naive": {"days": [1]}}
+    found = []
+    for copies in (1, 3):
+        (tmp_path / str(copies)).mkdir()
+        monkeypatch.chdir(tmp_path / str(copies))
+        moments = [[time + k * late for time in times] for k in range(copies)]
+        # Other lengths: 24 hours ahead, the seasonal forecast is the last value, too.
+        case = Case(make_problem, write_ingested, grid, [values] * copies, moments, lookback=30, delay=5)
+        found.append(case.evaluate().comparison)
+    one, three = found
+    assert one and three and one.low < one.high
+    assert (three.block, three.difference, three.low, three.high) == pytest.approx(
+        (one.block, one.difference, one.low, one.high), abs=1e-5
+    )
+
+
+A, B, OTHER = "dense units=2 learning_rate=0.001", "dense units=2 learning_rate=0.00100000001", "gru units=2"
+
+
+@pytest.fixture
+def trained(here: None, make_problem: Make, write_ingested: Write) -> Case:
+    """Two networks of one architecture whose learning rates differ in the eighth digit, another one and a baseline."""
+    grid = {
+        "persistence": {},
+        "dense": {"units": [2], "learning_rate": [0.001, 0.00100000001]},
+        "gru": {"units": [2]},
+    }
+    values, times = weather(0, 600, datetime(2020, 1, 1), 20)
+    return Case(make_problem, write_ingested, grid, [values], [times])
+
+
+LOW = {"mae": 0.01, "rmse": 0.01, "mae_normalized": 0.01, "rmse_normalized": 0.01}
+LOWER = dict.fromkeys(LOW, 0.001)
+FAILED = {"status": "failed", "reason": "diverged", "validation": {}, "parameters": None}
+
+
+def test_configurations_that_differ_in_the_last_digits_are_two(trained: Case) -> None:
+    found = trained.evaluate()
+    assert {row.configuration for row in found.rows} == {A, B, OTHER, "persistence"}
+    assert all(row.finished_seeds == ([0] if row.architecture == "persistence" else [0, 1]) for row in found.rows)
+
+
+def test_a_configuration_with_a_failed_seed_is_neither_ranked_nor_selected(trained: Case) -> None:
+    """However good the seeds that are left: they may be the lucky ones."""
+    for seed in (0, 1):
+        trained.ends(B, seed, validation=LOW)
+    trained.ends(A, 0, validation=LOWER)
+    trained.ends(A, 1, **FAILED)
+    found = trained.evaluate()
+    assert found.best == B
+    assert found.rows[0].configuration == B
+    last = found.rows[-1]
+    assert last.configuration == A and last.failed == ["seed 1: diverged"]
+    assert last.validation["mae"].mean == 0.001
+    assert not last.selected and not last.complete and not last.test
+    assert A not in found.curves and A not in found.hours and A not in found.forecasts
+    assert {row.architecture for row in found.rows if row.selected} == {"persistence", "dense", "gru"}
+
+
+@pytest.mark.usefixtures("here")
+def test_an_ensemble_is_an_architecture_of_its_own(make_problem: Make, write_ingested: Write) -> None:
+    """It has several times the weights: beside it, one network is tried on the test rows too."""
+    values, times = weather(0, 600, datetime(2020, 1, 1), 20)
+    case = Case(make_problem, write_ingested, {"dense": {"units": [2], "members": [1, 2, 3]}}, [values], [times])
+    for members, error in ((1, LOW), (2, LOWER), (3, LOW)):
+        for seed in (0, 1):
+            case.ends(f"dense units=2 members={members}", seed, validation=error)
+    found = case.evaluate()
+    selected = {row.configuration: row.architecture for row in found.rows if row.selected}
+    assert selected == {"dense units=2 members=2": "dense ensemble", "dense units=2 members=1": "dense"}
+    forecasts = {members: np.array(found.forecasts[f"dense units=2 members={members}"]) for members in (1, 2)}
+    assert not np.array_equal(forecasts[1], forecasts[2], equal_nan=True)
+
+
+def test_an_architecture_without_a_complete_configuration_is_not_selected(trained: Case) -> None:
+    for configuration in (A, B):
+        trained.ends(configuration, 0, validation=LOWER)
+        trained.ends(configuration, 1, **FAILED)
+    found = trained.evaluate()
+    assert {row.architecture for row in found.rows if row.selected} == {"persistence", "gru"}
+    assert {found.best, found.runner_up} == {"persistence", OTHER}
+    assert [row.configuration for row in found.rows][2:] == [A, B], "in the grid's order, as they are equal"
+
+
+def test_nothing_is_best_where_nothing_is_complete(trained: Case) -> None:
+    for trial in trained.trials:
+        if trial.seed == 0:
+            trained.ends(trial.configuration.label, 0, **FAILED)
+    found = trained.evaluate()
+    assert found.best is None and found.comparison is None
+    assert not any(row.selected for row in found.rows)
+    assert found.rows[-1].configuration == "persistence", "not one seed of it has finished"
+    assert found.persistence_test
+    assert metrics(found) == {"persistence": {"test_mae": round(found.persistence_test, 4)}}
+    assert set(plots(found)) == {"curves.csv", "hours.csv", "months.csv", "forecasts.csv"}
+
+
+def test_a_trial_that_was_not_run_is_named_with_the_mend(trained: Case) -> None:
+    """Its key has changed with the code or the settings: `dvc repro evaluate` alone would train it first."""
+    missing = trained.trial(OTHER, 0)
+    (trial_folder(missing) / "trial.json").unlink()
+    with pytest.raises(RecastError, match=f"{OTHER} seed=0 was not trained with the code, .*: recast run demo$"):
+        trained.evaluate()

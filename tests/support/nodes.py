@@ -1,0 +1,158 @@
+"""Nodes of a Ray cluster on this machine, each like a machine of its own: home, cache and temporary files apart, and
+where the system lets an ordinary user make namespaces, without the project's folder in sight.
+"""
+
+import contextlib
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.support.checkout import BIN
+
+START_SECONDS = 120
+HEAD = "127.0.0.2"
+"""Each node has an address of its own on loopback, as Ray takes 127.0.0.1 for that of the machine's network."""
+
+
+def apart(hidden: Sequence[Path]) -> list[str]:
+    """The command that starts another one with processes of its own and without these folders; nothing where the system
+    lets nobody make namespaces.
+    """
+    alone = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        return []
+    hide = "".join(f"mount -t tmpfs none {shlex.quote(str(folder))} && " for folder in hidden)
+    return [*alone, "sh", "-c", f'{hide}exec "$@"', "sh"]
+
+
+def wait_until(condition: Callable[[], bool], what: str, process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for something, or fail when the process ends before."""
+    deadline = time.monotonic() + 3 * START_SECONDS
+    while not condition():
+        ended = process is not None and process.poll() is not None
+        assert not ended, f"ended before {what}: {process and process.stdout and process.stdout.read()}"
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.1)
+
+
+def listens(host: str, port: int) -> bool:
+    """Whether something does."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """One of loopback on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Node:
+    """A node that runs.
+
+    Attributes:
+        root: its home, cache and temporary files.
+    """
+
+    root: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    def kill(self) -> None:
+        """End all that runs on it, at once, as when the power fails."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+        self.process.kill()
+        self.process.wait(timeout=60)
+
+
+@dataclass
+class Cluster:
+    """A head on which nothing is trained, and nodes of one CPU.
+
+    Attributes:
+        hidden: folders that the nodes do not see, where the system lets them be hidden.
+        address: of the head.
+        settings: of Ray's own, in the environment of its nodes.
+        environment: of what connects to it.
+    """
+
+    root: Path
+    hidden: Sequence[Path] = ()
+    address: str = HEAD
+    settings: Mapping[str, str] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    token: str = field(default_factory=lambda: secrets.token_hex(32))
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "RAY_ADDRESS": f"{self.address}:{self.port}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+    def start(self, name: str, *options: str, within: Sequence[str] = ()) -> Node:
+        """Start a node; it joins by itself.
+
+        Args:
+            within: the command that it is started by.
+        """
+        root = self.root / name
+        (root / "home").mkdir(parents=True, exist_ok=True)
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
+        own = {"HOME": str(root / "home"), "RECAST_CACHE": str(root / "cache"), "TMPDIR": str(root)}
+        command = [str(BIN / "ray"), "start", "--block", f"--temp-dir={root / 'ray'}", "--disable-usage-stats"]
+        process = subprocess.Popen(
+            [*within, *command, "--dashboard-agent-listen-port=0", *options],
+            cwd=root,
+            env=inherited | own | self.environment | dict(self.settings),
+            stdout=(root / "log").open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.nodes.append(Node(root, process))
+        return self.nodes[-1]
+
+    def head(self, within: Sequence[str] = ()) -> Node:
+        """Start the head."""
+        options = (
+            f"--port={self.port}",
+            f"--node-ip-address={self.address}",
+            "--num-cpus=0",
+            "--include-dashboard=false",
+        )
+        return self.start("head", "--head", *options, within=within)
+
+    def node(self, name: str, address: str | None = None, within: Sequence[str] = ()) -> Node:
+        """Start a node that trains one trial at a time."""
+        address = address or f"127.0.0.{len(self.nodes) + 2}"
+        options = (f"--address={self.address}:{self.port}", f"--node-ip-address={address}", "--num-cpus=1")
+        return self.start(name, *options, within=[*within, *apart(self.hidden)])
+
+    def stop(self) -> None:
+        """End all nodes."""
+        for node in self.nodes:
+            if node.process.poll() is None:
+                node.kill()
