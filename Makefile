@@ -25,10 +25,11 @@ $(READY): requirements.lock pyproject.toml
 run: setup ## train the grid on the Jena weather data (JENA_ARCHIVE names a local archive) and show the leaderboard
 	recast run --fallback nyc
 
-test: setup ## lint, type-check and test
+test: setup ## lint, check types and imports, and test
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports --no-logo
 	pytest
 
 up: setup ## start Prefect's and MLflow's servers and a worker in the background, on loopback (PROFILE=servers: on PostgreSQL and S3)
@@ -53,5 +54,5 @@ audit: ## known flaws of what the lock pins, a bill of materials in bom.json, an
 	find infra/k8s -name '*.yaml' ! -name kustomization.yaml ! -name ray.yaml -exec $(VENV)/audit/bin/kubernetes-validate --strict {} +
 	$(VENV)/audit/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
 
-clean: ## remove what was made, but no data, trials or runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis *.egg-info
+clean: ## remove the environment and caches, but no data, trials or runs
+	rm -rf $(VENV) .import_linter_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,7 +1,7 @@
-"""The networks: one file a family, found by name in `REGISTRY`.
+"""The networks: one file a family. `REGISTRY` has every architecture by its name in the grid.
 
-Every module of this package is imported once a name of `__all__` is asked for, so a new file with a registered class is
-all that a new architecture needs.
+A new architecture needs no more than a new file with a registered class: the first use of a name of `__all__` imports
+every module of this package.
 """
 
 import importlib
@@ -16,11 +16,15 @@ __all__ = ["REGISTRY", "Axes", "Network", "Output", "ShapeError", "TrainedAxes",
 
 
 def __getattr__(name: str) -> Any:
-    """Not before it is asked for: PyTorch takes seconds to load, and `window` needs `architectures.shape` alone."""
+    """Import the package's modules at the first use of a name of `__all__`.
+
+    They are not imported earlier because PyTorch takes seconds to load, and the stage `window`, which needs only
+    `architectures.shape`, does without it.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     network = importlib.import_module(f"{__name__}.network")
-    globals().update({each: getattr(network, each) for each in __all__})
+    globals().update({public: getattr(network, public) for public in __all__})
     return globals()[name]

@@ -1,4 +1,4 @@
-"""Forecasts that nothing was trained for: what every network has to beat."""
+"""Baselines: forecasts without training, which every network has to beat."""
 
 import math
 
@@ -20,10 +20,10 @@ class Persistence(Network):
     def __init__(self, shape: WindowShape, hyperparameters: Axes) -> None:
         """
         Raises:
-            ShapeError: what is asked for is none of the features.
+            ShapeError: what is to be forecast is not one of the features.
         """
         super().__init__()
-        self.target = target_of(shape, "persistence")
+        self.target = require_target(shape, "persistence")
         self.shape = shape
 
     def forward(self, x_BTF: Tensor) -> Tensor:
@@ -32,10 +32,10 @@ class Persistence(Network):
 
 @register("seasonal_naive")
 class SeasonalNaive(Network):
-    """The value at the target's hour of day, averaged over the last `days` days, or as many as the window holds.
+    """The mean of the values at the target's hour of day on the last `days` days, or on as many as the window has.
 
-    The newest of them is the latest step that lies a whole number of days before the target, so with the target
-    exactly 24 hours after the last input and `days` 1 this is persistence. Steps longer than a day count as days.
+    The newest of them is the latest step that is a whole number of days before the target. So with the target exactly
+    24 hours after the last input and `days` 1 this is persistence. A step that is longer than a day counts as a day.
     Hyndman and Athanasopoulos, "Forecasting: Principles and Practice", 3rd ed., section 5.2.
     """
 
@@ -48,15 +48,15 @@ class SeasonalNaive(Network):
     def __init__(self, shape: WindowShape, hyperparameters: "SeasonalNaive.Hyperparameters") -> None:
         """
         Raises:
-            ShapeError: a day or the horizon is no whole number of steps, or the window does not hold a day.
+            ShapeError: a day or the horizon is not a whole number of steps, or the window is too short.
         """
         super().__init__()
-        self.target = target_of(shape, "seasonal_naive")
+        self.target = require_target(shape, "seasonal_naive")
         self.shape = shape
         if (shape.day > 1 and shape.day != int(shape.day)) or shape.horizon != int(shape.horizon):
             raise ShapeError(
-                f"seasonal_naive needs a day and the horizon to be whole steps; here a day is {shape.day:g} steps and "
-                f"the horizon {shape.horizon:g}: change window.step or window.delay"
+                f"seasonal_naive needs a day and the horizon to be whole numbers of steps, but a day is {shape.day:g} "
+                f"steps and the horizon {shape.horizon:g}: change window.step or window.delay"
             )
         day = max(int(shape.day), 1)
         self.steps = []
@@ -76,7 +76,7 @@ class SeasonalNaive(Network):
 
 @register("climatology")
 class Climatology(Network):
-    """The training rows' mean of the target at its time of year and day (`forecasting/climatology.py`)."""
+    """The target's mean over the training rows at its time of year and day (`forecasting/climatology.py`)."""
 
     trainable = False
     source = "Narapusetty et al. 2009"
@@ -88,19 +88,19 @@ class Climatology(Network):
             ShapeError: the problem has no climatology.
         """
         super().__init__()
-        _, self.ahead = climatology_of(shape, "climatology")
+        _, self.ahead = require_climatology(shape, "climatology")
         self.shape = shape
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        # What stands s steps before the last input is that of s steps before the last lead.
+        # The feature at s steps before the last input is the climatology at s steps before the last lead.
         return x_BTF[:, -self.shape.leads :, self.ahead, None].expand(-1, -1, self.shape.outputs)
 
 
 @register("anomaly_persistence")
 class AnomalyPersistence(Network):
-    """The climatology at the target, and what the last value departs from it now.
+    """The climatology at the target plus the anomaly of the last value, its deviation from the climatology.
 
-    It knows how the target changes with the hour, where persistence over no whole days does not.
+    Unlike persistence, it knows how the target changes with the hour, so the horizon need not be whole days.
     """
 
     trainable = False
@@ -113,8 +113,8 @@ class AnomalyPersistence(Network):
             ShapeError: the problem has no climatology.
         """
         super().__init__()
-        self.now, _ = climatology_of(shape, "anomaly_persistence")
-        self.target = target_of(shape, "anomaly_persistence")
+        self.now, _ = require_climatology(shape, "anomaly_persistence")
+        self.target = require_target(shape, "anomaly_persistence")
         self.climatology = Climatology(shape, hyperparameters)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
@@ -123,28 +123,32 @@ class AnomalyPersistence(Network):
         return y_BSO
 
 
-def climatology_of(shape: WindowShape, who: str) -> tuple[int, int]:
-    """The features that hold the climatology, now and a horizon on.
+def require_climatology(shape: WindowShape, architecture: str) -> tuple[int, int]:
+    """The indices of the climatology at a step's time and a horizon later.
 
     Raises:
-        ShapeError: the problem has none, or the window is too short to hold that of all leads.
+        ShapeError: the problem has no climatology, or the window is too short to have that of all leads.
     """
     if shape.climatology is None:
-        raise ShapeError(f"{who} needs a climatology: give the problem one, table.climatology: {{year: 2, day: 2}}")
+        raise ShapeError(
+            f"{architecture} needs a climatology: give the problem one, table.climatology: {{year: 2, day: 2}}"
+        )
     if shape.leads > shape.steps:
         raise ShapeError(
-            f"{who} forecasts at most as many leads as the window has steps, {shape.steps}, and there are "
+            f"{architecture} forecasts at most as many leads as the window has steps, {shape.steps}, and there are "
             f"{shape.leads}: lengthen window.lookback"
         )
     return shape.climatology
 
 
-def target_of(shape: WindowShape, who: str) -> int:
-    """The feature that is forecast.
+def require_target(shape: WindowShape, architecture: str) -> int:
+    """The index of the feature that is forecast.
 
     Raises:
-        ShapeError: what is asked for is none of the features.
+        ShapeError: what is to be forecast is not one of the features.
     """
     if shape.target is None:
-        raise ShapeError(f"{who} repeats what it has seen of the target, and here no feature is it: leave it out")
+        raise ShapeError(
+            f"{architecture} repeats values of the target, and here the target is not one of the features: leave it out"
+        )
     return shape.target

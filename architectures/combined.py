@@ -1,4 +1,4 @@
-"""Networks made of networks: an ensemble, one that sees a part of the window, one that adds to a baseline."""
+"""Networks made of networks: an ensemble, a network that reads a part of the window, one that adds to a baseline."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,51 +6,53 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from architectures import baselines  # noqa: F401 - the baselines are found by name; their source decides a result
+from architectures import baselines  # noqa: F401 - they are looked up by name; this import makes their source count
 from architectures.network import REGISTRY, Axes, Network, ShapeError, TrainedAxes, WindowShape
 
 
-def build(architecture: str, hyperparameters: Axes, shape: WindowShape) -> Network:
-    """The network of a trial: the architecture's, as many as it has members, on the baseline that it starts from.
+def build_network(architecture: str, hyperparameters: Axes, shape: WindowShape) -> Network:
+    """The network of a trial: as many networks of the architecture as it has members, added to its baseline.
 
     Raises:
-        ShapeError: the architecture, or the baseline, cannot work on these windows.
+        ShapeError: the architecture, or the baseline, cannot be used with these windows.
     """
     axes = hyperparameters
     if not isinstance(axes, TrainedAxes):
         return REGISTRY[architecture](shape, axes)
     if shape.each and not REGISTRY[architecture].at_each_step:
-        able = ", ".join(sorted(name for name, each in REGISTRY.items() if each.at_each_step))
-        raise ShapeError(f"{architecture} has one answer a window, and here one is asked for at each step: take {able}")
+        able = ", ".join(sorted(name for name, network in REGISTRY.items() if network.at_each_step))
+        raise ShapeError(
+            f"{architecture} gives one answer a window, and this problem asks for one at each step: take {able}"
+        )
     if shape.carried and not REGISTRY[architecture].carries:
         raise ShapeError(
             f"{architecture} has no state to carry over: set window.carry to false, or take a recurrent architecture"
         )
-    seen = _seen(architecture, axes, shape)
+    visible = _visible_shape(architecture, axes, shape)
     network: Network
-    network, *others = (_member(architecture, axes, seen) for _ in range(axes.members))
+    network, *others = (_build_member(architecture, axes, visible) for _ in range(axes.members))
     if others:
         network = Ensemble([network, *others])
-    if seen != shape:
-        network = Part(network, seen)
+    if visible != shape:
+        network = CroppedNetwork(network, visible)
     if axes.residual != "none":
-        network = Residual(REGISTRY[axes.residual](shape, Axes()), network)
+        network = ResidualNetwork(REGISTRY[axes.residual](shape, Axes()), network)
     return network
 
 
-def _member(architecture: str, axes: TrainedAxes, shape: WindowShape) -> Network:
+def _build_member(architecture: str, axes: TrainedAxes, shape: WindowShape) -> Network:
     """One network, behind an embedding where the inputs are codes."""
     if shape.codes is None:
         return REGISTRY[architecture](shape, axes)
     inner = replace(shape, features=axes.embedding or 1, codes=None)
-    return Embedded(shape.codes, axes.embedding, REGISTRY[architecture](inner, axes))
+    return EmbeddedNetwork(shape.codes, axes.embedding, REGISTRY[architecture](inner, axes))
 
 
-def _seen(architecture: str, axes: TrainedAxes, shape: WindowShape) -> WindowShape:
-    """What the network sees of a window.
+def _visible_shape(architecture: str, axes: TrainedAxes, shape: WindowShape) -> WindowShape:
+    """The shape of the part of a window that the network reads.
 
     Raises:
-        ShapeError: more than the window has, or not what is to be forecast.
+        ShapeError: the part is longer than the window, or lacks steps that have to be answered.
     """
     if axes.lookback is not None:
         if shape.each:
@@ -66,11 +68,24 @@ def _seen(architecture: str, axes: TrainedAxes, shape: WindowShape) -> WindowSha
     return shape
 
 
-class Ensemble(Network):
-    """Networks that differ in their initial weights and their dropout; the forecast is the mean of theirs.
+class Wrapper(Network):
+    """A network around another one, `network`, whose penalty it passes on.
 
-    In training each member has its own forecast and so its own loss: trained on the loss of their mean, they would
-    make up for each other's errors, and there would be one large network.
+    A subclass sets `network` after its own parts, so that its own parameters come first.
+    """
+
+    network: Network
+
+    def penalty(self) -> Tensor | None:
+        """The penalty of the network inside."""
+        return self.network.penalty()
+
+
+class Ensemble(Network):
+    """Networks that differ in their initial weights and their dropout; the forecast is the mean of their forecasts.
+
+    In training each member has its own forecast, and so its own loss. Trained on the loss of the mean, the members
+    would compensate for each other's errors, as parts of one large network.
     """
 
     def __init__(self, members: Sequence[Network]) -> None:
@@ -78,29 +93,30 @@ class Ensemble(Network):
         self.members = nn.ModuleList(members)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        """The mean answer (B, S, O); in training the answers of the members, M, one by one: (M, B, S, O).
+        """The mean answer (B, S, O); in training the answers of each of the M members: (M, B, S, O).
 
-        Of classes and labels the scores are averaged, not the probabilities.
+        For classes and labels, the mean is of the scores, not of the probabilities.
         """
         y_MBSO = torch.stack([member(x_BTF) for member in self.members])
         return y_MBSO if self.training else y_MBSO.mean(dim=0)
 
     def penalty(self) -> Tensor | None:
         """The mean of the members' penalties."""
-        found = [each for member in self.members if (each := member.penalty()) is not None]  # type: ignore[operator]
-        return torch.stack(found).mean() if found else None
+        penalties = [member.penalty() for member in self.members]  # type: ignore[operator]
+        known = [penalty for penalty in penalties if penalty is not None]
+        return torch.stack(known).mean() if known else None
 
 
-class Embedded(Network):
-    """A network behind an embedding: a vector that is learned stands for each code (lecture rows P2 to P5).
+class EmbeddedNetwork(Wrapper):
+    """A network behind an embedding: for each code it reads a learned vector (lecture rows P2 to P5).
 
-    The vectors begin as Keras's do, uniform within 0.05 of zero.
+    The initial vectors are those of Keras: uniform within 0.05 of zero.
     """
 
     def __init__(self, codes: int, width: int, network: Network) -> None:
         """
         Args:
-            width: of a vector; 0: the network sees the code as a number, as the public code of Bai et al. has it.
+            width: the width of a vector; 0: the network reads the code as a number, as in the public code of Bai et al.
         """
         super().__init__()
         self.embedding = nn.Embedding(codes, width) if width else None
@@ -119,34 +135,26 @@ class Embedded(Network):
         y_BSO: Tensor = self.network(self.embed(x_BT1))
         return y_BSO
 
-    def penalty(self) -> Tensor | None:
-        """The network's."""
-        return self.network.penalty()
 
+class CroppedNetwork(Wrapper):
+    """A network that reads only the last steps and the first features of a window."""
 
-class Part(Network):
-    """A network that sees the last steps and the first features of a window."""
-
-    def __init__(self, network: Network, seen: WindowShape) -> None:
+    def __init__(self, network: Network, visible: WindowShape) -> None:
         super().__init__()
         self.network = network
-        self.seen = seen
+        self.visible = visible
 
-    def part(self, x_BTF: Tensor) -> Tensor:
-        """What the network sees of the windows."""
-        return x_BTF[:, -self.seen.steps :, : self.seen.features]
+    def crop(self, x_BTF: Tensor) -> Tensor:
+        """The part of the windows that the network reads."""
+        return x_BTF[:, -self.visible.steps :, : self.visible.features]
 
     def forward(self, x_BTF: Tensor) -> Tensor:
-        y_BSO: Tensor = self.network(self.part(x_BTF))
+        y_BSO: Tensor = self.network(self.crop(x_BTF))
         return y_BSO
 
-    def penalty(self) -> Tensor | None:
-        """The network's."""
-        return self.network.penalty()
 
-
-class Residual(Network):
-    """A baseline's forecast, and what the network adds to it: it has to learn only what the baseline does not know."""
+class ResidualNetwork(Wrapper):
+    """A baseline's forecast plus the output of a network, which has to learn only what the baseline does not know."""
 
     def __init__(self, baseline: Network, network: Network) -> None:
         super().__init__()
@@ -156,7 +164,3 @@ class Residual(Network):
     def forward(self, x_BTF: Tensor) -> Tensor:
         y_BSO: Tensor = self.baseline(x_BTF) + self.network(x_BTF)
         return y_BSO
-
-    def penalty(self) -> Tensor | None:
-        """The network's."""
-        return self.network.penalty()

@@ -1,16 +1,16 @@
-"""Networks that begin with convolutions over time: a plain ConvNet, and a GRU on the shorter sequence they leave."""
+"""Networks that begin with convolutions over time: a plain ConvNet, and a GRU over the shorter sequence."""
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from architectures.cells import GRU
+from architectures.cells.gru import GRU
 from architectures.network import Network, Output, TrainedAxes, WindowShape, register
 
 
 class Convolutions(nn.Module):
     """relu(Conv1D), max pool, relu(Conv1D): from (B, T, F) to (B, S, C), S = (T - width + 1) // pool - width + 1 steps.
 
-    As in Keras a filter sees no step outside the window. A window from which less than two steps would come out is
+    As in Keras, a filter does not reach outside the window. A window from which fewer than two steps would come out is
     lengthened with zeros at its front.
     """
 
@@ -39,8 +39,8 @@ class ConvNet(Network):
 
     class Hyperparameters(TrainedAxes):
         channels: int = Field(24, ge=1, description="filters of each convolution")
-        width: int = Field(5, ge=1, description="steps that a filter sees")
-        pool: int = Field(3, ge=1, description="steps that the max pool makes one of")
+        width: int = Field(5, ge=1, description="steps that a filter covers")
+        pool: int = Field(3, ge=1, description="steps that the max pool combines into one")
 
     def __init__(self, shape: WindowShape, hyperparameters: "ConvNet.Hyperparameters") -> None:
         super().__init__()
@@ -55,18 +55,18 @@ class ConvNet(Network):
 
 @register("conv_gru")
 class ConvGRU(Network):
-    """Convolutions that shorten the window, and a GRU over what they leave (lecture row D10: the default sizes, with
-    dropout 0.1 and recurrent dropout 0.5).
+    """Convolutions that shorten the window, and a GRU over the shorter sequence.
 
-    Chollet, "Deep Learning with Python", 6.4.
+    Lecture row D10 has the default sizes, with dropout 0.1 and recurrent dropout 0.5. Chollet, "Deep Learning with
+    Python", 6.4.
     """
 
     source = "D10"
 
     class Hyperparameters(TrainedAxes):
         channels: int = Field(32, ge=1, description="filters of each convolution")
-        width: int = Field(5, ge=1, description="steps that a filter sees")
-        pool: int = Field(3, ge=1, description="steps that the max pool makes one of")
+        width: int = Field(5, ge=1, description="steps that a filter covers")
+        pool: int = Field(3, ge=1, description="steps that the max pool combines into one")
         units: int = Field(32, ge=1, description="size of the GRU's state")
         dropout: float = Field(
             0.0, ge=0, lt=1, description="share of the GRU's inputs dropped, the same at every step of a window"

@@ -1,10 +1,10 @@
-"""The constant, the linear and the densely connected baseline: they see the whole window at once and no order in it."""
+"""The constant, the linear and the densely connected network: they read the window at once, as if without order."""
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from architectures.network import Network, Output, TrainedAxes, WindowShape, register, regressor
+from architectures.network import Network, Output, TrainedAxes, WindowShape, build_regressor, register
 
 
 @register("dense")
@@ -21,7 +21,7 @@ class Dense(Network):
     def __init__(self, shape: WindowShape, hyperparameters: "Dense.Hyperparameters") -> None:
         super().__init__()
         axes = hyperparameters
-        self.network = regressor(shape.steps * shape.features, [axes.units] * axes.layers, shape, axes.dropout)
+        self.network = build_regressor(shape.steps * shape.features, [axes.units] * axes.layers, shape, axes.dropout)
 
     def forward(self, x_BTF: Tensor) -> Tensor:
         y_BSO: Tensor = self.network(x_BTF.flatten(1))
@@ -30,7 +30,7 @@ class Dense(Network):
 
 @register("linear")
 class Linear(Network):
-    """Each value of the window times a weight of its own, added up."""
+    """Linear regression: the sum of all values of the window, each times a weight of its own."""
 
     source = "linear regression"
 
@@ -45,9 +45,9 @@ class Linear(Network):
 
 @register("constant")
 class Constant(Network):
-    """The same answer to everything: the median, the mean or the shares of the classes, as the loss asks for.
+    """The same answer to every window: the median, the mean or the shares of the classes, depending on the loss.
 
-    What a network has to beat where no baseline has anything to go by.
+    It is what a network has to beat where there is nothing that a baseline could repeat.
     """
 
     source = "base rates"

@@ -1,4 +1,4 @@
-"""The Neural Programmer: a controller that attends over a set of operations on a table (lecture row A4).
+"""The Neural Programmer: a controller that attends to a set of operations on a table (lecture row A4).
 
 Neelakantan, Le and Sutskever 2015, "Neural Programmer: Inducing Latent Programs with Gradient Descent", ICLR 2016.
 """
@@ -8,15 +8,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from architectures.network import Network, Output, ShapeError, TrainedAxes, WindowShape, register
-from architectures.view import Scale, View, window_names
+from architectures.view import View, ViewAxis, name_windows
 
 OPERATIONS = ("sum", "count", "difference", "greater", "lesser", "and", "or", "reset")
-"""Section 2.3.1 and its table. `assign`, which looks cells up, has no part in an answer that is a number."""
+"""From section 2.3.1 and its table. `assign`, which looks cells up, is left out: the answer is a number."""
 
 
 @register("neural_programmer")
 class NeuralProgrammer(Network):
-    """At each of `timesteps` steps it selects, softly, an operation and a column; the last step's scalar is the answer.
+    """At each of `timesteps` steps it softly selects an operation and a column; the last step's scalar is the answer.
 
     Question (2.1): z_i = tanh(W_q [z_{i-1}; V(w_i)]), q = z_Q.
     Selector (2.2): a_op = softmax(U tanh(W_op [q; h_t])), a_col = softmax(P tanh(W_col [q; h_t])).
@@ -24,15 +24,16 @@ class NeuralProgrammer(Network):
     sum_j = sum_i s_i x_ij, count = sum_i s_i, difference = y_{t-3} - y_{t-1}, greater_ij = x_ij > n,
     lesser_ij = x_ij < n, and_i = min(s_i of t-1, of t-2), or_i = max of them, reset_i = 1. The pivot n of a comparison
     is a mean of the numbers in the question: n = b . numbers, b = softmax(Z U(operation)) over the states Z of the
-    words that carry them. With the probabilities a_op and a_col of step t
+    words that have a number. With the probabilities a_op and a_col of step t
     y_t = a_op(count) count + a_op(difference) difference + sum_j a_col(j) a_op(sum) sum_j,
     s_t = a_op(and) and + a_op(or) or + a_op(reset) + sum_j a_col(j) (a_op(greater) greater_j + a_op(lesser) lesser_j).
     History (2.4): h_t = tanh(W_h [c_t; h_{t-1}]), c_t = [a_op U; a_col P] of the step before; h_1 = 0.
 
-    A window is a table and a question as `problems/questions.py` writes them: `columns` columns of a table, the number
-    that a word carries, whether the step is a row of the table, then a mark a word. With `columns` 0 there is no
-    question and the whole window is the table, a row a step: then q is one learned vector, the pivots are the columns'
-    means, 0, what is added up is divided by the number of rows, and a linear output follows, for a forecast is no sum.
+    A window is a table and a question as `problems/sources/questions.py` writes them. The features of a step are
+    `columns` columns of the table, the number of a word, whether the step is a row of the table, and a mark for each
+    word. With `columns` 0 there is no question, and the whole window is the table, with a row for each step. Then q is
+    one learned vector, the pivots are 0, the mean of the columns, sums are divided by the number of rows, and a linear
+    output follows, because a forecast is not a sum.
     """
 
     source = "A4, Neelakantan et al. 2015"
@@ -42,19 +43,19 @@ class NeuralProgrammer(Network):
             0, ge=0, description="columns of the table, before the number, the row's mark and the words; 0: no question"
         )
         units: int = Field(32, ge=1, description="size of the question's, the history's and the selector's vectors")
-        timesteps: int = Field(4, ge=1, le=64, description="operations one after the other")
+        timesteps: int = Field(4, ge=1, le=64, description="number of operations, one after the other")
 
     def __init__(self, shape: WindowShape, hyperparameters: "NeuralProgrammer.Hyperparameters") -> None:
         """
         Raises:
-            ShapeError: the window has no features left for words, or more than a number is asked for.
+            ShapeError: the window has no features left for words, or the answer is more than one number.
         """
         super().__init__()
         if hyperparameters.columns and shape.leads * shape.outputs > 1:
-            raise ShapeError("neural_programmer.columns: a question has one number for an answer; leave columns out")
+            raise ShapeError("neural_programmer.columns: the answer to a question is one number; leave columns out")
         self.axes = axes = hyperparameters
         d, columns = axes.units, axes.columns or shape.features
-        # What is to be answered is among the features; in the inputs it is 0 in every step.
+        # The answer is one of the features; in the inputs it is 0 at every step.
         self.words = [f for f in range(columns + 2, shape.features) if f != shape.target]
         if axes.columns and not self.words:
             raise ShapeError(
@@ -74,17 +75,17 @@ class NeuralProgrammer(Network):
         self.W_h = nn.Linear(3 * d, d, bias=False)
 
     def question(self, x_BTF: Tensor) -> tuple[Tensor, Tensor]:
-        """The question's vector q (B, D), and the pivots of greater and lesser (B, 2)."""
+        """The vector q (B, D) of the question, and the pivots of `greater` and `lesser` (B, 2)."""
         number = self.axes.columns
-        # All tables have as many rows, so the words of all questions begin at the same step.
-        asked = int((x_BTF[:, :, number + 1] > 0.5).any(dim=0).sum())
-        words_BSD = self.V(x_BTF[:, asked:, self.words])
+        # All tables have the same number of rows, so the words of all questions begin at the same step.
+        first_word = int((x_BTF[:, :, number + 1] > 0.5).any(dim=0).sum())
+        words_BSD = self.V(x_BTF[:, first_word:, self.words])
         z_BD = words_BSD.new_zeros(len(x_BTF), self.axes.units)
         states = []
         for word_BD in words_BSD.unbind(dim=1):
             z_BD = self.W_q(torch.cat([z_BD, word_BD], dim=1)).tanh()
             states.append(z_BD)
-        z_BSD, numbers_BS = torch.stack(states, dim=1), x_BTF[:, asked:, number]
+        z_BSD, numbers_BS = torch.stack(states, dim=1), x_BTF[:, first_word:, number]
         comparisons = self.U[[OPERATIONS.index("greater"), OPERATIONS.index("lesser")]]
         scores_BSO = (z_BSD @ comparisons.t()).masked_fill((numbers_BS == 0).unsqueeze(2), -1e9)
         return z_BD, (scores_BSO.softmax(dim=1) * numbers_BS.unsqueeze(2)).sum(dim=1)
@@ -144,25 +145,25 @@ class NeuralProgrammer(Network):
         return operations_BSO, columns_BSC
 
     def views(self, x_BTF: Tensor) -> list[View]:
-        """The program: which operation and which column each step selects, a panel a window."""
+        """The program: which operation and which column each step selects, with a panel for each window."""
         caption = (
-            "The probability of each {0} at each step of the program; those at a step sum to 1. Where one is near 1 "
-            "the step is that {0}; where many share it, it is a mixture. The answer is the scalar after the last step."
+            "The probability of each {0} at each step of the program; at each step they sum to 1. Where one is near "
+            "1, the step selects that {0}; otherwise it is a mixture. The answer is the scalar after the last step."
         )
-        step = Scale("step of the program", first=1)
+        step = ViewAxis("step of the program", first=1)
         return [
             View(
-                title=f"Program: {what}s",
-                caption=caption.format(what),
+                title=f"Program: {selected}s",
+                caption=caption.format(selected),
                 kind="map",
-                values=chosen_BSK.transpose(1, 2),
+                values=probability_BSK.transpose(1, 2),
                 x=step,
-                y=Scale(what),
-                panels=window_names(len(x_BTF)),
+                y=ViewAxis(selected),
+                panels=name_windows(len(x_BTF)),
                 names=names,
                 columns=len(x_BTF),
             )
-            for what, chosen_BSK, names in zip(
+            for selected, probability_BSK, names in zip(
                 ("operation", "column"),
                 self.program(x_BTF),
                 (OPERATIONS, tuple(f"column {j + 1}" for j in range(len(self.P)))),

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from architectures.network import Network, Output, TrainedAxes, WindowShape, register
-from architectures.view import Scale, View, input_steps, window_names
+from architectures.view import View, ViewAxis, input_axis, name_windows
 
 
 class CausalConvolution(nn.Module):
@@ -25,10 +25,11 @@ class CausalConvolution(nn.Module):
         return y_BCT
 
 
-class Block(nn.Module):
-    """y = relu(x + F(x)), F two times: causal convolution, relu, dropout; x through a 1x1 convolution if widths differ.
+class ResidualBlock(nn.Module):
+    """y = relu(x + F(x)), where F is two times causal convolution, relu, dropout.
 
-    Dropout is of whole channels, as in section 3.3 of the paper.
+    If the widths differ, x goes through a 1x1 convolution. Dropout drops whole channels, as in section 3.3 of the
+    paper.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, dilation: int, dropout: float) -> None:
@@ -56,14 +57,14 @@ class TCN(Network):
     Modeling", 2018 (lecture row A7).
 
     Attributes:
-        receptive_field: steps that the last state sees; more of the window than these counts for nothing.
+        receptive_field: the number of steps that the last state depends on; earlier ones have no effect.
     """
 
     source = "A7, Bai, Kolter & Koltun 2018"
     at_each_step = True
 
     class Hyperparameters(TrainedAxes):
-        kernel: int = Field(3, ge=2, description="steps that a convolution sees, as far apart as its dilation")
+        kernel: int = Field(3, ge=2, description="steps that a convolution covers, as far apart as its dilation")
         levels: int = Field(5, ge=1, le=16, description="residual blocks")
         channels: int = Field(12, ge=1, description="channels of each block")
         dropout: float = Field(0.0, ge=0, lt=1, description="share of channels dropped in training")
@@ -75,14 +76,14 @@ class TCN(Network):
         sizes = [shape.features, *[axes.channels] * (axes.levels - 1)]
         self.blocks = nn.Sequential(
             *[
-                Block(channels_in, axes.channels, axes.kernel, dilation=2**level, dropout=axes.dropout)
+                ResidualBlock(channels_in, axes.channels, axes.kernel, dilation=2**level, dropout=axes.dropout)
                 for level, channels_in in enumerate(sizes)
             ]
         )
         self.output = Output(axes.channels, shape)
 
     def states(self, x_BTF: Tensor) -> Tensor:
-        """The state (B, T, C) at each step, which no later step reaches."""
+        """The state (B, T, C) at each step, which does not depend on later steps."""
         h_BCT: Tensor = self.blocks(x_BTF.transpose(1, 2))
         return h_BCT.transpose(1, 2)
 
@@ -91,27 +92,27 @@ class TCN(Network):
         return y_BSO
 
     def views(self, x_BTF: Tensor) -> list[View]:
-        """The gradient of the forecast by each input step, a line a window, beside the receptive field."""
+        """The gradient of the forecast with respect to each input step, with a line for each window."""
         with torch.enable_grad():
             x_BTF = x_BTF.detach().requires_grad_()
             (d_BTF,) = torch.autograd.grad(self(x_BTF).sum(), x_BTF)
         steps, field = x_BTF.shape[1], self.receptive_field
-        seen = (
-            f"all {steps} of the window"
+        reach = (
+            f"which is all {steps} of the window"
             if field >= steps
             else f"so the first {steps - field} of the window's {steps} have no effect, left of the broken line"
         )
         return [
             View(
                 title="Receptive field",
-                caption=f"How strongly each input moves the forecast: the norm, over the features, of the forecast's "
-                "gradient by the input, normalised. By its kernel and levels the network can see "
-                f"{field} steps, {seen}; the lines say how much it makes of them. A hole is a gradient of 0.",
+                caption=f"How strongly each input changes the forecast: the norm, over the features, of the gradient "
+                "of the forecast with respect to the input, both normalised. With its kernel and levels the network "
+                f"can see {field} steps, {reach}; the lines show how much it uses them. A gap is a gradient of 0.",
                 kind="lines",
                 values=d_BTF.norm(dim=2).unsqueeze(0),
-                x=input_steps(steps),
-                y=Scale("norm of the gradient"),
-                names=window_names(len(x_BTF)),
+                x=input_axis(steps),
+                y=ViewAxis("norm of the gradient"),
+                names=name_windows(len(x_BTF)),
                 log=True,
                 mark=(0.5 - field, f"sees {field} steps") if field < steps else None,
             )

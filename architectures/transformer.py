@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from architectures.network import Network, Output, ShapeError, TrainedAxes, WindowShape, register
-from architectures.view import View, input_steps, window_names
+from architectures.view import View, input_axis, name_windows
 
 
-def positions(steps: int, width: int) -> Tensor:
+def encode_positions(steps: int, width: int) -> Tensor:
     """The sinusoidal encoding (T, D), float64: p[t, 2i] = sin(t / 10000^(2i / D)), p[t, 2i + 1] = cos of the same."""
     rate_I = 10000 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angle_TI = torch.arange(steps)[:, None] * rate_I
@@ -20,9 +20,9 @@ def positions(steps: int, width: int) -> Tensor:
 
 
 class MultiHeadAttention(nn.Module):
-    """softmax(Q K' / sqrt(W)) V in each of N heads of width W, side by side, and W_o of all of them.
+    """softmax(Q K' / sqrt(W)) V in each of N heads of width W, and a linear layer W_o on their concatenation.
 
-    T is the step that asks, S the one that is looked at.
+    T are the steps of the queries, S those of the keys and values.
     """
 
     def __init__(self, heads: int, head_width: int, causal: bool) -> None:
@@ -43,7 +43,7 @@ class MultiHeadAttention(nn.Module):
         return y_BTD
 
     def weights(self, h_BTD: Tensor) -> Tensor:
-        """What `forward` weighs the values with: (B, N, T, S), the sum over S is one."""
+        """The weights of the values in `forward`: (B, N, T, S), the sum over S is one."""
         q_BNTW, k_BNSW, _ = self.split(h_BTD)
         e_BNTS = q_BNTW @ k_BNSW.transpose(2, 3) / math.sqrt(self.head_width)
         if self.causal:
@@ -52,7 +52,7 @@ class MultiHeadAttention(nn.Module):
         return e_BNTS.softmax(dim=3)
 
 
-class Layer(nn.Module):
+class EncoderLayer(nn.Module):
     """h = norm(h + attention(h)), then h = norm(h + W_2 relu(W_1 h + b_1) + b_2)."""
 
     def __init__(self, heads: int, head_width: int, feedforward: int, dropout: float, causal: bool) -> None:
@@ -74,7 +74,7 @@ class Transformer(Network):
     """Layers of multi-head self-attention and a dense network at each step; the state is that of the last step.
 
     Vaswani et al., "Attention is All You Need", 2017, with a linear layer where the paper embeds words (lecture
-    row A6). The model's width D is `heads` times `head_width`, so that any two of them go together.
+    row A6). The model's width D is `heads` times `head_width`, so that any two values of them fit together.
     """
 
     source = "A6, Vaswani et al. 2017"
@@ -83,16 +83,16 @@ class Transformer(Network):
 
     class Hyperparameters(TrainedAxes):
         heads: int = Field(2, ge=1, description="attention heads of each layer")
-        head_width: int = Field(8, ge=1, description="width of each head; the model's is as many times the heads")
+        head_width: int = Field(8, ge=1, description="width of each head; the model is heads times as wide")
         layers: int = Field(2, ge=1, description="encoder layers")
         feedforward: int = Field(32, ge=1, description="width of the dense network in each layer")
         dropout: float = Field(0.0, ge=0, lt=1, description="share of inputs and of each sublayer's output dropped")
-        causal: bool = Field(False, description="a step looks at no later one")
+        causal: bool = Field(False, description="a step attends to no later step")
 
     def __init__(self, shape: WindowShape, hyperparameters: "Transformer.Hyperparameters") -> None:
         """
         Raises:
-            ShapeError: an answer at each step is asked for, and a step looks at later ones.
+            ShapeError: each step has to be answered, but steps attend to later ones.
         """
         super().__init__()
         axes = hyperparameters
@@ -100,15 +100,16 @@ class Transformer(Network):
             raise ShapeError("transformer.causal: must be true where an answer is asked for at each step")
         width = axes.heads * axes.head_width
         self.embedding = nn.Linear(shape.features, width)
-        self.register_buffer("positions_TD", positions(shape.steps, width).float(), persistent=False)
+        self.register_buffer("positions_TD", encode_positions(shape.steps, width).float(), persistent=False)
         self.dropout = nn.Dropout(axes.dropout)
         self.layers = nn.ModuleList(
-            Layer(axes.heads, axes.head_width, axes.feedforward, axes.dropout, axes.causal) for _ in range(axes.layers)
+            EncoderLayer(axes.heads, axes.head_width, axes.feedforward, axes.dropout, axes.causal)
+            for _ in range(axes.layers)
         )
         self.output = Output(width, shape)
 
     def states(self, x_BTF: Tensor) -> list[Tensor]:
-        """What each layer reads, and last what the last one says: (B, T, D) each."""
+        """The inputs of each layer, and at the end the outputs of the last: (B, T, D) each."""
         h_BTD = self.dropout(self.embedding(x_BTF) + self.positions_TD[: x_BTF.shape[1]])
         states = [h_BTD]
         for layer in self.layers:
@@ -120,28 +121,28 @@ class Transformer(Network):
         return y_BSO
 
     def maps(self, x_BTF: Tensor) -> Tensor:
-        """The attention maps (B, L, N, T, S) of each layer L and head N: how step T weighs step S."""
-        maps = []
-        for layer, h_BTD in zip(self.layers, self.states(x_BTF)[:-1], strict=True):
-            assert isinstance(layer, Layer)
-            maps.append(layer.attention.weights(h_BTD))
+        """The attention maps (B, L, N, T, S) of each layer L and head N: the weight that step T gives to step S."""
+        attentions = [module for module in self.layers.modules() if isinstance(module, MultiHeadAttention)]
+        layer_inputs = self.states(x_BTF)[:-1]
+        maps = [attention.weights(h_BTD) for attention, h_BTD in zip(attentions, layer_inputs, strict=True)]
         return torch.stack(maps, dim=1)
 
     def views(self, x_BTF: Tensor) -> list[View]:
-        """The attention maps, a view a window: a row of panels a layer, a panel a head."""
+        """The attention maps: a view for each window, with a row of panels for each layer and a panel for each head."""
         maps_BLNTS = self.maps(x_BTF)
         _, layers, heads, steps, _ = maps_BLNTS.shape
         return [
             View(
                 title=f"Attention maps, {name}",
-                caption="Each row is a step that asks, each column one that is looked at; a row sums to 1. Of the last "
-                "layer the forecast takes the bottom row alone; the other rows of the layers before feed it.",
+                caption="Each row is a step that attends, each column a step that is attended to; a row sums to 1. "
+                "The forecast is made of the bottom row of the last layer; that row reads all rows of the layers "
+                "before.",
                 kind="map",
                 values=maps_LNTS.flatten(0, 1),
-                x=replace(input_steps(steps), name="input looked at"),
-                y=replace(input_steps(steps), name="input that asks"),
+                x=replace(input_axis(steps), name="input attended to"),
+                y=replace(input_axis(steps), name="input that attends"),
                 panels=tuple(f"layer {i + 1}, head {k + 1}" for i in range(layers) for k in range(heads)),
                 columns=heads,
             )
-            for name, maps_LNTS in zip(window_names(len(x_BTF)), maps_BLNTS, strict=True)
+            for name, maps_LNTS in zip(name_windows(len(x_BTF)), maps_BLNTS, strict=True)
         ]

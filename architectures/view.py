@@ -1,4 +1,4 @@
-"""What there is to be looked at of a network at work; `stages/report/views.py` draws it."""
+"""Pictures of a network at work, as data: the architectures make them, `stages/report` draws them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,12 +7,13 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Scale:
+class ViewAxis:
     """An axis of a view.
 
     Attributes:
         name: what is counted or measured along it.
-        unit: of what; empty for a pure number. `STEPS` is a window's inputs, whose length in time the drawing knows.
+        unit: empty for a pure number. `STEPS` stands for the inputs of a window; the drawing knows their length in
+            time.
         first: the number of the first row or column.
     """
 
@@ -24,35 +25,37 @@ class Scale:
 STEPS = "steps"
 
 
-def input_steps(steps: int) -> Scale:
-    """The axis of a window's T steps: the last, of which the forecast is made, is 0, the one before it -1."""
-    return Scale("input, counted back from the last", STEPS, 1 - steps)
+def input_axis(steps: int) -> ViewAxis:
+    """The axis of a window's T steps: the last, after which the forecast is made, is 0, the one before it -1."""
+    return ViewAxis("input, counted back from the last", STEPS, 1 - steps)
 
 
 @dataclass(frozen=True)
 class View:
-    """What there is to be looked at of a network at work, for a picture.
+    """A picture of a network at work.
 
     Attributes:
-        title: what is shown, in a few words.
-        caption: how it is read, for a student.
-        kind: map: a panel is a matrix as an image, its first row at the top, one shade a value, from 0 up; lines: each
-            row of a panel is a line over its columns; bars: a panel has one row, each column a bar.
+        title: what the picture shows, in a few words.
+        caption: how to read it, for a student.
+        kind: map: each panel is a matrix, drawn as an image with its first row at the top and a shade for each value,
+            from 0 up; lines: each row of a panel is a line over its columns; bars: each panel has one row, each column
+            of it is a bar.
         values: (P, Y, X), finite: panels, rows, columns.
-        x, y: of the columns; and of the rows of a map, or of the values of lines and bars.
-        panels: P names, one a panel; nothing: there is one, which needs no name.
-        names: Y names, of lines; of the rows of a map, where they have any.
-        columns: panels side by side; the others follow below.
-        log: lines are drawn over a logarithmic axis, on which zeros are left out.
-        mark: a column, as x counts it, at which a line is drawn across, and what it says.
+        x: the axis of the columns.
+        y: the axis of the rows of a map, or of the values of lines and bars.
+        panels: P names, one for each panel; a single panel needs no name.
+        names: Y names, of the lines, or of the rows of a map if they have names.
+        columns: how many panels are side by side; the others follow below.
+        log: whether lines are drawn on a logarithmic axis, which leaves zeros out.
+        mark: a column, counted as x counts it, at which a line is drawn from top to bottom, and its label.
     """
 
     title: str
     caption: str
     kind: Literal["map", "lines", "bars"]
     values: Tensor
-    x: Scale
-    y: Scale
+    x: ViewAxis
+    y: ViewAxis
     panels: tuple[str, ...] = ("",)
     names: tuple[str, ...] = ()
     columns: int = 1
@@ -62,7 +65,7 @@ class View:
     def __post_init__(self) -> None:
         """
         Raises:
-            ValueError: the values are not what is said of them.
+            ValueError: the values do not fit the other attributes.
         """
         shape = tuple(self.values.shape)
         rows = {"map": len(self.names) or None, "lines": len(self.names), "bars": 1}[self.kind]
@@ -77,6 +80,6 @@ class View:
             raise ValueError(f"{self.title}: a value is not finite")
 
 
-def window_names(windows: int) -> tuple[str, ...]:
-    """Names of the windows (B) that a network is looked at with, in their order."""
+def name_windows(windows: int) -> tuple[str, ...]:
+    """Names for the B windows that a network is shown with, in their order."""
     return tuple(f"window {b + 1}" for b in range(windows))

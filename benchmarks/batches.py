@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from architectures.network import WindowShape
 from benchmarks.measure import alternate, table
-from stages.tables.windows import Windowing
-from stages.training.batches import Batches, side_by_side
+from stages.tables.windows import TableWindows
+from stages.training.table_batches import TableBatches, group_rows_by_phase
 
 FEATURES, BATCH = 14, 128
 
@@ -39,7 +39,7 @@ def _compare(length: int, lookback: int, step: int, delay: int, rounds: int) -> 
     windows = _Windows(data, lookback, step, delay)
     lecture = _generator(data, lookback, delay, 0, length - delay - 1, shuffle=True, batch_size=BATCH, step=step)
     contenders = {
-        "Recast": lambda: _rate(ours.shuffled(BATCH, 2000, generator), 2000),
+        "Recast": lambda: _rate(ours.iterate_shuffled(BATCH, 2000, generator), 2000),
         "the lecture's generator": lambda: _rate(lecture, 50),
         "DataLoader, in process": lambda: _rate(DataLoader(windows, BATCH, shuffle=True), 50),
         "DataLoader, 2 workers": lambda: _rate(DataLoader(windows, BATCH, shuffle=True, num_workers=2), 200),
@@ -57,17 +57,17 @@ def _rate(batches: Iterable[Any], count: int) -> float:
     return (count - 1) * BATCH / (time.perf_counter() - begun)
 
 
-def _windowing(data: np.ndarray, lookback: int, step: int, delay: int) -> Windowing:
+def _windowing(data: np.ndarray, lookback: int, step: int, delay: int) -> TableWindows:
     shape = WindowShape(lookback // step, data.shape[1], 1, (delay + step) / step, 24)
-    return Windowing(lookback, step, delay, 1, {}, {}, {}, "", shape)
+    return TableWindows(lookback, step, delay, 1, {}, {}, {}, "", shape)
 
 
-def _batches(data: np.ndarray, lookback: int, step: int, delay: int) -> Batches:
+def _batches(data: np.ndarray, lookback: int, step: int, delay: int) -> TableBatches:
     windowing = _windowing(data, lookback, step, delay)
     rows = torch.tensor([[lookback, len(data) - delay]])
     table_NF = torch.from_numpy(data)
-    inputs_NF = side_by_side(table_NF, step) if step > 1 else None
-    return Batches(table_NF, inputs_NF, rows, windowing, torch.device("cpu"))
+    inputs_NF = group_rows_by_phase(table_NF, step) if step > 1 else None
+    return TableBatches(table_NF, inputs_NF, rows, windowing, torch.device("cpu"))
 
 
 class _Windows(Dataset[tuple[np.ndarray, np.float32]]):

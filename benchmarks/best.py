@@ -12,7 +12,7 @@ from typing import Any
 
 from problems.errors import RecastError
 from project import paths
-from project.settings.grid import Configuration, configurations
+from project.settings.grid import Configuration, expand_grid
 from project.settings.loading import load_settings
 from project.settings.sections import Settings
 from stages.evaluation import leaderboard
@@ -33,7 +33,7 @@ def run(quick: bool) -> dict[str, Any]:
     names = _names(settings)
     about: dict[str, Any] = {"made by": f"`{GRID}`, then the command above"}
     for problem in settings.run:
-        found = leaderboard.read(paths.stage("evaluate", problem))
+        found = leaderboard.read_leaderboard(paths.stage_folder("evaluate", problem))
         rows = {row.configuration: row for row in found.rows} if found else {}
         if not {"persistence", next(iter(names))} <= rows.keys() <= names.keys():
             raise RecastError(f"data/evaluate/{problem} holds no leaderboard of this grid: {GRID}")
@@ -52,7 +52,7 @@ def run(quick: bool) -> dict[str, Any]:
 
 def _names(settings: Settings) -> dict[str, str]:
     """What to call each configuration: the network, or what of it is another one."""
-    found = configurations(settings.grid)
+    found = expand_grid(settings.grid)
     networks = [each for each in found if each.architecture == "gru"]
     names = {each.label: each.architecture for each in found}
     names |= {each.label: f"with {_difference(each, networks[0])}" for each in networks[1:]}

@@ -13,7 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from architectures.cells import GRU, LSTM, Elman, GRUResetBefore, Jordan, Layer, PeepholeLSTM
+from architectures.cells.elman import Elman
+from architectures.cells.gru import GRU, GRUResetBefore
+from architectures.cells.jordan import Jordan
+from architectures.cells.layer import RecurrentLayer
+from architectures.cells.lstm import LSTM, PeepholeLSTM
 from benchmarks.measure import Result, alternate, seconds, table
 
 STEPS_BACK, FEATURES = 120, 14
@@ -165,7 +169,7 @@ class GRUResetBeforeCell(Textbook):
         return (1 - z) * h + z * torch.tanh(self.gate(2, x, r * h))
 
 
-def _ours(kind: type[Layer], recurrent_dropout: float = 0.0) -> Maker:
+def _ours(kind: type[RecurrentLayer], recurrent_dropout: float = 0.0) -> Maker:
     return lambda units: kind(FEATURES, units, recurrent_dropout=recurrent_dropout)
 
 

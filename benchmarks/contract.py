@@ -13,7 +13,8 @@ from typing import Any
 
 import polars as pl
 
-from lifecycle.new_rows.contract import Known, breaches
+from lifecycle.new_rows.contract import find_breaches
+from lifecycle.new_rows.known_table import KnownTable
 from problems.errors import RecastError
 from problems.problem import Problem
 from project import paths
@@ -32,7 +33,7 @@ def run(quick: bool) -> dict[str, Any]:
     Raises:
         RecastError: it has ingested nothing.
     """
-    table, problem = paths.stage("ingest", PROBLEM) / "table.parquet", load_settings().problem(PROBLEM)
+    table, problem = paths.stage_folder("ingest", PROBLEM) / "table.parquet", load_settings().problem(PROBLEM)
     if not table.exists() or not isinstance(problem, Problem):
         raise RecastError(f"{table} is not there: recast fetch {PROBLEM} && python -m stages.ingest {PROBLEM}")
     quality = json.loads((table.parent / "quality.json").read_text(encoding="utf-8"))
@@ -83,9 +84,9 @@ def _replayed(
     rules: dict[str, Counter[str]] = {name: Counter() for name in poisons}
     others: dict[str, list[str]] = {name: [] for name in poisons}
     for begin, piece in pieces:
-        known = Known(rows.filter(pl.col("time") < begin).lazy(), cadence, first=False)
+        known = KnownTable(rows.filter(pl.col("time") < begin).lazy(), cadence, first=False)
         for name, poison in poisons.items():
-            found = {each.rule for each in breaches(problem, poison(piece), known)}
+            found = {each.rule for each in find_breaches(problem, poison(piece), known)}
             refused[name] += bool(found)
             rules[name].update(found)
             if bool(found) == (name == "right"):

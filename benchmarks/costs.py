@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from infra import servers
+from infra import server_process, servers
 from tests.support import checkout
 
 STEPS = 20
@@ -23,9 +23,9 @@ STEPS = 20
 def run(quick: bool) -> dict[str, Any]:
     """Train each configuration once, for an epoch, in one process."""
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        api = servers.start(servers.PREFECT)
+        api = server_process.start(servers.PREFECT)
         try:
-            made = checkout.make(Path(name) / "checkout", PREFECT_API_URL=f"{api}/api")
+            made = checkout.make_checkout(Path(name) / "checkout", PREFECT_API_URL=f"{api}/api")
             _settings(made.root, quick)
             made.recast("fetch", "nyc")
             for stage in ("ingest", "normalize", "window"):
@@ -33,7 +33,7 @@ def run(quick: bool) -> dict[str, Any]:
             made.run(sys.executable, "-m", "flows.train", "nyc")
             return {"steps": STEPS, "results": _read(made.file("trials/nyc"))}
         finally:
-            servers.stop(servers.PREFECT)
+            server_process.stop(servers.PREFECT)
 
 
 def _settings(root: Path, quick: bool) -> None:

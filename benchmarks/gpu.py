@@ -34,14 +34,15 @@ import pynvml
 import torch
 
 from benchmarks import cells
-from infra.devices.mps import CONTROL, shared_gpus
+from infra.devices.mps import CONTROL, multi_process_service
 from problems.errors import RecastError
 from project import paths
 from project.paths import PARAMS
 from project.settings.loading import load_settings
-from project.settings.sections import Grid, Train
+from project.settings.sections import Grid, TrainSettings
 from stages.training.bundle import train_trial
-from stages.training.trials import Trial, expand
+from stages.training.expansion import list_trials
+from stages.training.trials import Trial
 
 PROBLEM = "jena"
 EPOCHS = 20
@@ -56,12 +57,12 @@ def run(quick: bool) -> dict[str, Any]:
     """
     if not torch.cuda.is_available():
         raise RecastError("there is no GPU that PyTorch can use here; this benchmark is of one")
-    if not paths.stage("window", PROBLEM).exists():
+    if not paths.stage_folder("window", PROBLEM).exists():
         raise RecastError(f"data/window/{PROBLEM} is not there: recast use grids/lecture.yaml && recast run {PROBLEM}")
     seconds, sharing = (2.0, SHARING[:2]) if quick else (6.0, SHARING)
     about: dict[str, Any] = {"gpu": torch.cuda.get_device_name()}
     about["processes that take turns"] = _table(sharing, seconds)
-    with shared_gpus(True) as served:
+    with multi_process_service(True) as served:
         if served:
             about["processes side by side, by MPS"] = _table(sharing, seconds)
         else:
@@ -188,8 +189,8 @@ def _watched() -> Iterator[dict[str, list[float]]]:
 def _trials() -> list[Trial]:
     """Trials of one epoch."""
     grid = Grid.model_validate({"seeds": list(range(1000)), "architectures": {"gru": {}}})
-    settings = load_settings().model_copy(update={"grid": grid, "train": Train(epochs=1)})
-    return expand(settings, PROBLEM, paths.stage("window", PROBLEM))
+    settings = load_settings().model_copy(update={"grid": grid, "train": TrainSettings(epochs=1)})
+    return list_trials(settings, PROBLEM, paths.stage_folder("window", PROBLEM))
 
 
 def _train(seconds: float) -> None:

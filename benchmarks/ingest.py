@@ -26,7 +26,7 @@ import polars as pl
 
 from benchmarks.measure import alternate, peers, seconds, table, watched
 from problems.problem import Problem
-from problems.station import StationSource, simulate
+from problems.sources.station import StationSource, simulate_rows
 from stages.ingest import ingest
 
 CANONICAL = (
@@ -133,7 +133,7 @@ def _sizes(sizes: dict[str, int]) -> dict[str, Any]:
 def _simulated(file: Path, least: int) -> int:
     """A CSV file of at least so many bytes, rows ten seconds apart, whose values repeat; how many rows it has."""
     cadence = timedelta(seconds=10)
-    chunk = next(simulate(CHUNK_ROWS, cadence, seed=0, chunk_rows=CHUNK_ROWS))
+    chunk = next(simulate_rows(CHUNK_ROWS, cadence, seed=0, chunk_rows=CHUNK_ROWS))
     values = chunk.select(pl.concat_str([pl.col(name).cast(pl.String) for name in CANONICAL], separator=","))
     rows = 0
     with file.open("wb") as out:

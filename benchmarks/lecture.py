@@ -22,9 +22,10 @@ from problems.errors import RecastError
 from project import paths
 from project.settings.loading import load_settings
 from stages.evaluation import leaderboard
-from stages.evaluation.leaderboard import Row, Spread
+from stages.evaluation.leaderboard import LeaderboardRow, Spread
 from stages.training import history
-from stages.training.trials import expand, trial_folder
+from stages.training.expansion import list_trials
+from stages.training.trials import trial_folder
 
 PROBLEM = "jena"
 GRID = "recast use grids/lecture.yaml && recast run jena"
@@ -59,14 +60,14 @@ def run(quick: bool) -> dict[str, Any]:
     Raises:
         RecastError: it is of another grid.
     """
-    found = leaderboard.read(paths.stage("evaluate", PROBLEM))
+    found = leaderboard.read_leaderboard(paths.stage_folder("evaluate", PROBLEM))
     rows = {row.configuration: row for row in found.rows} if found else {}
     if found is None or not rows.keys() <= EXPERIMENTS.keys() or "persistence" not in rows:
         raise RecastError(f"data/evaluate/{PROBLEM} holds no leaderboard of the lecture's grid: {GRID}")
     last: dict[str, list[float]] = {}
-    for trial in expand(load_settings(), PROBLEM, paths.stage("window", PROBLEM)):
+    for trial in list_trials(load_settings(), PROBLEM, paths.stage_folder("window", PROBLEM)):
         if trial.trainable:
-            epochs = history.read(trial_folder(trial))
+            epochs = history.read_history(trial_folder(trial))
             last.setdefault(trial.configuration.label, []).append(epochs[-1].validation["mae"])
     about: dict[str, Any] = {
         "made by": f"`{GRID}`, then the command above",
@@ -82,7 +83,7 @@ def run(quick: bool) -> dict[str, Any]:
     return about
 
 
-def _cells(row: Row, last: list[float] | None, published: float | None, said: str) -> dict[str, str]:
+def _cells(row: LeaderboardRow, last: list[float] | None, published: float | None, said: str) -> dict[str, str]:
     """A row of the table; the test rows are read for the best configuration of each architecture alone."""
     validation, degrees, test = row.validation_mae_normalized, row.validation_mae, row.test_mae
     assert validation and degrees

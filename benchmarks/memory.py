@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.measure import watched
+from stages.training import reading
 from tests.support import checkout
 
 STAGES = ("ingest", "normalize", "window", "train")
@@ -23,7 +24,7 @@ def run(quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for rows in sizes:
         with tempfile.TemporaryDirectory() as name:
-            made = checkout.make(Path(name) / "checkout")
+            made = checkout.make_checkout(Path(name) / "checkout")
             _station(made.file("params.yaml"), rows)
             made.file("data/raw/station").mkdir()
             measured = {}
@@ -64,24 +65,23 @@ def _train(problem: str) -> None:
 
     from project import paths
     from project.settings.loading import load_settings
-    from stages.tables.windows import Windowing
-    from stages.training import batches
+    from stages.tables.windows import TableWindows
+    from stages.training.expansion import list_trials
     from stages.training.fit import fit
-    from stages.training.objectives import objective
-    from stages.training.trials import expand
+    from stages.training.objectives import choose_objective
 
-    normalized, windowed = paths.stage("normalize", problem), paths.stage("window", problem)
-    windowing = Windowing.read(windowed)
-    trial = expand(load_settings(), problem, windowed)[-1]
+    normalized, windowed = paths.stage_folder("normalize", problem), paths.stage_folder("window", problem)
+    windowing = TableWindows.read(windowed)
+    trial = list_trials(load_settings(), problem, windowed)[-1]
     settings = trial.train.model_copy(update={"epochs": 1, "steps_per_epoch": 50})
-    data = batches.read(normalized, windowed, torch.device("cpu"))
+    data = reading.read_batches(normalized, windowed, torch.device("cpu"))
     fit(
         trial.configuration.architecture,
         trial.configuration.hyperparameters,
         0,
         settings,
         windowing.shape,
-        objective(windowing, settings),
+        choose_objective(windowing, settings),
         data,
         torch.device("cpu"),
         Path("checkpoint.pt"),

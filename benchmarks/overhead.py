@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import seconds
-from infra import servers
+from infra import server_process, servers
 from tests.support import checkout
 from tests.support.checkout import Checkout
 
@@ -22,11 +22,11 @@ def run(quick: bool) -> dict[str, Any]:
     # The state of the Prefect server, and of nothing else, is below the current folder.
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         root = Path(name)
-        api = f"{servers.start(servers.PREFECT)}/api"
+        api = f"{server_process.start(servers.PREFECT)}/api"
         try:
             taken, training = {}, {}
             for trials in (few, many):
-                made = checkout.make(root / str(trials), PREFECT_API_URL=api)
+                made = checkout.make_checkout(root / str(trials), PREFECT_API_URL=api)
                 made.settings(
                     runner={**checkout.SETTINGS["runner"], "kind": "local", "workers": 1},
                     grid={"seeds": list(range(trials)), "architectures": {"dense": {"units": [4]}}},
@@ -36,7 +36,7 @@ def run(quick: bool) -> dict[str, Any]:
                 taken[trials] = seconds(lambda made=made: made.run(sys.executable, "-m", "flows.train", "demo"))
                 training[trials] = _training(made)
         finally:
-            servers.stop(servers.PREFECT)
+            server_process.stop(servers.PREFECT)
     each = (taken[many] - taken[few]) / (many - few)
     trained = (training[many] - training[few]) / (many - few)
     return {

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from infra import servers
+from infra import server_process, servers
 from tests.support import checkout
 from tests.support.checkout import Checkout
 
@@ -27,9 +27,9 @@ def run(quick: bool) -> dict[str, Any]:
     many, few = (24, 12) if quick else (1000, 200)
     found = {}
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        api = f"{servers.start(servers.PREFECT)}/api"
+        api = f"{server_process.start(servers.PREFECT)}/api"
         try:
-            made = checkout.make(Path(name) / "windowed", PREFECT_API_URL=api, RECAST_CACHE=f"{name}/cache")
+            made = checkout.make_checkout(Path(name) / "windowed", PREFECT_API_URL=api, RECAST_CACHE=f"{name}/cache")
             for stage in ("ingest", "normalize", "window"):
                 made.run(sys.executable, "-m", f"stages.{stage}", "demo")
             for kind, numbers in WORKERS.items():
@@ -39,7 +39,7 @@ def run(quick: bool) -> dict[str, Any]:
                     there = made.copy(Path(name) / f"{kind}-{workers}")
                     found[title] = _measured(there, kind, workers, trials, Path(name) / ".recast/prefect.db")
         finally:
-            servers.stop(servers.PREFECT)
+            server_process.stop(servers.PREFECT)
     busy = psutil.getloadavg()[0]
     return {"load of the machine at the end": f"{busy:.1f} on {psutil.cpu_count()} cores", "results": found}
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.devices.packing import MARGIN, Device, Job, Packer, bound
+from infra.devices.packing import MEMORY_MARGIN, Device, Job, Packer, shortest_possible_seconds
 
 COSTS = Path(__file__).parent / "results" / "costs.json"
 GIB = 1 << 30
@@ -68,8 +68,8 @@ def _simulated(
     Args:
         sizes: GB of each GPU.
     """
-    devices = [Device(f"cuda:{i}", slots, int(size * 1e9 * (1 - MARGIN))) for i, size in enumerate(sizes)]
-    least = bound([Job(job.number, job.shape, actual[job.number]) for job in jobs], devices, peaks)
+    devices = [Device(f"cuda:{i}", slots, int(size * 1e9 * (1 - MEMORY_MARGIN))) for i, size in enumerate(sizes)]
+    least = shortest_possible_seconds([Job(job.number, job.shape, actual[job.number]) for job in jobs], devices, peaks)
     packer = Packer(jobs, devices, peaks)
     begun = time.perf_counter()
     running: list[tuple[float, int, Device]] = []
@@ -78,8 +78,8 @@ def _simulated(
         heapq.heappush(running, (actual[job.number], job.number, device))
     while running:
         now, number, device = heapq.heappop(running)
-        packer.ended(number)
-        while (job := packer.next(device)) is not None:
+        packer.remove(number)
+        while (job := packer.start_next(device)) is not None:
             heapq.heappush(running, (now + actual[job.number], job.number, device))
         decisions += 1
     assert not len(packer)

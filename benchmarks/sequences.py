@@ -29,7 +29,7 @@ from typing import Any
 from problems.errors import RecastError
 from project import paths
 from stages.evaluation import leaderboard
-from stages.evaluation.leaderboard import Row, Spread
+from stages.evaluation.leaderboard import LeaderboardRow, Spread
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def run(quick: bool) -> dict[str, Any]:
     about: dict[str, Any] = {"made by": "`recast use grids/NAME.yaml && recast run`, then the command above"}
     missing = []
     for problem, published in PUBLISHED.items():
-        found = leaderboard.read(paths.stage("evaluate", problem))
+        found = leaderboard.read_leaderboard(paths.stage_folder("evaluate", problem))
         if found is None:
             missing.append(f"{published.row} ({problem})")
             continue
@@ -107,7 +107,7 @@ def run(quick: bool) -> dict[str, Any]:
     return about | {"not in this run": ", ".join([*missing, NEVER])}
 
 
-def _ranked(published: Published, rows: Mapping[str, Row] | None) -> list[str]:
+def _ranked(published: Published, rows: Mapping[str, LeaderboardRow] | None) -> list[str]:
     """The architectures, best first: in the paper, or by the test figures of these rows."""
     figures = {
         name: figure if rows is None else published.of(rows[name].test[published.measure].mean)
@@ -117,7 +117,7 @@ def _ranked(published: Published, rows: Mapping[str, Row] | None) -> list[str]:
     return sorted(figures, key=lambda name: figures[name], reverse=published.more_is_better)
 
 
-def _cells(row: Row, published: Published) -> dict[str, str]:
+def _cells(row: LeaderboardRow, published: Published) -> dict[str, str]:
     test, figure = row.test[published.measure], published.figures.get(row.architecture)
     spread = Spread.of([published.of(value) for value in test.values])
     deviation = "" if spread.deviation is None else f" ± {spread.deviation:.2g}"

@@ -26,7 +26,7 @@ import polars as pl
 import psutil
 
 from benchmarks.measure import alternate, table
-from infra import servers
+from infra import server_process, servers
 from tests.support import checkout
 from tests.support.checkout import BIN, Checkout
 
@@ -72,18 +72,18 @@ def run(quick: bool) -> dict[str, Any]:
     """Forecasts/s of both servers in turn; of Recast's, latency at 100 requests/s, and what ten swaps cost."""
     requests, rounds, swaps = (100, 1, 2) if quick else (1000, 5, 10)
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        api = f"{servers.start(servers.PREFECT)}/api"
+        api = f"{server_process.start(servers.PREFECT)}/api"
         try:
             made = _trained(Path(name) / "checkout", api)
         finally:
-            servers.stop(servers.PREFECT)
+            server_process.stop(servers.PREFECT)
         with contextlib.chdir(made.root):
             return _measured(made, requests, rounds, swaps)
 
 
 def _trained(root: Path, api: str) -> Checkout:
     """A checkout with two trained models, an LSTM and, the champion to be, a GRU."""
-    made = checkout.make(root, PREFECT_API_URL=api)
+    made = checkout.make_checkout(root, PREFECT_API_URL=api)
     made.settings(
         problems__demo=STATION,
         train={**checkout.SETTINGS["train"], "epochs": 1},
@@ -95,16 +95,16 @@ def _trained(root: Path, api: str) -> Checkout:
 
 
 def _measured(made: Checkout, requests: int, rounds: int, swaps: int) -> dict[str, Any]:
-    from lifecycle.champions import registry
+    from lifecycle.champions import promotion, registry
     from project import paths as places
     from project.settings.loading import load_settings
-    from stages.training.trials import expand
+    from stages.training.expansion import list_trials
 
-    trials = expand(load_settings(), PROBLEM, places.stage("window", PROBLEM))
-    versions = [registry.register(trial, {}) for trial in trials]
+    trials = list_trials(load_settings(), PROBLEM, places.stage_folder("window", PROBLEM))
+    versions = [registry.register_version(trial, {}) for trial in trials]
     for version in versions:
-        registry.promote(PROBLEM, version, None, by="benchmark")
-    bodies = _bodies(registry.load(versions[-1]).about.rows)
+        promotion.promote(PROBLEM, version, None, by="benchmark")
+    bodies = _bodies(registry.load_model(versions[-1]).about.window_rows)
     recast, mlflow = _free_port(), _free_port()
     commands = {
         recast: [sys.executable, "-m", "flows", "serve", PROBLEM, "--port", str(recast)],
@@ -312,7 +312,8 @@ async def _swapped(port: int, bodies: list[bytes], versions: list[Any], swaps: i
     Returns:
         the load, and for each swap the seconds from the command's end to the first answer of the other version
     """
-    from lifecycle.champions import registry
+
+    from lifecycle.champions import history, promotion
 
     load = Load()
     waits: list[float] = []
@@ -320,10 +321,11 @@ async def _swapped(port: int, bodies: list[bytes], versions: list[Any], swaps: i
     def swap() -> None:
         for i in range(swaps):
             if i % 2:
-                registry.promote(PROBLEM, versions[-1], None, by="benchmark")
+                promotion.promote(PROBLEM, versions[-1], None, by="benchmark")
             else:
-                registry.rollback(PROBLEM, by="benchmark")
-            champion = registry.champion(PROBLEM)
+                history.roll_back(PROBLEM, by="benchmark", reason="")
+                promotion.reconcile(PROBLEM)
+            champion = history.find_champion(PROBLEM)
             assert champion is not None
             moment, first = time.perf_counter(), None
             while first is None and time.perf_counter() < moment + 10:

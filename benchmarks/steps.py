@@ -19,9 +19,9 @@ from torch import nn
 from architectures import REGISTRY, WindowShape
 from benchmarks.batches import _batches, _windowing
 from benchmarks.measure import alternate, peers, seconds, table
-from project.settings.sections import Train
+from project.settings.sections import TrainSettings
 from stages.training.fit import fit
-from stages.training.objectives import objective
+from stages.training.objectives import choose_objective
 
 BATCH, STEPS_BACK, FEATURES, UNITS = 128, 120, 14, 32
 LAYERS = {"gru": nn.GRU, "lstm": nn.LSTM, "simple_rnn": nn.RNN}
@@ -54,8 +54,8 @@ def _recast(name: str, steps: int, threads: int) -> Callable[[], float]:
     one_batch = _batches(data[: STEPS_BACK + 24 + BATCH], STEPS_BACK, 1, 24)
     shape = WindowShape(STEPS_BACK, FEATURES, 1, 24, 24)
     hyperparameters = REGISTRY[name].Hyperparameters()
-    settings = Train(epochs=1, steps_per_epoch=steps, batch_size=BATCH, threads=threads)
-    aim = objective(_windowing(data, STEPS_BACK, 1, 24), settings)
+    settings = TrainSettings(epochs=1, steps_per_epoch=steps, batch_size=BATCH, threads=threads)
+    objective = choose_objective(_windowing(data, STEPS_BACK, 1, 24), settings)
 
     def rate() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +67,7 @@ def _recast(name: str, steps: int, threads: int) -> Callable[[], float]:
                     0,
                     settings,
                     shape,
-                    aim,
+                    objective,
                     splits,
                     torch.device("cpu"),
                     Path(folder) / "checkpoint.pt",

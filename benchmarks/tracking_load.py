@@ -33,19 +33,25 @@ import psutil
 from safetensors.torch import save
 from sqlalchemy import Engine, bindparam, create_engine, text
 
-from infra import laptop, postgres, servers
+from infra import laptop, postgres, server_process, servers
+from learning.objectives import Objective
 from project import paths
 from project.atomic import write_json
 from project.paths import PARAMS
+from project.retry import retry_while_unreachable
 from project.settings.loading import load_settings
 from stages.tables.windows import read_windows
+from stages.tracking import runs, trial_run
 from stages.tracking import store as tracking
-from stages.tracking.store import Context, TrackingError, TrialRun
+from stages.tracking.runs import RunContext
+from stages.tracking.store import TrackingError
+from stages.tracking.trial_run import TrialRun
 from stages.training import fit, history
-from stages.training.bundle import description, result
+from stages.training.expansion import list_trials
 from stages.training.history import Epoch
-from stages.training.objectives import Objective, objective, shape_for
-from stages.training.trials import Trial, expand, note_run, read_run, read_trial, trial_folder
+from stages.training.objectives import choose_objective, choose_shape
+from stages.training.results import describe_result, describe_trial
+from stages.training.trials import Trial, add_run_notes, read_run_notes, read_trial, trial_folder
 from tests.support import checkout
 
 PROBLEM = "demo"
@@ -82,19 +88,19 @@ class Store:
             before = os.environ.pop("MLFLOW_TRACKING_URI", None)
             if self.uri:
                 os.environ["MLFLOW_TRACKING_URI"] = self.uri
-            tracking.client.cache_clear()
+            tracking.get_client.cache_clear()
             try:
                 yield
             finally:
                 os.environ.pop("MLFLOW_TRACKING_URI", None)
                 if before:
                     os.environ["MLFLOW_TRACKING_URI"] = before
-                tracking.client.cache_clear()
+                tracking.get_client.cache_clear()
 
     def database(self) -> Engine:
         """SQLAlchemy's way into MLflow's database, in the checkout."""
         if servers.POSTGRES.record in self.records.values():
-            return postgres.engine(servers.port_of(servers.POSTGRES), "mlflow")
+            return postgres.engine(server_process.running_port(servers.POSTGRES), "mlflow")
         return create_engine(f"sqlite:///{laptop.DATABASES['mlflow']}")
 
     def spent(self) -> dict[str, float]:
@@ -135,7 +141,7 @@ class Report:
             return
         begun = time.perf_counter()
         try:
-            with tracking.reported():
+            with tracking.translate_errors():
                 action()
         except TrackingError as error:
             self.failed = f"{what}: {_short(str(error))}"
@@ -209,7 +215,7 @@ def run(quick: bool) -> dict[str, Any]:
                 for title, store in stores.items():
                     cell = cells.setdefault(title, {}).setdefault(workers, Cell())
                     with store.entered():
-                        trials = expand(load_settings(), PROBLEM, paths.stage("window", PROBLEM))[
+                        trials = list_trials(load_settings(), PROBLEM, paths.stage_folder("window", PROBLEM))[
                             first : first + workers
                         ]
                         _measure(cell, store, trials, max(1, epochs // workers), processes)
@@ -236,7 +242,7 @@ def run(quick: bool) -> dict[str, Any]:
 @contextlib.contextmanager
 def _stores(root: Path, rounds: int) -> Iterator[dict[str, Store]]:
     """The stores, by their title, each with a checkout of its own; their servers run."""
-    made = checkout.make(root / "windowed", RECAST_CACHE=str(root / "cache"))
+    made = checkout.make_checkout(root / "windowed", RECAST_CACHE=str(root / "cache"))
     made.settings(grid={"seeds": list(range(rounds * sum(WORKERS))), "architectures": {"dense": {"units": [4]}}})
     for stage in ("ingest", "normalize", "window"):
         made.run(sys.executable, "-m", f"stages.{stage}", PROBLEM)
@@ -244,10 +250,10 @@ def _stores(root: Path, rounds: int) -> Iterator[dict[str, Store]]:
     mlflow = {"MLflow's server": servers.MLFLOW.record}
     try:
         with contextlib.chdir(real):
-            servers.use("servers")
-            servers.start(servers.MLFLOW)
+            servers.switch_profile("servers")
+            server_process.start(servers.MLFLOW)
         with contextlib.chdir(served):
-            uri = servers.start(servers.MLFLOW)
+            uri = server_process.start(servers.MLFLOW)
         yield {
             "PostgreSQL": Store(real, None, {**mlflow, "PostgreSQL": servers.POSTGRES.record}),
             "SQLite": Store(straight, None, {}),
@@ -257,14 +263,14 @@ def _stores(root: Path, rounds: int) -> Iterator[dict[str, Store]]:
         for there in (served, real):
             with contextlib.chdir(there):
                 for server in (servers.MLFLOW, servers.S3, servers.POSTGRES):
-                    servers.stop(server)
+                    server_process.stop(server)
 
 
 def _measure(cell: Cell, store: Store, trials: Sequence[Trial], epochs: int, processes: ForkServerContext) -> None:
     """Have a worker log each of some trials, all at once, and count what the store has then."""
-    aim = objective(read_windows(trials[0].windowed), trials[0].train)
-    done = {trial: _ended(trial, aim, epochs) for trial in trials}
-    context = tracking.open_pipeline(PROBLEM, load_settings(), trials)
+    objective = choose_objective(read_windows(trials[0].windowed), trials[0].train)
+    done = {trial: _ended(trial, objective, epochs) for trial in trials}
+    context = runs.open_pipeline_run(PROBLEM, load_settings(), trials)
     barrier, reports = processes.Barrier(len(trials) + 1), processes.Queue()
     workers = [
         processes.Process(target=_work, args=(store, context, trial, done[trial], barrier, reports)) for trial in trials
@@ -290,48 +296,52 @@ def _measure(cell: Cell, store: Store, trials: Sequence[Trial], epochs: int, pro
     cell.rates.append((sent - lost) / wall)
     cell.sent, cell.lost, cell.unsent = cell.sent + sent, cell.lost + lost, cell.unsent + unsent
     # A server still does what its clients no longer wait for: it is waited for as at the end of a grid.
-    tracking.awaited(lambda: (tracking.log_unlogged(context, trials), tracking.close_pipeline(context, 0)))
+    retry_while_unreachable(
+        lambda: (trial_run.log_missing_runs(context, trials), runs.end_pipeline_run(context, 0)),
+        tracking.PATIENCE_SECONDS,
+        "MLflow",
+    )
     there = _points(store, trials)
     cell.missing += sum(len(_measured(trial, done[trial]).items() - there[trial.key].items()) for trial in trials)
     cell.incomplete += sum(not _is_complete(trial, context) for trial in trials)
 
 
-def _ended(trial: Trial, aim: Objective, epochs: int) -> list[Epoch]:
+def _ended(trial: Trial, objective: Objective, epochs: int) -> list[Epoch]:
     """Leave in a trial's folder what its training would; no two values of a measure in its history are the same."""
     done = [
-        Epoch(i, trial.seed + 1 / i, {each.name: trial.seed + k / i for k, each in enumerate(aim.measures, 2)})
+        Epoch(i, trial.seed + 1 / i, {each.name: trial.seed + k / i for k, each in enumerate(objective.measures, 2)})
         for i in range(1, epochs + 1)
     ]
     configuration = trial.configuration
-    shape = shape_for(read_windows(trial.windowed), trial.train)
-    network = fit.build(configuration.architecture, configuration.hyperparameters, shape, trial.seed)
+    shape = choose_shape(read_windows(trial.windowed), trial.train)
+    network = fit.initialize_network(configuration.architecture, configuration.hyperparameters, shape, trial.seed)
     folder = trial_folder(trial)
     folder.mkdir(parents=True)
-    history.write(folder, done)
+    history.write_history(folder, done)
     (folder / "weights.safetensors").write_bytes(save(network.state_dict()))
-    about = description(trial) | {"scaled": {each.name: 2.0 for each in aim.measures if each.scaled}}
-    write_json(folder / "trial.json", about | result(network, epochs, done[-1].validation, None, False))
-    note_run(folder, device="cpu")
+    about = describe_trial(trial) | {"scaled": {each.name: 2.0 for each in objective.measures if each.scaled}}
+    write_json(folder / "trial.json", about | describe_result(network, epochs, done[-1].validation))
+    add_run_notes(folder, device="cpu")
     return done
 
 
 def _work(
-    store: Store, context: Context, trial: Trial, done: list[Epoch], barrier: Barrier, reports: "Queue[Report]"
+    store: Store, context: RunContext, trial: Trial, done: list[Epoch], barrier: Barrier, reports: "Queue[Report]"
 ) -> None:
     """A worker: log a trial, each part once all the others are ready for it."""
     report, opened = Report(trial), list[TrialRun]()
     with store.entered():
         about, folder = read_trial(trial), trial_folder(trial)
-        report.call("connect", tracking.client)
+        report.call("connect", tracking.get_client)
         barrier.wait(MOST_SECONDS)
         report.call("begin", lambda: opened.append(TrialRun(context, folder, about, "cpu")))
         barrier.wait(MOST_SECONDS)
         begun = time.process_time()
         for i in range(1, len(done) + 1):
-            report.call("epoch", lambda: opened[0].epochs(done[:i]))  # noqa: B023 - it is called at once
+            report.call("epoch", lambda: opened[0].log_epochs(done[:i]))  # noqa: B023 - it is called at once
         report.cpu = time.process_time() - begun
         barrier.wait(MOST_SECONDS)
-        report.call("end", lambda: opened[0].end(about, done, 1.0))
+        report.call("end", lambda: opened[0].finish(about, done, 1.0))
     reports.put(report)
 
 
@@ -360,7 +370,9 @@ def _measured(trial: Trial, done: Sequence[Epoch]) -> Points:
     """The points that epochs are logged as, beside readings of the machine."""
     scaled = read_trial(trial)["scaled"]
     return {
-        (name, epoch.epoch): value for epoch in done for name, value in tracking.epoch_metrics(epoch, scaled).items()
+        (name, epoch.epoch): value
+        for epoch in done
+        for name, value in trial_run.name_epoch_metrics(epoch, scaled).items()
     }
 
 
@@ -378,11 +390,11 @@ def _sent(report: Report, done: dict[Trial, list[Epoch]], there: dict[str, Point
     return number, lost, len(_measured(report.trial, epochs)) + len(readings) * len(epochs) - number
 
 
-def _is_complete(trial: Trial, context: Context) -> bool:
+def _is_complete(trial: Trial, context: RunContext) -> bool:
     """Whether MLflow, when asked, has a trial's run with all that it is to hold."""
     about = read_trial(trial)
     params = context.params | {name: str(value) for name, value in about["hyperparameters"].items()}
-    run = tracking.client().get_run(read_run(trial_folder(trial))["mlflow_run_id"])
-    artifacts = {each.path for each in tracking.client().list_artifacts(run.info.run_id)}
-    files = {"trial.json", history.FILE, "weights.safetensors", "learning_curve.png", PARAMS.name}
+    run = tracking.get_client().get_run(read_run_notes(trial_folder(trial))["mlflow_run_id"])
+    artifacts = {each.path for each in tracking.get_client().list_artifacts(run.info.run_id)}
+    files = {"trial.json", history.HISTORY_FILE, "weights.safetensors", "learning_curve.png", PARAMS.name}
     return run.info.status == "FINISHED" and params.items() <= run.data.params.items() and files <= artifacts

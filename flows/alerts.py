@@ -1,7 +1,7 @@
-"""Alerts: what a person should hear of, told through the channels that `alerts` in params.yaml names.
+"""Alerts: messages to people, sent through the channels that `alerts` in params.yaml names.
 
-The log is a line in `.recast/alerts.log`, and in the log of the flow's run in Prefect where one runs. E-mail goes to a
-server by SMTP; its user and password stand in the environment, as does the address of the webhook.
+The channel `log` is `.recast/alerts.log`, and the log of the flow run in Prefect where one runs. E-mail goes to an SMTP
+server. Its user and password are in the environment, and so is the address of the webhook.
 """
 
 import logging
@@ -27,16 +27,17 @@ from prefect.settings import get_current_settings
 from problems.errors import RecastError
 from project.paths import STATE
 from project.progress import console
-from project.redaction import without_passwords
+from project.redaction import hide_passwords
+from project.settings.operation import AlertKind, AlertSettings, EmailSettings, WebhookSettings
 from project.settings.parsing import parse_settings
-from project.settings.sections import AlertKind, Alerts, Email, Webhook
 
-LOG = STATE / "alerts.log"
+ALERT_LOG = STATE / "alerts.log"
 
 SMTP_USER, SMTP_PASSWORD = "RECAST_SMTP_USER", "RECAST_SMTP_PASSWORD"
-"""The environment's names for what a mail server may want to know."""
+"""Environment variables with the user and the password that a mail server may ask for."""
 
 TIMEOUT_SECONDS = 20
+"""How long a mail server or a webhook may take to answer."""
 
 _LEVELS: dict[AlertKind, int] = {
     "failure": logging.ERROR,
@@ -46,23 +47,23 @@ _LEVELS: dict[AlertKind, int] = {
     "monitor": logging.WARNING,
 }
 
-_UNTOLD = ("Failed", "TimedOut", "Crashed")
-"""The names that Prefect gives to a bad end."""
+_FAILURES_OF_PREFECT = ("Failed", "TimedOut", "Crashed")
+"""The names of the states that Prefect itself gives to a run that has failed."""
 
 Log = Logger | LoggerAdapter[Any]
 
 
 def alert(kind: AlertKind, title: str, text: str) -> None:
-    """Tell people, through every channel that `alerts` in params.yaml has for this kind.
+    """Send an alert through every channel that `alerts` in params.yaml has for this kind.
 
-    A channel that fails is told in the log; it does not stop the caller. Nor does a params.yaml that is wrong: the
-    alert goes to the log then, with the reason why it goes nowhere else.
+    A channel that fails is noted in the log and does not stop the caller. Nor does an error in params.yaml: then the
+    alert goes to the log, with the reason why it goes nowhere else.
 
     Args:
         kind: what has happened: failure (a flow has failed or crashed), breach (data that break their contract),
             promotion and refusal (of a challenger), monitor (forecasts that got worse).
-        title: a line: what, and of which problem.
-        text: all that a person needs to act, as plain text.
+        title: one line: what has happened, and to which problem.
+        text: everything that a person needs to act, as plain text.
     """
     try:
         log: Log = get_run_logger()
@@ -75,11 +76,11 @@ def _send(kind: AlertKind, title: str, text: str, log: Log) -> None:
     try:
         alerts = parse_settings().alerts
     except RecastError as error:
-        alerts = Alerts(log=(kind,))
-        text = f"{text}\nThis is told here alone, as the channels are not known: {error}"
+        alerts = AlertSettings(log=(kind,))
+        text = f"{text}\nThis is only in the log, as the channels are not known: {error}"
     if kind in alerts.log:
         log.log(_LEVELS[kind], "%s: %s\n%s", kind, title, text)
-        _note(kind, title, text)
+        _append_to_log(kind, title, text)
     channels: list[tuple[str, Callable[[], None]]] = []
     if (email := alerts.email) and kind in email.kinds:
         channels.append(("e-mail", lambda: _mail(email, kind, title, text)))
@@ -88,26 +89,26 @@ def _send(kind: AlertKind, title: str, text: str, log: Log) -> None:
     for name, send in channels:
         try:
             send()
-        # Whatever a channel raises, the flow has more to do than to tell of it.
+        # Whatever a channel raises, the flow must go on.
         except Exception as error:
             kind_of_error = "" if isinstance(error, RecastError) else f"{type(error).__name__}: "
-            why = without_passwords(f"{kind_of_error}{error}")
-            told = f"the alert {title!r} did not go out by {name}: {why}"
-            log.error(told)
-            _note("channel", told, "")
-            console.print(f"warning: {told}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+            reason = hide_passwords(f"{kind_of_error}{error}")
+            message = f"the alert {title!r} did not go out by {name}: {reason}"
+            log.error(message)
+            _append_to_log("channel", message, "")
+            console.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def _note(kind: str, title: str, text: str) -> None:
-    """Append an alert to the log, its lines after the first indented."""
-    LOG.parent.mkdir(exist_ok=True)
+def _append_to_log(kind: str, title: str, text: str) -> None:
+    """Append an alert to the log file, its lines after the first indented."""
+    ALERT_LOG.parent.mkdir(exist_ok=True)
     first, *rest = [f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z} {kind}: {title}", *text.splitlines()]
-    # One write: two flows at once do not mix their lines.
-    with LOG.open("a", encoding="utf-8") as file:
+    # A single write, so that two flows at once do not mix their lines.
+    with ALERT_LOG.open("a", encoding="utf-8") as file:
         file.write("".join([f"{first}\n", *(f"    {line}\n" for line in rest)]))
 
 
-def _mail(email: Email, kind: AlertKind, title: str, text: str) -> None:
+def _mail(email: EmailSettings, kind: AlertKind, title: str, text: str) -> None:
     """Send an alert by SMTP."""
     message = EmailMessage()
     message["From"], message["To"] = email.sender, ", ".join(email.to)
@@ -128,37 +129,41 @@ def _mail(email: Email, kind: AlertKind, title: str, text: str) -> None:
         server.send_message(message)
 
 
-def _post(webhook: Webhook, kind: AlertKind, title: str, text: str) -> None:
-    """Post an alert as JSON that Slack, and all that is compatible with it, shows.
+def _post(webhook: WebhookSettings, kind: AlertKind, title: str, text: str) -> None:
+    """Post an alert as the JSON that Slack, and whatever is compatible with it, shows.
 
     Raises:
-        RecastError: the environment has no such address, or it does not take the alert.
+        RecastError: the environment has no valid address, or the address does not accept the alert.
     """
     address = os.environ.get(webhook.variable, "")
     if not address.startswith(("http://", "https://")):
-        raise RecastError(f"the environment's {webhook.variable} is no http(s) address, which alerts.webhook.url needs")
+        raise RecastError(
+            f"the environment's {webhook.variable} is not an http(s) address, which alerts.webhook.url needs"
+        )
     block = CustomWebhookNotificationBlock(
         name="recast", url=address, json_data={"text": "{{subject}}\n{{body}}"}, timeout=TIMEOUT_SECONDS
     )
     try:
         block.notify(text, subject=f"*{kind}: {title}*")
     except httpx.HTTPError as error:
-        # Its message has the address, which is a secret.
-        said = str(error).partition("\n")[0].replace(address, webhook.url)
-        raise RecastError(f"{type(error).__name__}: {said}") from None
+        # The message contains the address, which is a secret.
+        summary = str(error).partition("\n")[0].replace(address, webhook.url)
+        raise RecastError(f"{type(error).__name__}: {summary}") from None
 
 
 def alert_of_end(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """A hook for flows: `@flow(on_failure=[alert_of_end], on_crashed=[alert_of_end])`.
 
-    It runs in the flow's process, or in the worker's when the flow's process has died. Of a failure that a flow has
-    given a name of its own, such as Breach, it has told itself.
+    It runs in the flow's process, or in the worker's if the flow's process has died. A failure that a flow has given a
+    name of its own, such as Breach, has had an alert already.
     """
-    if state.name not in _UNTOLD:
+    if state.name not in _FAILURES_OF_PREFECT:
         return
     log = flow_run_logger(flow_run, flow)
     problem = flow_run.parameters.get("problem")
-    what = f"{flow.name} of {problem}" if problem else flow.name
-    page = (get_current_settings().ui_url or "").rstrip("/")
-    text = f"{state.message or 'No reason is known.'}\nIts page: {page}/runs/flow-run/{flow_run.id} ({flow_run.name})"
-    _send("failure", f"{what} has {'crashed' if state.is_crashed() else 'failed'}", text, log)
+    subject = f"{flow.name} of {problem}" if problem else flow.name
+    address = (get_current_settings().ui_url or "").rstrip("/")
+    text = (
+        f"{state.message or 'No reason is known.'}\nIts page: {address}/runs/flow-run/{flow_run.id} ({flow_run.name})"
+    )
+    _send("failure", f"{subject} has {'crashed' if state.is_crashed() else 'failed'}", text, log)

@@ -1,4 +1,8 @@
-"""The DAG of dvc.yaml as DVC sees it: its stages in order, which of them are stale, and the record of what ran."""
+"""DVC: the stages of dvc.yaml in order, which of them are stale, and the record of what ran.
+
+The only module of the flows that imports DVC. DVC documents nothing of what it imports, and may change it with any
+version: tests/flows/test_internals.py fails when another version is installed than this module was checked with.
+"""
 
 import logging
 import threading
@@ -7,44 +11,52 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from dvc.config import NoRemoteError
 from dvc.dvcfile import LOCK_FILE
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
+from dvc.repo.experiments.refs import ExpRefInfo
 from dvc.repo.reproduce import collect_stages, plan_repro
+from dvc.stage.cache import RunCacheNotFoundError
 from dvc.utils.serialize import dump_yaml, load_yaml, parse_yaml_for_update
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from problems.errors import RecastError
-from project.atomic import replaced_file
+from project.atomic import replace_file
+from project.progress import console
 
-# What DVC says of every lock file that it writes is of no use here.
+# DVC logs a line for every lock file that it writes, which nobody here needs.
 logging.getLogger("dvc").setLevel(logging.WARNING)
 
-PATIENCE_SECONDS = 600
-"""How long a stage that has run waits for another DVC command to end, to be recorded. It is too dear to throw away."""
+CHECKED_VERSION = "3.67.1"
+"""The version of DVC that this module was checked with."""
 
-_dvc = threading.Lock()
-"""DVC has one caller at a time: its index and its lock file are not made for threads."""
+RECORD_PATIENCE_SECONDS = 600
+"""How long a stage that has run waits to be recorded while another DVC command runs: its result may have cost hours."""
+
+_dvc_lock = threading.Lock()
+"""Held while DVC is called: its index and its lock file are not made for threads."""
 
 
 @contextmanager
-def repository(patience: float = 0) -> Iterator[Repo]:
-    """DVC's view of this checkout, with no other caller beside.
+def open_repository(patience: float = 0) -> Iterator[Repo]:
+    """DVC's view of this checkout. No other DVC command can run in it meanwhile.
 
     Args:
-        patience: seconds to wait for another DVC command to end, beyond the few that DVC waits itself.
+        patience: seconds to wait for another DVC command to end, beyond the three that DVC waits itself.
 
     Raises:
-        RecastError: this is no DVC repository, another DVC command runs, or `dvc.yaml` is wrong.
+        RecastError: this is not a DVC repository, another DVC command runs, or `dvc.yaml` is wrong.
     """
-    with _dvc, ExitStack() as stack:
+    with _dvc_lock, ExitStack() as stack:
         try:
             repo = stack.enter_context(Repo())
             for attempt in Retrying(
                 retry=retry_if_exception_type(LockError),
                 stop=stop_after_delay(patience),
                 wait=wait_fixed(0.5),
+                before_sleep=_report_wait,
                 reraise=True,
             ):
                 with attempt:
@@ -56,13 +68,19 @@ def repository(patience: float = 0) -> Iterator[Repo]:
             raise RecastError(f"DVC: {error}") from error
 
 
-def track(path: Path) -> bool:
-    """Have DVC keep what a folder holds now and note it in `<path>.dvc`; False: it was noted already.
+def _report_wait(state: RetryCallState) -> None:
+    """Say once that another DVC command is in the way."""
+    if state.attempt_number == 1:
+        console.print("another DVC command runs in this checkout; waiting for it to end", soft_wrap=True)
+
+
+def track_folder(path: Path) -> bool:
+    """Have DVC store what a folder holds now, and note it in `<path>.dvc`; False: it was noted already.
 
     Raises:
-        RecastError: another DVC command runs, or the folder is not there.
+        RecastError: another DVC command runs, or the folder does not exist.
     """
-    with repository(PATIENCE_SECONDS) as repo:
+    with open_repository(RECORD_PATIENCE_SECONDS) as repo:
         file = f"{path}.dvc"
         if Path(file).exists():
             (stage,) = repo.stage.collect(file)
@@ -70,52 +88,89 @@ def track(path: Path) -> bool:
                 return False
         if not path.exists():
             raise RecastError(
-                f"{path}: it is not there, and {file} says what it held: dvc checkout {file}, or dvc pull"
+                f"{path} does not exist, and {file} says what it held: `dvc checkout {file}`, or `dvc pull`"
             )
         repo.add(str(path))
         return True
 
 
-def ordered(repo: Repo, problems: Sequence[str]) -> list[Any]:
+def stages_in_order(repo: Repo, problems: Sequence[str]) -> list[Any]:
     """The stages that lead to these problems' evaluations, in the order in which `dvc repro` runs them.
 
-    Increments of a raw store that DVC tracks are among them, as a stage without a command.
+    If DVC tracks increments of a raw store, they are among the stages, as one without a command.
     """
     targets = [f"evaluate@{problem}" for problem in problems]
     return list(plan_repro(repo.index.graph, collect_stages(repo, targets)))
 
 
-def stale(problems: Sequence[str]) -> list[str]:
-    """The stages of these problems that `dvc repro` would run now, by name; those after them may follow."""
-    with repository() as repo:
-        return [stage.addressing for stage in ordered(repo, problems) if stage.changed()]
+def stale_stages(problems: Sequence[str]) -> list[str]:
+    """The names of the stages of these problems that `dvc repro` would run now. Later stages may have to follow."""
+    with open_repository() as repo:
+        return [stage.addressing for stage in stages_in_order(repo, problems) if stage.changed()]
 
 
-def hashes(stage: Any) -> dict[str, Any]:
-    """What DVC would note now of everything that a stage depends on, by name."""
+def dependency_hashes(stage: Any) -> dict[str, Any]:
+    """The hashes that DVC would note now of everything that a stage depends on, by name."""
     return {str(dependency): dependency.get_hash() for dependency in stage.deps}
 
 
-def entries(repo: Repo, order: Sequence[str]) -> list[str]:
-    """The stages in the order in which `dvc repro` leaves them in dvc.lock: those that it has, then those to come."""
+def lockfile_order(repo: Repo, order: Sequence[str]) -> list[str]:
+    """The stages in the order in which `dvc repro` leaves them in dvc.lock: those that are in it, then the others.
+
+    Args:
+        order: the stages in the order in which they run.
+    """
     file = Path(repo.root_dir) / LOCK_FILE
-    there = list(load_yaml(file).get("stages", {})) if file.exists() else []
-    return [*there, *(name for name in order if name not in there)]
+    recorded = list(load_yaml(file).get("stages", {})) if file.exists() else []
+    return [*recorded, *(name for name in order if name not in recorded)]
 
 
-def record(repo: Repo, name: str, sequence: Sequence[str]) -> None:
+def record_stage(repo: Repo, name: str, sequence: Sequence[str]) -> None:
     """Record through DVC that a stage has run.
 
-    DVC adds an entry at the end of dvc.lock. Stages that run side by side end in any order, so the entries are put in
-    that of `sequence`: the file is then, byte for byte, what `dvc repro` writes.
+    DVC appends an entry to dvc.lock. Stages that run side by side end in any order, so the entries are sorted as in
+    `sequence`: the file is then, byte for byte, what `dvc repro` writes.
     """
     repo.commit(name, force=True)
     file = Path(repo.root_dir) / LOCK_FILE
     lock = parse_yaml_for_update(file.read_text(encoding="utf-8"), file)
-    there = list(lock["stages"])
-    wanted = sorted(there, key=lambda entry: sequence.index(entry) if entry in sequence else len(sequence))
-    if wanted != there:
-        for entry in wanted:
+    recorded = list(lock["stages"])
+    in_order = sorted(recorded, key=lambda entry: sequence.index(entry) if entry in sequence else len(sequence))
+    if in_order != recorded:
+        for entry in in_order:
             lock["stages"][entry] = lock["stages"].pop(entry)
-        with replaced_file(file) as temporary:
+        with replace_file(file) as temporary:
             dump_yaml(temporary, lock)
+
+
+def restore_from_cache(repo: Repo, stage: Any) -> bool:
+    """Restore the outputs of a stage for the present state of its dependencies; False: DVC does not have them."""
+    try:
+        repo.stage_cache.restore(stage)
+    except RunCacheNotFoundError:
+        return False
+    return True
+
+
+def experiment_reference(commit: str, name: str) -> str:
+    """The git reference of the DVC experiment of this name that starts from a commit."""
+    return str(ExpRefInfo(commit, name))
+
+
+def check_remote(file_name: str, content: bytes) -> tuple[str, bytes] | None:
+    """Write a file to DVC's default remote, read it and delete it; None: there is no such remote.
+
+    Returns:
+        The address of the remote, and the content as it was read.
+    """
+    with Repo() as repo:
+        try:
+            remote = repo.cloud.get_remote_odb()
+        except NoRemoteError:
+            return None
+        file = remote.fs.join(remote.path, file_name)
+        remote.fs.makedirs(remote.path, exist_ok=True)
+        remote.fs.pipe_file(file, content)
+        read = remote.fs.cat_file(file)
+        remote.fs.rm_file(file)
+        return remote.fs.unstrip_protocol(remote.path), read

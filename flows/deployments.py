@@ -1,4 +1,4 @@
-"""Deployments: `infra/prefect.yaml`, filled in for each problem, as Prefect's server knows it."""
+"""Deployments: what `infra/prefect.yaml` says, filled in for each problem and sent to Prefect's server."""
 
 import contextlib
 import hashlib
@@ -25,23 +25,25 @@ from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from flows.prefect_internals import parameter_schema
 from problems.errors import RecastError
 from project.paths import PARAMS
-from project.settings.sections import Deploy, Settings
+from project.settings.operation import DeploySettings
+from project.settings.sections import Settings
 
 DEFINITIONS = Path("infra/prefect.yaml")
 
 TAG = "recast"
-"""What every deployment of ours has; without it none is removed."""
+"""The tag of every deployment that Recast makes. It removes no others."""
 
 
 @dataclass(frozen=True)
-class Deployment:
-    """A flow of a problem, as it is deployed.
+class PlannedDeployment:
+    """A flow of a problem, as it is to be deployed.
 
     Attributes:
         flow: retrain, predict or monitor.
-        definition: as infra/prefect.yaml has it, filled in.
+        definition: its section of infra/prefect.yaml, filled in.
     """
 
     flow: str
@@ -51,37 +53,41 @@ class Deployment:
 
     @property
     def name(self) -> str:
-        """As Prefect names it: flow/deployment."""
+        """The name that Prefect uses: flow/deployment."""
         return f"{self.flow}/{self.definition['name']}"
 
     @property
     def events(self) -> list[str]:
-        """What starts it, beside its schedule."""
+        """The events that start it, besides its schedule."""
         return [event for trigger in self.definition.get("triggers", ()) for event in trigger["expect"]]
 
 
-def name(problem: str, deploy: Deploy) -> str:
-    """The name of a problem's deployments; where a server has several checkouts, the pool tells them apart."""
-    return problem if deploy.pool == Deploy().pool else f"{problem}-{deploy.pool}"
+def deployment_name(problem: str, deploy: DeploySettings) -> str:
+    """The name of a problem's deployments. It contains the pool where several checkouts use one server."""
+    return problem if deploy.pool == DeploySettings().pool else f"{problem}-{deploy.pool}"
 
 
-def arrival_event(problem: str) -> str:
-    """The event that says that new rows are there."""
+def new_rows_event(problem: str) -> str:
+    """The event that says that a problem has new rows."""
     return f"recast.data.{problem}"
 
 
-def announce(problem: str) -> None:
-    """Tell Prefect that new rows of a problem are there; what is deployed to retrain then, does."""
-    event = emit_event(arrival_event(problem), resource={"prefect.resource.id": f"recast.problem.{problem}"})
-    if event is None:
-        raise RecastError("Prefect has not taken the event; is its server there? `recast status` shows it")
-
-
-def planned(settings: Settings, problems: Sequence[str]) -> list[Deployment]:
-    """What `recast deploy` deploys.
+def announce_new_rows(problem: str) -> None:
+    """Send Prefect the event that a problem has new rows, which starts its deployed retraining.
 
     Raises:
-        RecastError: a schedule is none.
+        RecastError: Prefect has not accepted the event.
+    """
+    event = emit_event(new_rows_event(problem), resource={"prefect.resource.id": f"recast.problem.{problem}"})
+    if event is None:
+        raise RecastError("Prefect has not accepted the event; does its server run? `recast status` shows it")
+
+
+def plan_deployments(settings: Settings, problems: Sequence[str]) -> list[PlannedDeployment]:
+    """The deployments that `recast deploy` makes.
+
+    Raises:
+        RecastError: the cron expression of a schedule is wrong.
     """
     deploy = settings.deploy
     schedules = {"retrain": deploy.retrain, "predict": deploy.predict, "monitor": deploy.monitor}
@@ -95,28 +101,28 @@ def planned(settings: Settings, problems: Sequence[str]) -> list[Deployment]:
                 'day, month and day of the week, such as "0 3 * * *"'
             ) from None
     definitions = YAML(typ="safe").load(DEFINITIONS.read_text(encoding="utf-8"))["deployments"]
-    found = []
+    planned = []
     for problem in problems:
         for definition in definitions:
             flow = definition["entrypoint"].rpartition(".")[2]
             values = {
-                "name": name(problem, deploy),
+                "name": deployment_name(problem, deploy),
                 "problem": problem,
                 "pool": deploy.pool,
                 "time_zone": deploy.time_zone,
                 "cron": schedules[flow].cron or "",
                 "collision_strategy": {"wait": "ENQUEUE", "skip": "CANCEL_NEW"}[deploy.on_overlap],
-                # The project's own interpreter, in the project's root.
+                # The interpreter of this environment, in the project's root.
                 "command": shlex.join([sys.executable, "-m", "prefect.engine"]),
                 "root": str(Path.cwd()),
             }
             filled = apply_values(definition, values)
-            found.append(Deployment(flow, problem, schedules[flow].cron, filled))
-    return found
+            planned.append(PlannedDeployment(flow, problem, schedules[flow].cron, filled))
+    return planned
 
 
-def deploy(settings: Settings, wanted: Sequence[Deployment]) -> dict[str, UUID]:
-    """Tell Prefect of these deployments, and only of what is new or different; their ids by name.
+def apply_deployments(settings: Settings, planned: Sequence[PlannedDeployment]) -> dict[str, UUID]:
+    """Send Prefect those of the deployments that are new or have changed; the ids of all, by name.
 
     Raises:
         RecastError: another checkout has one of these names on this server.
@@ -127,81 +133,88 @@ def deploy(settings: Settings, wanted: Sequence[Deployment]) -> dict[str, UUID]:
         with contextlib.suppress(ObjectAlreadyExists):
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=pool, type=ProcessWorker.type, base_job_template=template))
-        there = {each.name: _known(client, each) for each in wanted}
-        for each in wanted:
-            new = _runner_deployment(each)
-            known = there[each.name]
-            if known is not None and known.version == new.version:
-                # Told again, Prefect would forget which runs were missed.
-                ids[each.name] = known.id
-                continue
-            identity = new.apply()
-            assert isinstance(identity, UUID)
-            ids[each.name] = identity
+        # All are read before any is written: an error leaves everything as it was.
+        existing = {deployment.name: _read_deployment(client, deployment) for deployment in planned}
+        for deployment in planned:
+            new, old = _runner_deployment(deployment), existing[deployment.name]
+            if old is not None and old.version == new.version:
+                # If it was sent again, Prefect would forget which runs were missed.
+                ids[deployment.name] = old.id
+            else:
+                identity = new.apply()
+                if not isinstance(identity, UUID):
+                    raise TypeError("Prefect has returned a coroutine, as an event loop runs in this thread")
+                ids[deployment.name] = identity
     return ids
 
 
-def _known(client: SyncPrefectClient, wanted: Deployment) -> DeploymentResponse | None:
-    """The deployment of that name which Prefect has.
+def _read_deployment(client: SyncPrefectClient, planned: PlannedDeployment) -> DeploymentResponse | None:
+    """The deployment of this name on Prefect's server; None: there is none.
 
     Raises:
-        RecastError: it is another checkout's; not where the folder of that one is gone: this one was moved.
+        RecastError: it belongs to another checkout, whose folder exists. (Otherwise this checkout was moved.)
     """
     try:
-        there = client.read_deployment_by_name(wanted.name)
+        existing = client.read_deployment_by_name(planned.name)
     except ObjectNotFound:
         return None
-    root = _root(there)
-    if root != wanted.definition["work_pool"]["job_variables"]["working_dir"] and (root is None or Path(root).is_dir()):
+    root = _checkout_root(existing)
+    own_root = planned.definition["work_pool"]["job_variables"]["working_dir"]
+    if root != own_root and (root is None or Path(root).is_dir()):
         raise RecastError(
-            f"{wanted.name}: this Prefect server has one of that name already, of {root}; give this checkout a name of "
-            f"its own: deploy.pool in {PARAMS}"
+            f"{planned.name}: this Prefect server has one of that name already, of {root}; give this checkout a name "
+            f"of its own: deploy.pool in {PARAMS}"
         )
-    return there
+    return existing
 
 
-def _root(deployment: DeploymentResponse) -> str | None:
-    """The root of the checkout whose deployment it is."""
+def _checkout_root(deployment: DeploymentResponse) -> str | None:
+    """The root of the checkout that a deployment belongs to."""
     return (deployment.job_variables or {}).get("working_dir")
 
 
-def _runner_deployment(wanted: Deployment) -> RunnerDeployment:
-    """As Prefect takes it; its version is a hash of all that it is."""
-    definition = wanted.definition
-    schedules = definition["schedules"] if wanted.cron else []
-    made = RunnerDeployment.from_entrypoint(
+def _runner_deployment(planned: PlannedDeployment) -> RunnerDeployment:
+    """The deployment as Prefect's object. Its version is a hash of all its contents."""
+    definition = planned.definition
+    schedules = definition["schedules"] if planned.cron else []
+    deployment = RunnerDeployment.from_entrypoint(
         definition["entrypoint"],
         name=definition["name"],
         description=definition["description"],
         tags=definition["tags"],
         parameters=definition["parameters"],
-        schedules=[CronSchedule(**each) for each in schedules],
+        schedules=[CronSchedule(**schedule) for schedule in schedules],
         triggers=[
-            DeploymentEventTrigger(name=f"{wanted.name} when there are new rows", expect=set(each["expect"]))
-            for each in definition.get("triggers", ())
+            DeploymentEventTrigger(name=f"{planned.name} when there are new rows", expect=set(trigger["expect"]))
+            for trigger in definition.get("triggers", ())
         ],
         concurrency_limit=ConcurrencyLimitConfig(**definition["concurrency_limit"]),
         work_pool_name=definition["work_pool"]["name"],
         job_variables=definition["work_pool"]["job_variables"],
     )
-    whole = [definition, wanted.cron, made._parameter_openapi_schema.model_dump(mode="json")]
-    made.version = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
-    return made
+    contents = [definition, planned.cron, parameter_schema(deployment)]
+    deployment.version = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:12]
+    return deployment
 
 
-def gone(settings: Settings) -> list[DeploymentResponse]:
-    """The deployments of this checkout, in its present folder, whose problem `run` does not list any more."""
+def find_obsolete_deployments(settings: Settings) -> list[DeploymentResponse]:
+    """The deployments of this checkout, in its present folder, whose problem `run` no longer lists."""
     with get_client(sync_client=True) as client:
-        there = client.read_deployments(
+        existing = client.read_deployments(
             deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[settings.deploy.pool])),
         )
-    kept = {name(problem, settings.deploy) for problem in settings.run}
-    return [each for each in there if each.name not in kept and _root(each) == str(Path.cwd())]
+    current = {deployment_name(problem, settings.deploy) for problem in settings.run}
+    own_root = str(Path.cwd())
+    return [
+        deployment
+        for deployment in existing
+        if deployment.name not in current and _checkout_root(deployment) == own_root
+    ]
 
 
-def remove(deployments: Sequence[DeploymentResponse]) -> None:
-    """Remove deployments, with what they have scheduled."""
+def remove_deployments(deployments: Sequence[DeploymentResponse]) -> None:
+    """Remove deployments, and their scheduled runs."""
     with get_client(sync_client=True) as client:
-        for each in deployments:
-            client.delete_deployment(each.id)
+        for deployment in deployments:
+            client.delete_deployment(deployment.id)

@@ -1,6 +1,6 @@
-"""The monitor flow: forecasts meet what was observed; what breaks a rule is told, and may start a retraining.
+"""The monitor flow: compare forecasts with observations. A broken rule sends an alert, and may start a retraining.
 
-It may be repeated: the same observations give the same figures, and people are told of a broken rule once.
+It may be repeated: the same observations give the same figures, and a broken rule sends one alert.
 """
 
 from pathlib import Path
@@ -14,109 +14,136 @@ from prefect.states import Completed
 
 from flows import deployments
 from flows.alerts import alert
-from lifecycle.champions import registry
-from lifecycle.champions.comparison import table_problem
+from flows.retrain import retrain
+from lifecycle.champions.decisions import require_table_problem
+from lifecycle.champions.history import find_champion
+from lifecycle.monitoring import alert_state, rules, tracking
 from lifecycle.monitoring import page as monitor_page
-from lifecycle.monitoring import rules
-from lifecycle.monitoring.rules import Breached, Watched
+from lifecycle.monitoring.figures import daily_figures
+from lifecycle.monitoring.history import merge_history, monitor_folder, newest_figures, read_history, write_history
+from lifecycle.monitoring.rules import BrokenRule
+from lifecycle.monitoring.versions import MonitoredVersion, measure_titles, read_monitored_versions
 from problems.errors import RecastError
 from project import paths
-from project.atomic import replaced_file
+from project.atomic import replace_file
 from project.progress import console
+from project.retry import retry_while_unreachable
 from project.settings.loading import load_settings
 from project.settings.sections import Settings
 
 FINE, BROKEN, NOTHING = "Fine", "Rules broken", "Nothing to tell"
-"""How it ends, by the name of its state. A broken rule is no failure of the flow."""
+"""The names of the states in which it may end. A broken rule is not a failure of the flow."""
 
 
 @flow(name="monitor", flow_run_name="monitor {problem}", persist_result=False)
 def monitor(problem: str) -> State[None]:
-    """Bring the history of what became of a problem's forecasts up to date, and judge the newest figures.
+    """Update the history of how good a problem's forecasts were, and check the newest figures against the rules.
 
     Args:
         problem: one that params.yaml declares, whose rows have times.
 
     Raises:
-        RecastError: something a person can mend.
+        RecastError: something that a person can fix.
     """
     settings = load_settings()
-    declared = table_problem(problem, settings)
-    ingested = paths.stage("ingest", problem)
+    declared = require_table_problem(problem, settings)
+    ingested = paths.stage_folder("ingest", problem)
     if not (ingested / "table.parquet").exists():
-        raise RecastError(f"{ingested / 'table.parquet'} is not there; `recast run {problem}` ingests the rows")
+        raise RecastError(f"{ingested / 'table.parquet'} does not exist; `recast run {problem}` ingests the rows")
     patience = settings.retrain.patience.total_seconds()
-    versions = registry.patiently(lambda: rules.watched(problem), patience)
-    found = rules.figures(declared, problem, settings.monitor, ingested, versions)
-    history = rules.updated(rules.history(problem), found)
+    versions = retry_while_unreachable(lambda: read_monitored_versions(problem), patience, "MLflow")
+    figures = daily_figures(declared, problem, settings.monitor, ingested, versions)
+    history = merge_history(read_history(problem), figures)
     if history.is_empty():
-        message = f"{problem}: no forecast of the log has met an observation yet"
+        message = f"{problem}: no forecast of the log has an observation yet"
         console.print(message, markup=False, highlight=False)
         return Completed(name=NOTHING, message=message)
-    rules.write_history(problem, history)
-    champion = registry.champion(problem)
-    newest = rules.judged(history, champion.version if champion else None)
-    number = int(str(newest["model_version"]))
-    version = versions.get(number)
-    broken = rules.breaches(settings.monitor, newest, version.test_mae if version else None, declared.unit)
-    page = rules.folder(problem) / "monitor.html"
-    with replaced_file(page) as temporary:
-        text = monitor_page.render(problem, declared, settings.monitor, history, newest, versions, broken)
+    write_history(problem, history)
+    champion = find_champion(problem)
+    newest = newest_figures(history, champion.version if champion else None)
+    version_number = int(str(newest["model_version"]))
+    version = versions.get(version_number)
+    test_error = version.test_errors.get(rules.measure_of(newest)) if version else None
+    broken = rules.broken_rules(settings.monitor, newest, test_error, declared.unit)
+    page = monitor_folder(problem) / "monitor.html"
+    with replace_file(page) as temporary:
+        text = monitor_page.render_page(problem, declared, settings.monitor, history, newest, versions, broken)
         temporary.write_text(text, encoding="utf-8")
-    registry.patiently(lambda: rules.log(problem, history, versions, page), patience)
-    _tell(problem, settings, number, str(newest["day"]), broken, version, page)
-    said = _said(problem, newest, declared.unit, broken)
-    console.print(said, markup=False, highlight=False, soft_wrap=True)
+    retry_while_unreachable(lambda: tracking.log_figures(problem, history, versions, page), patience, "MLflow")
+    _act_on_broken_rules(problem, settings, version_number, str(newest["day"]), broken, version, page)
+    summary = _summarize(problem, newest, declared.unit, broken)
+    console.print(summary, markup=False, highlight=False, soft_wrap=True)
     create_markdown_artifact(
-        f"{said}\n\nPage: `{page}`",
+        f"{summary}\n\nPage: `{page}`",
         key=f"monitor-{problem.replace('_', '-')}",
         description="What became of the forecasts",
     )
-    return Completed(name=BROKEN if broken else FINE, message=said)
+    return Completed(name=BROKEN if broken else FINE, message=summary)
 
 
-def _said(problem: str, newest: dict[str, object], unit: str, broken: list[Breached]) -> str:
+def _summarize(problem: str, newest: dict[str, object], unit: str, broken: list[BrokenRule]) -> str:
     """The newest figures in a few lines."""
     skill = f", skill {newest['skill']:+.3f}" if newest["skill"] is not None else ""
-    mae = f"MAE {newest['mae']:.4g} {unit}".rstrip() if newest["mae"] is not None else "no forecast to judge"
-    figures = f"{problem}, {newest['day']}: {mae}{skill}, {newest['forecasts']:,} forecasts"
-    return "\n".join([figures, *(f"- {each.rule}: {each.message}" for each in broken)])
+    measure = rules.measure_of(newest)
+    error = "no forecast to judge"
+    if newest[measure] is not None:
+        error = f"{measure_titles()[measure]} {newest[measure]:.4g} {unit}".rstrip()
+    figures = f"{problem}, {newest['day']}: {error}{skill}, {newest['forecasts']:,} forecasts"
+    return "\n".join([figures, *(f"- {rule.rule}: {rule.message}" for rule in broken)])
 
 
-def _tell(
+def _act_on_broken_rules(
     problem: str,
     settings: Settings,
-    number: int,
+    version_number: int,
     day: str,
-    broken: list[Breached],
-    version: Watched | None,
+    broken: list[BrokenRule],
+    version: MonitoredVersion | None,
     page: Path,
 ) -> None:
-    """Tell people of rules that are newly broken, and start a retraining where the settings want one."""
-    news = rules.to_tell(problem, number, broken)
-    retrain = bool(news) and settings.monitor.on_breach == "retrain"
-    if news:
-        what = "rule is" if len(news) == 1 else "rules are"
-        lines = [f"- {each.rule}: {each.message}" for each in news]
-        after = ["", f"Version {number}{f' ({version.label})' if version else ''}, up to {day}. Page: {page}"]
-        after += ["A retraining is started." if retrain else f"`recast retrain {problem}` trains anew."]
-        alert("monitor", f"{problem}: {len(news)} {what} broken", "\n".join([*lines, *after]))
-    started = retrain and _started(problem, settings, f"{number}-{day}-{'-'.join(sorted(each.rule for each in news))}")
-    rules.note_told(problem, number, broken)
-    if retrain and not started:
-        # After the note: a retraining that fails here is not begun again each day.
-        from flows.retrain import retrain as flow
-
-        flow(problem, force=True)
-
-
-def _started(problem: str, settings: Settings, reason: str) -> bool:
-    """Start what is deployed to retrain; False: nothing is.
+    """Send an alert about rules that are newly broken, and start a retraining where the settings ask for one.
 
     Args:
-        reason: the same one starts one run.
+        day: of the newest figures.
+        page: with all figures.
     """
-    name = f"retrain/{deployments.name(problem, settings.deploy)}"
+    new = alert_state.rules_to_announce(problem, version_number, broken)
+    starts_retraining = bool(new) and settings.monitor.on_breach == "retrain"
+    if new:
+        send_monitor_alert(problem, version_number, day, new, version, page, starts_retraining)
+    reason = f"{version_number}-{day}-{'-'.join(sorted(rule.rule for rule in new))}"
+    has_started = starts_retraining and _run_deployed_retraining(problem, settings, reason)
+    alert_state.record_announced(problem, version_number, broken)
+    if starts_retraining and not has_started:
+        # After the state was recorded: a retraining that fails here is not started again every day.
+        retrain(problem, force=True)
+
+
+def send_monitor_alert(
+    problem: str,
+    version_number: int,
+    day: str,
+    new: list[BrokenRule],
+    version: MonitoredVersion | None,
+    page: Path,
+    starts_retraining: bool,
+) -> None:
+    """Send an alert about rules that are newly broken."""
+    subject = "rule is" if len(new) == 1 else "rules are"
+    label = f" ({version.label})" if version else ""
+    lines = [f"- {rule.rule}: {rule.message}" for rule in new]
+    lines += ["", f"Version {version_number}{label}, up to {day}. Page: {page}"]
+    lines += ["A retraining is started." if starts_retraining else f"`recast retrain {problem}` trains again."]
+    alert("monitor", f"{problem}: {len(new)} {subject} broken", "\n".join(lines))
+
+
+def _run_deployed_retraining(problem: str, settings: Settings, reason: str) -> bool:
+    """Start a run of the deployed retraining; False: none is deployed.
+
+    Args:
+        reason: the same reason starts only one run.
+    """
+    name = f"retrain/{deployments.deployment_name(problem, settings.deploy)}"
     try:
         run_deployment(
             name,

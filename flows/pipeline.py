@@ -3,7 +3,7 @@
 It does what `dvc repro` does, stage for stage, and leaves the same `dvc.lock`; but independent stages run side by side,
 in this process. DVC's users have asked for a parallel `repro` since 2018 (treeverse/dvc#755).
 
-DVC decides what is up to date and keeps the bytes; Prefect decides when and where; so no Prefect result is cached.
+DVC decides what is up to date and stores the bytes. Prefect decides when and where stages run, and caches no results.
 """
 
 import importlib
@@ -13,83 +13,87 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dvc.repo import Repo
-from dvc.stage.cache import RunCacheNotFoundError
 from prefect import flow, task
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import STARTED, dispatch, train
-from flows.dag import PATIENCE_SECONDS, entries, hashes, ordered, record, repository, track
+from flows import STARTED
+from flows.dag import (
+    RECORD_PATIENCE_SECONDS,
+    dependency_hashes,
+    lockfile_order,
+    open_repository,
+    record_stage,
+    restore_from_cache,
+    stages_in_order,
+    track_folder,
+)
+from flows.runners.stopping import allow_training, stop_training
+from flows.train_flow import TrialsFailed
 from problems.errors import RecastError
 from project import paths
-from project.command import plain_errors
-from project.progress import console, progress, running, show_stage
+from project.disk import explain_disk_errors
+from project.progress import console, list_running_stages, show_progress, show_stage
 from project.settings.loading import load_settings
+from project.settings.runners import RUNNERS
 from project.settings.sections import Settings
 from stages.evaluation import leaderboard
-from stages.training.outcomes import retryable
-from stages.training.trials import expand
+from stages.training.expansion import list_trials
+from stages.training.outcomes import list_retryable
 
 UP_TO_DATE, TRACKED, RESTORED, RAN = "Up to date", "Tracked", "Restored", "Ran"
+"""What was done to a stage, as the name of its task's state."""
 
-POLL_SECONDS = 0.5
+WAIT_SECONDS = 0.5
+"""How long to wait for a stage before looking for Ctrl-C and showing which stages run."""
 
 
 @task(task_run_name="{name}", persist_result=False)
 def stage_task(name: str, sequence: list[str], forced: bool) -> State[None]:
     """Bring one stage up to date: leave it, restore it from DVC's run cache, or run it and record it through DVC.
 
-    Of data that DVC tracks, such as the increments of a raw store, it is recorded what they are now.
+    For data that DVC tracks, such as the increments of a raw store, record their present state.
 
     Args:
         sequence: the stages in the order of their entries in dvc.lock.
         forced: run it in any case.
 
     Raises:
-        RecastError: it has failed, or what it depends on was changed while it ran; it is not recorded then.
+        RecastError: the stage has failed, or something that it depends on changed while it ran. Nothing is recorded.
     """
     if name.endswith(".dvc"):
-        return Completed(name=TRACKED if track(Path(name.removesuffix(".dvc"))) else UP_TO_DATE)
-    with repository(PATIENCE_SECONDS) as repo:
+        return Completed(name=TRACKED if track_folder(Path(name.removesuffix(".dvc"))) else UP_TO_DATE)
+    with open_repository(RECORD_PATIENCE_SECONDS) as repo:
         (stage,) = repo.stage.collect(name)
         if not forced and not stage.changed():
             return Completed(name=UP_TO_DATE)
         stage.remove_outs()
-        if not forced and _restored(repo, stage):
-            record(repo, name, sequence)
+        if not forced and restore_from_cache(repo, stage):
+            record_stage(repo, name, sequence)
             return Completed(name=RESTORED)
         _check_code(stage)
-        before = hashes(stage)
+        before = dependency_hashes(stage)
         command = str(stage.cmd)
     with show_stage(name):
-        _run(command)
-    with repository(PATIENCE_SECONDS) as repo:
+        _run_command(command)
+    with open_repository(RECORD_PATIENCE_SECONDS) as repo:
         (stage,) = repo.stage.collect(name)
-        after = hashes(stage)
+        after = dependency_hashes(stage)
         if changed := [dependency for dependency in before if after.get(dependency) != before[dependency]]:
             raise RecastError(
                 f"{name}: {', '.join(changed)} changed while the stage ran; nothing is recorded: run again"
             )
-        record(repo, name, sequence)
+        record_stage(repo, name, sequence)
     return Completed(name=RAN)
 
 
-def _restored(repo: Repo, stage: Any) -> bool:
-    """Whether DVC has kept what the stage leaves for what it depends on now; if so, it is there again."""
-    try:
-        repo.stage_cache.restore(stage)
-    except RunCacheNotFoundError:
-        return False
-    return True
-
-
 def _check_code(stage: Any) -> None:
-    """
+    """Check that this process has loaded the present source code of a stage.
+
     Raises:
-        RecastError: source that the stage depends on is newer than this process, which would run what it has loaded.
+        RecastError: a file that the stage depends on was edited after this process began.
     """
     for dependency in stage.deps:
         path = Path(str(dependency))
@@ -98,7 +102,7 @@ def _check_code(stage: Any) -> None:
                 raise RecastError(f"{stage.addressing}: {file} was edited after this process began; run again")
 
 
-def _run(command: str) -> None:
+def _run_command(command: str) -> None:
     """Run a stage's command: `python -m module problem` in this process, anything else in a shell, as DVC does.
 
     Raises:
@@ -106,12 +110,12 @@ def _run(command: str) -> None:
     """
     match shlex.split(command):
         case ["python", "-m", module, problem]:
-            with plain_errors():
+            with explain_disk_errors():
                 importlib.import_module(module).main(problem)
         case _:
-            ended = subprocess.run(command, shell=True, check=False)
-            if ended.returncode:
-                raise RecastError(f"`{command}` ended with status {ended.returncode}")
+            status = subprocess.run(command, shell=True, check=False).returncode
+            if status:
+                raise RecastError(f"`{command}` ended with status {status}")
 
 
 def _run_name() -> str:
@@ -120,28 +124,28 @@ def _run_name() -> str:
 
 @flow(name="pipeline", flow_run_name=_run_name)
 def pipeline(problems: list[str], retry: bool = False) -> None:
-    """Bring the problems' evaluations up to date, and say what was done to each stage.
+    """Bring the problems' evaluations up to date, and print what was done to each stage.
 
     Args:
-        retry: train again what has failed for want of memory or of a living process.
+        retry: train again the trials that failed because memory was short or their process died.
 
     Raises:
         TrialsFailed: all stages have run, but trials of a grid have failed.
-        RecastError: a stage has failed; those that do not depend on it have run.
+        RecastError: a stage has failed. Those that do not depend on it have run.
     """
     settings = load_settings()
-    with repository() as repo:
-        order = [stage.addressing for stage in ordered(repo, problems)]
-        sequence = entries(repo, order)
+    with open_repository() as repo:
+        order = [stage.addressing for stage in stages_in_order(repo, problems)]
+        sequence = lockfile_order(repo, order)
         upstream = {
-            stage.addressing: [before.addressing for before in repo.index.graph.successors(stage)]
+            stage.addressing: [dependency.addressing for dependency in repo.index.graph.successors(stage)]
             for stage in repo.index.graph
         }
     forced = {f"train@{problem}" for problem in problems if retry and _has_retryable(settings, problem)}
-    dispatch.start()
-    # One at a time where they train in this process: what PyTorch's seed and threads are, they are for all of it. Else
-    # a thread for each: most of the time they wait, for one another or for the machine's slots.
-    side_by_side = 1 if settings.runner.kind == "inline" else len(order)
+    allow_training()
+    # Stages that train in this process run one at a time, as they share PyTorch's seed and number of threads. Otherwise
+    # each stage has a thread: most of the time it waits, for other stages or for a free slot.
+    side_by_side = 1 if RUNNERS[settings.runner.kind].in_flow_process else len(order)
     futures: dict[str, Any] = {}
     threads: Any = ThreadPoolTaskRunner(max_workers=side_by_side)
     with threads as runner:
@@ -149,51 +153,54 @@ def pipeline(problems: list[str], retry: bool = False) -> None:
             parameters = {"name": name, "sequence": sequence, "forced": name in forced}
             futures[name] = runner.submit(stage_task, parameters, wait_for=[futures[other] for other in upstream[name]])
         try:
-            _wait(list(futures.values()))
+            _wait_for_stages(list(futures.values()))
         except BaseException:
-            # Ctrl-C, or what Prefect makes of SIGTERM.
-            dispatch.stop()
+            # Ctrl-C, or the exception that Prefect raises at SIGTERM.
+            stop_training()
             raise
-    for what in (RAN, RESTORED, TRACKED, UP_TO_DATE):
-        if names := [name for name, future in futures.items() if future.state.name == what]:
-            console.print(f"{what}: {', '.join(names)}", soft_wrap=True, markup=False, highlight=False)
+    for action in (RAN, RESTORED, TRACKED, UP_TO_DATE):
+        if names := [name for name, future in futures.items() if future.state.name == action]:
+            console.print(f"{action}: {', '.join(names)}", soft_wrap=True, markup=False, highlight=False)
     _raise_failures(futures)
-    found = [leaderboard.read(paths.stage("evaluate", problem)) for problem in problems]
-    failed = [line for each in found if each for line in leaderboard.failures(each)]
+    leaderboards = [leaderboard.read_leaderboard(paths.stage_folder("evaluate", problem)) for problem in problems]
+    failed = [line for board in leaderboards if board for line in leaderboard.list_failures(board)]
     if failed:
-        raise train.TrialsFailed("complete, but trials have failed:\n" + "\n".join(failed))
+        raise TrialsFailed("complete, but trials have failed:\n" + "\n".join(failed))
 
 
 def _has_retryable(settings: Settings, problem: str) -> bool:
-    windowed = paths.stage("window", problem)
-    return (windowed / "windows.json").exists() and bool(retryable(expand(settings, problem, windowed)))
+    windowed = paths.stage_folder("window", problem)
+    return (windowed / "windows.json").exists() and bool(list_retryable(list_trials(settings, problem, windowed)))
 
 
-def _wait(futures: Sequence[Any]) -> None:
+def _wait_for_stages(futures: Sequence[Any]) -> None:
     """Wait for all stages, and show which run."""
-    with progress() as display:
+    with show_progress() as display:
         bar = display.add_task("stages", total=len(futures))
         while waiting := [future for future in futures if not future.wrapped_future.done()]:
-            # Ever and again, as Ctrl-C is heard between two waits: the system may hand the signal to another thread.
-            waiting[0].wait(timeout=POLL_SECONDS)
-            display.update(bar, completed=len(futures) - len(waiting), description=", ".join(running()) or "stages")
+            # A short wait: Python acts on Ctrl-C between two waits, as the signal may go to another thread.
+            waiting[0].wait(timeout=WAIT_SECONDS)
+            display.update(
+                bar, completed=len(futures) - len(waiting), description=", ".join(list_running_stages()) or "stages"
+            )
         display.remove_task(bar)
 
 
 def _raise_failures(futures: dict[str, Any]) -> None:
-    """
+    """Raise what has failed in the stages.
+
     Raises:
-        RecastError: what a person can mend in one stage or several; anything else as it was raised.
+        RecastError: the errors that a person can fix, of all stages. Any other error is raised as it is.
     """
-    mendable: list[RecastError] = []
+    fixable: list[RecastError] = []
     for future in futures.values():
-        # A stage whose upstream failed is pending for ever; only what failed itself has something to say.
+        # A stage whose upstream stage has failed stays pending; only the one that failed has an error.
         if future.state.is_failed() or future.state.is_crashed():
             try:
                 future.result()
             except RecastError as error:
-                mendable.append(error)
-    if len(mendable) == 1:
-        raise mendable[0]
-    if mendable:
-        raise RecastError("\n".join(str(error) for error in mendable))
+                fixable.append(error)
+    if len(fixable) == 1:
+        raise fixable[0]
+    if fixable:
+        raise RecastError("\n".join(str(error) for error in fixable))

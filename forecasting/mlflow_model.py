@@ -1,8 +1,8 @@
-"""The model that MLflow serves: it stores this file ("models from code"), beside what a forecaster is loaded from.
+"""The model that MLflow serves: MLflow stores this file ("models from code") and the files of a forecaster beside it.
 
-MLflow runs it where the model is loaded. A table comes in as rows with `time`, `series` and the declared columns in
-their own units, and a row a forecast goes out; of a problem of whole sequences, numbers or codes come in, and
-probabilities of classes or labels go out.
+MLflow runs this file where the model is loaded. The model of a table takes rows with `time`, `series` and the declared
+columns in their own units, and gives a row for each forecast. The model of a problem of whole sequences takes numbers
+or codes, and gives probabilities of classes or labels.
 """
 
 from pathlib import Path
@@ -14,20 +14,21 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from forecasting.forecaster import Forecaster
 
 
-class Served(PythonModel):  # type: ignore[misc]
-    """A forecaster as MLflow calls a model."""
+class ServedForecaster(PythonModel):  # type: ignore[misc]
+    """A forecaster with the methods that MLflow calls."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the forecaster, which tries its stored example."""
+        """Load the forecaster, which checks itself against its stored example."""
         self.forecaster = Forecaster.load(Path(context.artifacts["model"]).parent)
 
-    # MLflow would take a signature from type hints here, and warns of their lack; ours is given with the model.
+    # MLflow would derive a signature from type hints and warns that there are none; the model has its own signature.
     _skip_type_hint_validation = True
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Answers (B, ...) to windows (B, T, F); or a pandas table with a row a forecast, from one with rows.
+        """Answers (B, ...) to windows (B, T, F); or, from a pandas table of rows, one with a row for each forecast.
 
-        With the parameter `all_windows` from every complete window; else from the one that ends with each series' rows.
+        With the parameter `all_windows` it forecasts from every complete window; without it, from the window that ends
+        with the last row of each series.
         """
         if self.forecaster.about.preparation is None:
             return self.forecaster.answer(model_input)
@@ -36,4 +37,4 @@ class Served(PythonModel):  # type: ignore[misc]
         return forecasts.drop("inputs").to_pandas()
 
 
-mlflow.models.set_model(Served())
+mlflow.models.set_model(ServedForecaster())

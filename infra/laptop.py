@@ -1,9 +1,9 @@
-"""What a project with the profile `laptop` keeps, and where: for those that copy it elsewhere."""
+"""The stores of a project with the profile `laptop`, for whoever copies them elsewhere."""
 
 from project.paths import MLFLOW_STORE, STATE
 
 DATABASES = {"mlflow": MLFLOW_STORE / "mlflow.db", "prefect": STATE / "prefect.db"}
-"""SQLite's; on servers, databases of PostgreSQL have the names."""
+"""SQLite databases. With the profile `servers`, databases of PostgreSQL have the same names."""
 
 ARTIFACTS = MLFLOW_STORE / "artifacts"
 
@@ -13,4 +13,4 @@ LOCATIONS = {
     "model_versions": ("source", "storage_location"),
     "logged_models": ("artifact_location",),
 }
-"""Columns of MLflow's database, by table, that say where artifacts are."""
+"""The columns of MLflow's database, by table, that contain locations of artifacts."""

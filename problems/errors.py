@@ -1,12 +1,12 @@
-"""The errors that a user can mend: shown without a traceback, with the place and the mend."""
+"""The errors that a user can fix. They are shown without a traceback, and say where the fault is and how to fix it."""
 
 
 class RecastError(Exception):
     """Something outside the code is wrong: a file, a setting, a server, the disk.
 
-    The message names the place and what to do about it; commands print it and exit with status 1.
+    The message says where the fault is and what to do about it. Commands print it and exit with status 1.
     """
 
 
 class Unreachable(RecastError):
-    """No mirror gave a file that has to be downloaded; later, or on another network, one may."""
+    """A file, a server or a database that is needed cannot be reached now; later, or on another network, it may be."""

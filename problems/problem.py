@@ -1,29 +1,32 @@
-"""What a problem is: where its table comes from, what is forecast from what, and in which unit."""
+"""The two kinds of problems in params.yaml, with their sections; and the list of data sources for each kind."""
 
 from datetime import timedelta
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from problems.adding import AddingSource
-from problems.columns import Table
+from learning.answers import ANSWER_KINDS
+from problems.columns import TableSettings
 from problems.contract import Contract
-from problems.copy_memory import CopyMemorySource
-from problems.database import DatabaseSource
-from problems.digits import DigitsSource
-from problems.fresh import AnyFresh
-from problems.imdb import ImdbSource
-from problems.jena import JenaSource
-from problems.language import LanguageSource
-from problems.mnist import MnistSource
-from problems.music import MusicSource
-from problems.nyc import NycSource
-from problems.questions import QuestionsSource
-from problems.sequences import SequenceSource
-from problems.source import Duration, written
+from problems.durations import format_duration
+from problems.encoding import EncodingSettings
+from problems.fresh import AnyFresh, Fresh
+from problems.growing_source import GrowingSource
+from problems.sources.adding import AddingSource
+from problems.sources.copy_memory import CopyMemorySource
+from problems.sources.database import DatabaseSource
+from problems.sources.digits import DigitsSource
+from problems.sources.imdb import ImdbSource
+from problems.sources.jena import JenaSource
+from problems.sources.language import LanguageSource
+from problems.sources.mnist import MnistSource
+from problems.sources.music import MusicSource
+from problems.sources.nyc import NycSource
+from problems.sources.questions import QuestionsSource
+from problems.sources.station import StationSource
+from problems.sources.table import TableSource
 from problems.split import AnySplit, SequenceSplit
-from problems.station import StationSource
-from problems.table import TableSource
+from problems.windows import PieceSettings, WindowSettings
 
 AnySource = Annotated[
     DatabaseSource | JenaSource | NycSource | QuestionsSource | StationSource | TableSource,
@@ -31,145 +34,80 @@ AnySource = Annotated[
 ]
 
 
-class Windows(BaseModel):
-    """Which past rows a forecast is made from, and how far ahead it reaches."""
+class Growth(NamedTuple):
+    """A source that grows, and the place that its new rows come from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    lookback: Duration = Field(description="how far back the inputs reach")
-    step: Duration = Field(description="one input each step")
-    delay: Duration = Field(description="from the last input to the target (split lecture: from the row after it)")
-    first: Duration | None = Field(
-        None,
-        description="one network forecasts each step from this delay to `delay`, the shortest lead to the longest; "
-        "null: `delay` alone",
-    )
-
-    @property
-    def leads(self) -> int:
-        """How many steps are forecast."""
-        return 1 if self.first is None else (self.delay - self.first) // self.step + 1
-
-    @model_validator(mode="after")
-    def _whole_steps(self) -> "Windows":
-        if self.first is not None and not (
-            self.step <= self.first <= self.delay and (self.delay - self.first) % self.step == timedelta(0)
-        ):
-            raise ValueError(
-                f"first {written(self.first)} must be a step of {written(self.step)} or more, and a whole number of "
-                f"them before delay {written(self.delay)}"
-            )
-        if self.step > self.lookback:
-            raise ValueError(f"step {written(self.step)} is longer than lookback {written(self.lookback)}")
-        if self.lookback % self.step:
-            raise ValueError(f"lookback {written(self.lookback)} is no whole number of steps of {written(self.step)}")
-        return self
+    source: GrowingSource
+    fresh: Fresh
 
 
 class Problem(BaseModel):
-    """What is learned: a source, its columns, the split and the windows. All of it can be written in params.yaml.
+    """A column that is forecast from a table of rows in time. All of it can be written in params.yaml.
 
-    Each part is what one stage or two depend on, and all must be there: DVC takes a parameter that is missing for an
+    Each section is what one or two stages depend on. None may be missing: to DVC, a parameter that does not exist is an
     error.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(description="one line for the report")
-    source: AnySource
-    table: Table
+    source: AnySource = Field(description="where the rows come from")
+    table: TableSettings
     fresh: AnyFresh | None = Field(None, description="where new rows come from; null: the source does not grow")
     contract: Contract = Contract()
     split: AnySplit = Field(
         description="lecture, half, {train, validation}, {validation_from, test_from} or {kind: recent, ...}"
     )
-    window: Windows
+    window: WindowSettings
 
     @property
     def target(self) -> str:
-        """What is forecast."""
+        """What is forecast: the name of a column."""
         return self.table.target
 
     @property
     def unit(self) -> str:
-        """The target's unit, for people."""
+        """The unit of the target, for people."""
         return self.table.unit
 
     @property
     def horizon(self) -> timedelta:
-        """From the last input to the target, the last one where there are several."""
+        """The time from the last input to the target; to the last one where there are several."""
         return self.window.delay + (self.window.step if self.split.delay_from_row else timedelta(0))
 
+    @property
+    def growth(self) -> Growth | None:
+        """The source and the place of its new rows; None where the source does not grow."""
+        if self.fresh is None or not isinstance(self.source, GrowingSource):
+            return None
+        return Growth(self.source, self.fresh)
+
     @model_validator(mode="after")
-    def _fresh_fits_the_source(self) -> "Problem":
-        if self.fresh is not None and self.source.kind not in self.fresh.fits:
+    def _check_fresh(self) -> "Problem":
+        allowed = self.source.fresh_kinds
+        if self.fresh is not None and self.fresh.kind not in allowed:
             raise ValueError(
-                f"fresh cannot be {self.fresh.kind} where the source is {self.source.kind}: it fits "
-                f"{' and '.join(self.fresh.fits)}"
+                f"fresh cannot be {self.fresh.kind} where the source is {self.source.kind}: "
+                + (f"it can be {' or '.join(allowed)}" if allowed else "such a source never gets new rows")
             )
-        for named, columns in (("ranges", self.contract.ranges), ("stuck", self.contract.stuck)):
+        return self
+
+    @model_validator(mode="after")
+    def _check_contract(self) -> "Problem":
+        for rule, columns in (("ranges", self.contract.ranges), ("stuck", self.contract.stuck)):
             unknown = [name for name in columns if name not in self.table.features] if isinstance(columns, dict) else []
             if unknown:
-                raise ValueError(f"contract has {named} for {unknown[0]!r}, which is no feature")
+                raise ValueError(f"contract has {rule} for {unknown[0]!r}, which is not a feature")
         return self
 
     @model_validator(mode="after")
-    def _windows_fit(self) -> "Problem":
-        span, needed = self.source.span(), self.window.lookback + self.window.delay
-        if span is not None and needed > span:
+    def _check_span(self) -> "Problem":
+        span, lookback, delay = self.source.longest_span, self.window.lookback, self.window.delay
+        if span is not None and lookback + delay > span:
             raise ValueError(
-                f"lookback {written(self.window.lookback)} and delay {written(self.window.delay)} reach beyond the "
-                f"data, which cover at most {written(span)}"
+                f"lookback {format_duration(lookback)} and delay {format_duration(delay)} reach beyond the data, which "
+                f"cover at most {format_duration(span)}"
             )
-        return self
-
-
-class Encoding(BaseModel):
-    """How a text becomes codes; numbers stay as the source gives them.
-
-    Code 0 is padding, 1 a token that is not in the vocabulary; then come the tokens, the most frequent one first.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tokens: Literal["words", "spaces", "characters"] | None = Field(
-        None,
-        description="words: in small letters, between spaces and punctuation, as Keras cuts them; spaces: whatever "
-        "stands between spaces, a line's end too; characters",
-    )
-    vocabulary: int | None = Field(
-        None, ge=3, description="codes, those of padding and unknown tokens among them; null: one a token"
-    )
-
-
-class Pieces(BaseModel):
-    """Which part of a sequence a network sees at once, in steps."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    length: int | None = Field(
-        None,
-        ge=1,
-        description="one answer: the last so many steps count, and shorter sequences are padded in front, null: as the "
-        "longest in training; an answer at each step: sequences are cut into pieces so long, null: they are not",
-    )
-    context: int = Field(
-        0, ge=0, description="steps before a piece that are read but not scored, where the sequence has them"
-    )
-    scored: int | None = Field(
-        None, ge=1, description="only the last so many steps of a sequence are scored; null: all (many-to-many, last N)"
-    )
-    carry: bool = Field(
-        False,
-        description="a piece begins with the state that the one before it has left: truncated back-propagation",
-    )
-
-    @model_validator(mode="after")
-    def _pieces_are_cut(self) -> "Pieces":
-        if self.length is None and (self.carry or self.context):
-            raise ValueError("length must be given where context or carry is: without it nothing is cut")
-        if self.carry and self.context:
-            raise ValueError("context must be 0 where carry is true: the state holds what came before")
         return self
 
 
@@ -178,62 +116,64 @@ AnySequenceSource = Annotated[
     Field(discriminator="kind"),
 ]
 
-ANSWERS = {"value": "number", "binary": "yes or no", "classes": "class", "labels": "labels"}
-"""What an answer is, in a word."""
-
 
 class SequenceProblem(BaseModel):
-    """What is learned of whole sequences. Its parts have the names of those of `Problem`, as stages depend on them."""
+    """A question about each whole sequence. Its sections are named like those of `Problem`: stages depend on them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(description="one line for the report")
-    source: AnySequenceSource
-    table: Encoding
+    source: AnySequenceSource = Field(description="where the sequences come from")
+    table: EncodingSettings
     split: SequenceSplit = Field(description="given, {kind: given, validation} or {train, validation}")
-    window: Pieces
+    window: PieceSettings
 
     @property
     def target(self) -> str:
-        """What is forecast."""
-        asked = self.source.asked
-        return f"next {'token' if asked.text else 'step'}" if asked.shifted else ANSWERS[asked.objective]
+        """What is forecast, in a few words."""
+        sequence_format = self.source.format
+        if sequence_format.is_shifted:
+            return "next token" if sequence_format.is_text else "next step"
+        return ANSWER_KINDS[sequence_format.objective].title
 
     @property
     def unit(self) -> str:
-        """The target's unit, for people."""
+        """The unit of the target, for people."""
         return self.source.unit
 
     @model_validator(mode="after")
-    def _fits_what_is_asked(self) -> "SequenceProblem":
-        asked, window = self.source.asked, self.window
-        if asked.text and self.table.tokens is None:
+    def _check_sections_fit_the_source(self) -> "SequenceProblem":
+        sequence_format, window = self.source.format, self.window
+        if sequence_format.is_text and self.table.tokens is None:
             raise ValueError("tokens must be words, spaces or characters: the source is text")
-        if not asked.text and (self.table.tokens or self.table.vocabulary):
-            raise ValueError("tokens and vocabulary must be left out: the source is no text")
-        if not asked.each and (window.carry or window.context or window.scored):
-            raise ValueError("carry, context and scored must be left out: there is one answer a sequence")
-        if window.carry and not asked.stream:
+        if not sequence_format.is_text and (self.table.tokens or self.table.vocabulary):
+            raise ValueError("tokens and vocabulary must be left out: the source is not text")
+        if not sequence_format.per_step and (window.carry or window.context or window.scored):
+            raise ValueError("carry, context and scored must be left out: each sequence has one answer")
+        if window.carry and not sequence_format.is_stream:
             raise ValueError("carry must be false: these sequences have nothing to do with each other")
-        if asked.stream and window.length is None:
+        if sequence_format.is_stream and window.length is None:
             raise ValueError("length must be given: the text is one sequence, which is learned in pieces")
         return self
 
 
-TABLE, SEQUENCES = "<table>", "<sequences>"
+TABLE_TAG, SEQUENCES_TAG = "<table>", "<sequences>"
 
-_OF_SEQUENCES = {
-    kind for source in SequenceSource.__subclasses__() for kind in get_args(source.model_fields["kind"].annotation)
+_SEQUENCE_KINDS = {
+    kind
+    for source in get_args(get_args(AnySequenceSource)[0])
+    for kind in get_args(source.model_fields["kind"].annotation)
 }
+"""The kinds of sources in `AnySequenceSource`."""
 
 
-def _shape(value: Any) -> str:
-    """Which model a problem is, written or read: its source tells."""
+def _choose_tag(value: Any) -> str:
+    """The tag of the class that a problem belongs to, which follows from its source; `value` is written or read."""
     source = value.get("source") if isinstance(value, dict) else getattr(value, "source", None)
     kind = source.get("kind") if isinstance(source, dict) else getattr(source, "kind", None)
-    return SEQUENCES if kind in _OF_SEQUENCES else TABLE
+    return SEQUENCES_TAG if kind in _SEQUENCE_KINDS else TABLE_TAG
 
 
 AnyProblem = Annotated[
-    Annotated[Problem, Tag(TABLE)] | Annotated[SequenceProblem, Tag(SEQUENCES)], Discriminator(_shape)
+    Annotated[Problem, Tag(TABLE_TAG)] | Annotated[SequenceProblem, Tag(SEQUENCES_TAG)], Discriminator(_choose_tag)
 ]

@@ -1,55 +1,23 @@
-"""Where the rows of a problem come from, and how a length of time is written in params.yaml."""
+"""What every data source has in common: it fetches files into its raw store, and reads them as rows in time."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import polars as pl
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_PATTERN = r"(?P<number>[0-9]+(\.[0-9]+)?)(?P<unit>[smhdw])"
-_SHORTEST, _LONGEST = 0.001, 36_500 * 86_400
-
-
-def _duration(value: Any) -> Any:
-    """A length of time from a number and a unit: 10m, 24h, 5d."""
-    found = re.fullmatch(_PATTERN, value) if isinstance(value, str) else None
-    if found is None:
-        raise ValueError("write a number above 0 and a unit, such as 10m, 1h or 5d (s, m, h, d, w)")
-    seconds = float(found["number"]) * _UNITS[found["unit"]]
-    if not _SHORTEST <= seconds <= _LONGEST:
-        raise ValueError("write a number above 0 and a unit, from 0.001s to 36500d")
-    return timedelta(seconds=seconds)
-
-
-def written(value: timedelta) -> str:
-    """The shortest way to write a duration, as `_duration` reads it."""
-    seconds = value.total_seconds()
-    unit = next(u for u in ("d", "h", "m", "s") if seconds % _UNITS[u] == 0 or u == "s")
-    return f"{seconds / _UNITS[unit]:g}{unit}"
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_duration),
-    PlainSerializer(written, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?[smhdw]$", "examples": ["10m", "1h", "5d"]}),
-]
-
-Progress = Callable[[int, int | None], None]
-"""Told the bytes that have come so far and, where it is known, how many will."""
-
+DownloadProgress = Callable[[int, int | None], None]
+"""Called with the number of bytes that have come so far and, where it is known, the number that will come."""
 
 EPOCHS = {"epoch s": 1000, "epoch ms": 1}
-"""Times as numbers since 1970-01-01 UTC, and milliseconds in one of them."""
+"""The formats of times that are numbers since 1970-01-01 UTC, and the milliseconds in one unit of each."""
 
 
-def _zone(value: str) -> str:
-    # Polars has the tz database with it; a machine need not.
+def _check_time_zone(value: str) -> str:
+    # Polars comes with the tz database; the machine may not have it.
     try:
         pl.select(pl.lit(datetime(2000, 1, 1)).dt.replace_time_zone(value))
     except pl.exceptions.PolarsError:
@@ -59,31 +27,34 @@ def _zone(value: str) -> str:
     return value
 
 
-TimeZone = Annotated[str, AfterValidator(_zone)]
+TimeZone = Annotated[str, AfterValidator(_check_time_zone)]
 
 RepeatedHour = Literal["refuse", "in order"]
 """When the clock is set back, an hour comes twice. `in order`: the row that stands first in the file is the earlier."""
 
-PLACE = "__place__"
-"""The column of `Rows.frame` that says where a row stands, for people: `weather.csv, line 7`."""
+PLACE_COLUMN = "__place__"
+"""The column of `Rows.frame` that says, for people, where a row stands: `weather.csv, line 7`."""
 
-AGE = "__age__"
-"""The column of `Rows.frame`, where there is one, by which rows of the same time count: the one with the least."""
+AGE_COLUMN = "__age__"
+"""The column of `Rows.frame`, where it has one, that says which of several rows with the same time counts: the one
+with the lowest age.
+"""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a source in any order, before anything about them is checked; `ingest` names what is wrong.
+    """The rows of a source in any order, before anything about them is checked; `ingest` reports what is wrong.
 
     Attributes:
-        frame: the columns under the names that `features` uses, numbers or text that should be numbers, `PLACE`
-            and perhaps `AGE`
-        time: the column that holds the time: a Datetime, a Date, text, or numbers where `time_format` is given
-        time_format: how the time is written, in strptime's letters, or one of `EPOCHS`; None: ISO 8601
-        series: the column that names the series of a row; None: there is one series
-        time_zone: of the times that are written without one; None: UTC
-        repeated_hour: what an hour that a clock has shown twice means, see `RepeatedHour`
-        decimal: what stands before the decimals of numbers that are text
+        frame: the columns under the names that `features` uses, as numbers or as text that should be numbers; `PLACE`;
+            and perhaps `AGE`.
+        time: the column that holds the time: a Datetime, a Date, text, or numbers where `time_format` is one of
+            `EPOCHS`.
+        time_format: how the time is written, in strptime's letters, or one of `EPOCHS`; None: ISO 8601.
+        series: the column that names the series of a row; None: there is one series.
+        time_zone: the zone of times that are written without one; None: UTC.
+        repeated_hour: how to read an hour that the clock has shown twice, see `RepeatedHour`.
+        decimal: the decimal separator of numbers that are text.
     """
 
     frame: pl.LazyFrame
@@ -96,38 +67,41 @@ class Rows:
 
 
 class Source(BaseModel):
-    """Where the rows of a problem come from; one subclass a kind of source, in a module of its own.
+    """Where the data of a problem come from; each kind of source is a subclass in a module of its own.
 
     Attributes:
-        synthetic: the rows are simulated, which every table and picture must say.
+        synthetic: the data are simulated, which every table and picture must say.
+        fresh_kinds: the kinds of places in `problems.fresh` that new rows may come from; none: the source never grows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     synthetic: ClassVar[bool] = False
+    fresh_kinds: ClassVar[tuple[str, ...]] = ()
 
-    def span(self) -> timedelta | None:
-        """The longest time the rows can cover, where it is known before they are read."""
+    @property
+    def longest_span(self) -> timedelta | None:
+        """The longest time that the rows can cover; None where it is not known before they are read."""
         return None
 
-    def fetch(self, store: Path, progress: Progress, attempts: int) -> None:
-        """Put the raw files into the folder `store`, which exists, unless what it holds is right already.
+    def fetch(self, store: Path, progress: DownloadProgress, attempts: int) -> None:
+        """Put the raw files into the folder `store`, which exists, unless it holds the right ones already.
 
         A file that the user owns is linked, not copied, so that DVC sees every change to it. A download is tried
-        `attempts` times of each mirror.
+        `attempts` times from each mirror.
 
         Raises:
-            Unreachable: no source of the files can be reached now.
+            Unreachable: the files cannot be had from anywhere now.
             RecastError: a file is not what it should be.
         """
         raise NotImplementedError
 
-    def fault(self, store: Path) -> str | None:
-        """Where a file in `store` breaks its own form, once Polars has refused it; None: that is not known."""
+    def find_fault(self, store: Path) -> str | None:
+        """Say which file in `store` is malformed, and where, once Polars has refused it; None where that is unknown."""
         return None
 
     def read(self, store: Path, scratch: Path) -> Rows:
-        """The rows of the files in `store`, which stay as they are.
+        """Read the rows of the files in `store`, which stay as they are.
 
         `scratch` is an empty folder for files that the frame is scanned from; it lives as long as the frame is used.
 

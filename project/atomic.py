@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written under a temporary name, then renamed."""
+"""Files that exist as a whole or not at all: written under a temporary name, then renamed."""
 
 import json
 import os
@@ -10,10 +10,10 @@ from typing import Any
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what is written there takes the place of `path` when the block ends well."""
+def replace_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`. It replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One name: what a killed writer left there goes with the next one. No file of ours has two writers at once.
+    # Always the same name, so that the next writer replaces what a killed one left. No file has two writers at once.
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         yield temporary
@@ -25,8 +25,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replaced_folder(path: Path) -> Iterator[Path]:
-    """An empty temporary folder beside `path`, which takes its place when the block ends well."""
+def replace_folder(path: Path) -> Iterator[Path]:
+    """An empty temporary folder beside `path`. It replaces `path` when the block ends without an error."""
     temporary = path.with_name(f"{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -40,6 +40,6 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all, the same bytes for the same value (NaN is refused: it is no JSON)."""
-    with replaced_file(path) as temporary:
+    """Write JSON as a whole or not at all; the same value gives the same bytes. NaN is refused: it is not JSON."""
+    with replace_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -8,23 +8,23 @@ from filelock import FileLock, Timeout
 from problems.errors import RecastError
 from project.paths import STATE
 
-_FILE = STATE / "pipeline.lock"
+_LOCK_FILE = STATE / "pipeline.lock"
 
-PATIENCE_SECONDS = 1
-"""Who only looks whether a pipeline runs (`is_running`) holds the lock for a moment."""
+LOCK_WAIT_SECONDS = 1
+"""A process that only asks whether a pipeline runs (`is_pipeline_running`) holds the lock for a moment."""
 
 
 @contextmanager
-def only_pipeline(wait: bool = False) -> Iterator[None]:
-    """Hold the lock of this checkout; it is free again however its holder ends.
+def hold_pipeline_lock(wait: bool = False) -> Iterator[None]:
+    """Hold the lock of this checkout. It is released however the process that holds it ends.
 
     Raises:
-        RecastError: another holds it, and `wait` is not set.
+        RecastError: another process holds it, and `wait` is not set.
     """
     STATE.mkdir(exist_ok=True)
-    lock = FileLock(_FILE)
+    lock = FileLock(_LOCK_FILE)
     try:
-        lock.acquire(timeout=-1 if wait else PATIENCE_SECONDS)
+        lock.acquire(timeout=-1 if wait else LOCK_WAIT_SECONDS)
     except Timeout:
         raise RecastError(
             "another pipeline runs in this checkout (`recast status` shows it); wait for it, or `recast run --wait`"
@@ -35,12 +35,12 @@ def only_pipeline(wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def is_running() -> bool:
+def is_pipeline_running() -> bool:
     """Whether a pipeline runs in this checkout now."""
-    if not _FILE.exists():
+    if not _LOCK_FILE.exists():
         return False
     try:
-        with FileLock(_FILE, timeout=0):
+        with FileLock(_LOCK_FILE, timeout=0):
             return False
     except Timeout:
         return True

@@ -1,60 +1,62 @@
-"""Where each stage keeps its files, below the project's root. `dvc.yaml` names the same folders."""
+"""The files and folders of the project, relative to its root. `dvc.yaml` names the same folders."""
 
 from pathlib import Path
 
 from problems.errors import RecastError
 
-FILES = ("params.yaml", "dvc.yaml")
-"""What the project's root has; every path is relative to it."""
+ROOT_FILES = ("params.yaml", "dvc.yaml")
+"""Files by which the project's root is recognized; every path is relative to it."""
 
 STATE = Path(".recast")
-"""What runs: locks, logs, addresses of servers and Prefect's database; with the profile `servers` also their stores."""
-
+"""The state of what runs: locks, logs, addresses of servers, Prefect's database; with the profile `servers` also their
+stores.
+"""
 
 MLFLOW_STORE = Path("mlruns")
 """MLflow's own store: a database and artifacts."""
 
+PARAMS = Path("params.yaml")
+"""The settings."""
+
 
 def require_root() -> None:
-    """
+    """Check that the current folder is the project's root; in another folder every command would begin anew.
+
     Raises:
-        RecastError: the current folder is not the project's root; in another one every command would begin afresh.
+        RecastError: it is not.
     """
-    if missing := [name for name in FILES if not Path(name).exists()]:
-        raise RecastError(f"{Path.cwd()}: no {missing[0]} here; run this in the project's root")
+    if missing := [name for name in ROOT_FILES if not Path(name).exists()]:
+        raise RecastError(f"{Path.cwd()}: this folder has no {missing[0]}; run this in the project's root")
 
 
-def raw(problem: str) -> Path:
-    """The raw files of a problem: downloads, and links to what the user owns."""
+def raw_folder(problem: str) -> Path:
+    """The raw files of a problem: downloads, and links to files that the user owns."""
     return Path("data/raw") / problem
 
 
-def backtest(problem: str) -> Path:
-    """What a backtest of a problem leaves: data of its origins, trials, the result. DVC tracks none of it."""
+def backtest_folder(problem: str) -> Path:
+    """What a backtest of a problem writes: data of its origins, trials, the result. DVC tracks none of it."""
     return Path("data/backtest") / problem
 
 
-def pending(problem: str) -> Path:
-    """New rows that have come and are not checked yet; it is made anew each time."""
+def pending_folder(problem: str) -> Path:
+    """New rows that have arrived and are not checked yet; the folder is made anew each time."""
     return Path("data/pending") / problem
 
 
-def quarantine(problem: str) -> Path:
+def quarantine_folder(problem: str) -> Path:
     """New rows that break the contract, with the reasons."""
     return Path("data/quarantine") / problem
 
 
-def stage(name: str, problem: str, origin: str | None = None) -> Path:
+def stage_folder(name: str, problem: str, origin: str | None = None) -> Path:
     """The folder that a stage writes for a problem, or for an origin of its backtest."""
-    return (backtest(problem) / origin if origin else Path("data")) / name / problem
+    return (backtest_folder(problem) / origin if origin else Path("data")) / name / problem
 
 
-def trials(problem: str, origin: str | None = None) -> Path:
-    """The trials of a problem, one folder a key. It persists: nothing in it is trained twice.
+def trials_folder(problem: str, origin: str | None = None) -> Path:
+    """The trials of a problem, one folder per key. They persist: no trial is trained twice.
 
-    Those of a backtest stand apart, those of all its origins together.
+    The trials of a backtest are kept apart from them, and those of all its origins together.
     """
-    return backtest(problem) / "trials" if origin else Path("trials") / problem
-
-
-PARAMS = Path("params.yaml")
+    return backtest_folder(problem) / "trials" if origin else Path("trials") / problem

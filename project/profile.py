@@ -1,6 +1,6 @@
-"""Which servers of its own a project uses: those of a laptop, on SQLite and folders, or real stores' (docs/servers.md).
+"""The profile of the project's servers: a laptop's, on SQLite and folders, or real stores (docs/servers.md).
 
-`recast up --profile` notes it, and every later command finds the servers by it.
+`recast up --profile` saves it, and every later command finds the servers with it.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from problems.errors import RecastError
 from project.atomic import write_json
 from project.paths import STATE
 
-FILE = STATE / "profile.json"
+PROFILE_FILE = STATE / "profile.json"
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Profile:
     """
     Attributes:
         name: laptop: MLflow and Prefect on SQLite; servers: both on PostgreSQL, artifacts on S3.
-        mlflow: the address by which runs are written; None: straight to the database of the laptop.
-        s3: where artifacts go, s3://bucket/prefix, when it is no store of the project's own.
+        mlflow: the address to which runs are written; None: directly to the laptop's database.
+        s3: where artifacts go, s3://bucket/prefix; None: to a store of the project's own.
     """
 
     name: Literal["laptop", "servers"] = "laptop"
@@ -29,22 +29,22 @@ class Profile:
     s3: str | None = None
 
 
-def read() -> Profile:
-    """The profile that was brought up last; a laptop's where none was.
+def read_profile() -> Profile:
+    """The profile that was started last; a laptop's if none was.
 
     Raises:
-        RecastError: the note cannot be read.
+        RecastError: the file of the profile cannot be read.
     """
     try:
-        return TypeAdapter(Profile).validate_json(FILE.read_bytes())
+        return TypeAdapter(Profile).validate_json(PROFILE_FILE.read_bytes())
     except FileNotFoundError:
         return Profile()
     except ValidationError as error:
         raise RecastError(
-            f"{FILE} cannot be read; delete it, then `recast up --profile NAME` with the profile that this project uses"
+            f"{PROFILE_FILE} cannot be read; delete it, then run `recast up --profile NAME` with this project's profile"
         ) from error
 
 
-def note(profile: Profile) -> None:
-    """Have every later command use this profile."""
-    write_json(FILE, asdict(profile))
+def save_profile(profile: Profile) -> None:
+    """Let every later command use this profile."""
+    write_json(PROFILE_FILE, asdict(profile))

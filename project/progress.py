@@ -1,6 +1,6 @@
-"""What a person sees of a run: progress bars on a terminal, a line a stage elsewhere.
+"""What a person sees of a run and of a download: progress bars on a terminal, otherwise one line per stage.
 
-There is one display a process, however many flows show bars in it.
+A process has one display, however many flows show bars in it.
 """
 
 import sys
@@ -22,23 +22,23 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from problems.source import Progress as DownloadProgress
+from problems.source import DownloadProgress
 
 console = Console(stderr=True)
-"""For what happens."""
+"""For messages about what happens."""
 
-results = Console(width=None if sys.stdout.isatty() else 140)
-"""For what a command is asked for; a file or a pipe has lines long enough for a table."""
+output = Console(width=None if sys.stdout.isatty() else 140)
+"""For the output of a command. Lines that go to a file or a pipe are long enough for a table."""
 
 _lock = threading.Lock()
 _display: Progress | None = None
 _users = 0
-_begun: dict[str, float] = {}
+_begin_times: dict[str, float] = {}
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
-    """The display to add bars to; it is drawn while anyone uses it, and only on a terminal."""
+def show_progress() -> Iterator[Progress]:
+    """The display to which bars are added. It is drawn while anything uses it, and only on a terminal."""
     global _display, _users
     with _lock:
         if _display is None:
@@ -68,31 +68,31 @@ def progress() -> Iterator[Progress]:
 
 @contextmanager
 def show_stage(stage: str) -> Iterator[None]:
-    """Count a stage among those that run until the block ends; where no bar shows it, say how long it took."""
+    """Count a stage as running until the block ends. Without a terminal, print how long it took."""
     with _lock:
-        _begun[stage] = time.monotonic()
+        _begin_times[stage] = time.monotonic()
     try:
         yield
     finally:
         with _lock:
-            seconds = time.monotonic() - _begun.pop(stage)
+            seconds = time.monotonic() - _begin_times.pop(stage)
     if not console.is_terminal:
         console.print(f"{stage}: {seconds:.1f} s", markup=False, highlight=False)
 
 
-def running() -> list[str]:
-    """The stages that run in this process now."""
+def list_running_stages() -> list[str]:
+    """The stages that are running in this process."""
     with _lock:
-        return list(_begun)
+        return list(_begin_times)
 
 
 @contextmanager
 def download_progress(task: str) -> Iterator[DownloadProgress]:
-    """A progress bar for downloads on a terminal; silence elsewhere."""
+    """A progress bar for a download on a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda come, total: None
+        yield lambda received, total: None
         return
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress("{task.description}", *columns, console=Console(stderr=True), transient=True) as bar:
-        number = bar.add_task(task, total=None)
-        yield lambda come, total: bar.update(number, completed=come, total=total)
+        task_id = bar.add_task(task, total=None)
+        yield lambda received, total: bar.update(task_id, completed=received, total=total)

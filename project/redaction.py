@@ -1,8 +1,8 @@
-"""TODO: what project.redaction is for."""
+"""Removes passwords from text that people read."""
 
 import re
 
 
-def without_passwords(text: str) -> str:
-    """A text without the names and passwords that addresses in it may carry: messages and logs are read by many."""
+def hide_passwords(text: str) -> str:
+    """The text without the user names and passwords in its addresses, because many people read messages and logs."""
     return re.sub(r"//[^/@\s]*@", "//", text)

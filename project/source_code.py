@@ -1,18 +1,18 @@
-"""The source code that decides a result: found by following imports, hashed by what it means.
+"""The source code that decides a result: the modules that are imported, and a digest of what they execute.
 
 Whether a trial, a stored model or a stage of `dvc.yaml` is still valid depends on code. Which code that is follows from
-the imports of the modules that compute it, so there is no list to forget. Each caller names the modules that it starts
-from, and the few modules on the way that decide nothing, with the reason.
+the imports of the modules that compute it, so there is no list to maintain. Each caller names the modules to start
+from, and the few imported modules that decide nothing, with the reason.
 
 A digest covers what Python executes. It ignores comments, blank lines, docstrings, the order of imports and where a
-module lies: an imported module counts by its own digest, not by its name. It is the same under every version of Python,
+module is: an imported module counts by its own digest, not by its name. It is the same under every version of Python,
 because it is computed from tokens; syntax trees differ between versions.
 """
 
 import hashlib
 import io
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,10 +20,10 @@ from pathlib import Path
 from problems.errors import RecastError
 
 ROOT = Path(__file__).parent.parent
-"""The folder that holds the project's packages."""
+"""The folder of the project's packages."""
 
-PACKAGES = ("architectures", "flows", "forecasting", "infra", "lifecycle", "problems", "project", "stages")
-"""The packages of the project; an import of anything else is the lock file's business."""
+PACKAGES = ("architectures", "flows", "forecasting", "infra", "learning", "lifecycle", "problems", "project", "stages")
+"""The packages of the project. Which version of another package is imported, the lock file decides."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Import:
 
     Attributes:
         module: the module named in the statement, with dots.
-        name: what is imported from it; empty for `import module`.
-        alias: the name that it gets in the importing module.
+        name: the name imported from it; empty for `import module`.
+        alias: the name in the importing module.
     """
 
     module: str
@@ -49,8 +49,10 @@ class Source:
     code: str
 
 
-def imported_modules(starts: Iterable[str], ignored: Iterable[str] = (), root: Path = ROOT) -> set[str]:
-    """The project's modules that these import, directly or through others, and themselves.
+def find_imported_modules(starts: Iterable[str], ignored: Iterable[str] = (), root: Path = ROOT) -> set[str]:
+    """These modules, and the project's modules that they import, directly or through others.
+
+    A package is among them only where it is imported itself; importing a module of it does not count.
 
     Args:
         starts: module names with dots. A package stands for all of its modules.
@@ -60,50 +62,55 @@ def imported_modules(starts: Iterable[str], ignored: Iterable[str] = (), root: P
         RecastError: a module does not exist.
     """
     ignored = tuple(ignored)
-    found: set[str] = set()
-    waiting = [module for start in starts for module in _expand(start, root)]
+    modules: set[str] = set()
+    waiting = [module for start in starts for module in _expand_package(start, root)]
     while waiting:
         module = waiting.pop()
-        if module not in found and not _is_within(module, ignored):
-            found.add(module)
-            waiting += _targets(module, root)
-    return found
+        if module not in modules and not is_within(module, ignored):
+            modules.add(module)
+            waiting += _imported_by(module, root)
+    return modules
 
 
-def source_digest(starts: Iterable[str], ignored: Iterable[str] = (), root: Path = ROOT) -> str:
-    """The SHA-256 of the code that these modules execute, imported modules of the project included.
+def digest_source(starts: Iterable[str], ignored: Iterable[str] = (), root: Path = ROOT) -> str:
+    """The SHA-256 of the code that these modules execute, including the project's modules that they import.
 
     Args:
-        starts: see `imported_modules`.
-        ignored: see `imported_modules`.
+        starts: see `find_imported_modules`.
+        ignored: see `find_imported_modules`.
 
     Raises:
         RecastError: a module does not exist, or two modules import each other.
     """
     digests: dict[str, str] = {}
     ignored = tuple(ignored)
-    modules = sorted({module for start in starts for module in _expand(start, root)})
-    parts = sorted(_module_digest(module, ignored, root, digests, ()) for module in modules)
+    modules = sorted({module for start in starts for module in _expand_package(start, root)})
+    parts = sorted(_digest_module(module, ignored, root, digests, ()) for module in modules)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def module_file(module: str, root: Path = ROOT) -> Path:
+def find_module_file(module: str, root: Path = ROOT) -> Path:
     """The file of a module or of a package, relative to `root`.
 
     Raises:
-        RecastError: there is none.
+        RecastError: it does not exist.
     """
     path = Path(*module.split("."))
     for file in (path.with_suffix(".py"), path / "__init__.py"):
         if (root / file).is_file():
             return file
-    raise RecastError(f"{root / path.with_suffix('.py')}: the project has no module {module}")
+    raise RecastError(f"{root / path.with_suffix('.py')}: the project does not have a module {module}")
 
 
-def all_modules(root: Path = ROOT) -> list[str]:
-    """Every module of the project's packages, packages themselves included, sorted."""
+def list_modules(root: Path = ROOT) -> list[str]:
+    """Every module of the project's packages, and the packages themselves, sorted."""
     files = [file.relative_to(root) for package in PACKAGES for file in (root / package).rglob("*.py")]
-    return sorted(map(_module_name, files))
+    return sorted(map(_name_module, files))
+
+
+def is_within(module: str, entries: Iterable[str]) -> bool:
+    """Whether a module is one of these, or in a package that is."""
+    return any(module == entry or module.startswith(f"{entry}.") for entry in entries)
 
 
 def read_source(text: str) -> Source:
@@ -111,25 +118,57 @@ def read_source(text: str) -> Source:
     lines = text.split("\n")
     imports: list[Import] = []
     statement: list[tokenize.TokenInfo] = []
+    in_strings: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
         elif token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
-            words = [each.string for each in statement]
-            is_text = bool(statement) and all(each.type == tokenize.STRING for each in statement)
-            if words[:1] in (["from"], ["import"]):
+            words = [part.string for part in statement]
+            is_import = words[:1] in (["from"], ["import"])
+            if is_import:
                 imports += _parse_import(words)
-            if words and (is_text or words[0] in ("from", "import")):
+            if is_import or _is_docstring(statement):
                 _blank(lines, statement[0].start, statement[-1].end)
+            else:
+                in_strings |= set(_rows_in_strings(statement))
             statement = []
         elif token.type not in (tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
             statement.append(token)
-    return Source(tuple(imports), "\n".join(line.rstrip() for line in lines if line.strip()))
+    kept = [
+        line if row in in_strings else line.rstrip()
+        for row, line in enumerate(lines, 1)
+        if line.strip() or row in in_strings
+    ]
+    return Source(tuple(imports), "\n".join(kept))
+
+
+def _is_docstring(statement: Sequence[tokenize.TokenInfo]) -> bool:
+    """Whether a statement is nothing but text: of a module, a class, a function or an attribute."""
+    return bool(statement) and all(
+        token.type == tokenize.STRING and "f" not in token.string.lower().partition(token.string[-1])[0]
+        for token in statement
+    )
+
+
+def _rows_in_strings(statement: Sequence[tokenize.TokenInfo]) -> Iterator[int]:
+    """The rows of a statement, counted from 1, whose end is within a text: there, spaces and blank lines count.
+
+    From Python 3.12 on, an f-string is several tokens; before, it is one.
+    """
+    starts: list[int] = []
+    for token in statement:
+        kind = tokenize.tok_name[token.type]
+        if kind == "FSTRING_START":
+            starts.append(token.start[0])
+        elif kind == "FSTRING_END":
+            yield from range(starts.pop(), token.end[0])
+        elif kind == "STRING":
+            yield from range(token.start[0], token.end[0])
 
 
 def _blank(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> None:
-    """Remove the text from `start` to `end`, (row, column) as tokens have them."""
+    """Remove the text from `start` to `end`, which are (row, column) as in tokens."""
     (first, begin), (last, until) = start, end
     if first == last:
         lines[first - 1] = lines[first - 1][:begin] + lines[first - 1][until:]
@@ -145,8 +184,8 @@ def _parse_import(words: list[str]) -> Iterator[Import]:
     module = ""
     names = words[1:]
     if words[0] == "from":
-        at = words.index("import")
-        module, names = "".join(words[1:at]), words[at + 1 :]
+        position = words.index("import")
+        module, names = "".join(words[1:position]), words[position + 1 :]
     for part in " ".join(word for word in names if word not in "()").split(","):
         name, _, alias = part.strip().partition(" as ")
         name = name.replace(" ", "")
@@ -155,8 +194,8 @@ def _parse_import(words: list[str]) -> Iterator[Import]:
 
 
 @cache
-def _read(file: Path) -> Source:
-    """The source of a file as it is when this process first asks: what is edited later, the process does not run."""
+def _read_file(file: Path) -> Source:
+    """The source of a file when this process first asks: the process does not execute later edits."""
     return read_source(file.read_text(encoding="utf-8"))
 
 
@@ -165,70 +204,69 @@ def _exists(module: str, root: Path) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
-def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] in PACKAGES
-
-
-def _is_within(module: str, prefixes: tuple[str, ...]) -> bool:
-    return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def _expand(start: str, root: Path) -> list[str]:
+def _expand_package(start: str, root: Path) -> list[str]:
     """The module itself, or all modules of a package."""
     folder = root.joinpath(*start.split("."))
     if not folder.is_dir():
-        module_file(start, root)
+        find_module_file(start, root)
         return [start]
-    return [_module_name(file.relative_to(root)) for file in folder.rglob("*.py")]
+    return [_name_module(file.relative_to(root)) for file in folder.rglob("*.py")]
 
 
-def _module_name(file: Path) -> str:
-    """The module in a file, which is relative to the packages' folder."""
+def _name_module(file: Path) -> str:
+    """The name of the module in a file, which is relative to the folder of the packages."""
     return ".".join(file.parent.parts if file.stem == "__init__" else file.with_suffix("").parts)
 
 
-def _target(each: Import, root: Path) -> str | None:
+def _resolve_import(statement: Import, root: Path) -> str | None:
     """The project's module that an import loads; None for other packages."""
-    if each.module.startswith("."):
+    if statement.module.startswith("."):
         raise RecastError(
-            f"from {each.module} import {each.name}: write the full module name; relative imports are not followed"
+            f"from {statement.module} import {statement.name}: write the full name of the module; relative imports are "
+            "not followed"
         )
-    module = each.module or each.name
-    if not _is_ours(module):
+    module = statement.module or statement.name
+    if module.partition(".")[0] not in PACKAGES:
         return None
-    inner = f"{module}.{each.name}"
-    return inner if each.module and each.name and _exists(inner, root) else module
+    inner = f"{module}.{statement.name}"
+    return inner if statement.module and statement.name and _exists(inner, root) else module
 
 
-def _targets(module: str, root: Path) -> Iterator[str]:
-    for each in _read(root / module_file(module, root)).imports:
-        target = _target(each, root)
-        if target:
-            module_file(target, root)
-            yield target
+def _imported_by(module: str, root: Path) -> Iterator[str]:
+    """The project's modules that a module imports itself."""
+    for statement in _read_file(root / find_module_file(module, root)).imports:
+        imported = _resolve_import(statement, root)
+        if imported:
+            find_module_file(imported, root)
+            yield imported
 
 
-def _module_digest(
+def _digest_module(
     module: str, ignored: tuple[str, ...], root: Path, digests: dict[str, str], path: tuple[str, ...]
 ) -> str:
-    """The digest of one module: its code, and its imports with the digests of the modules that they load."""
+    """The digest of one module: its code, and its imports with the digests of the modules that they load.
+
+    Args:
+        digests: the digests of modules so far, to which this one is added.
+        path: the modules that import each other down to this one.
+    """
     if module in path:
         raise RecastError(f"these modules import each other: {' -> '.join([*path, module])}")
     if module not in digests:
-        source = _read(root / module_file(module, root))
+        source = _read_file(root / find_module_file(module, root))
         imports = []
-        for each in source.imports:
-            target = _target(each, root)
-            if target is None:
-                imports.append(f"{each.module} {each.name} {each.alias}")
+        for statement in source.imports:
+            imported = _resolve_import(statement, root)
+            if imported is None:
+                imports.append(f"{statement.module} {statement.name} {statement.alias}")
             else:
-                # Not the module's name: it may move.
-                name = each.name if target == each.module else ""
-                if _is_within(target, ignored):
+                # Not the module's name: the module may move.
+                name = statement.name if imported == statement.module else ""
+                if is_within(imported, ignored):
                     part = "ignored"
                 else:
-                    part = _module_digest(target, ignored, root, digests, (*path, module))
-                imports.append(f"{part} {name} {each.alias}")
+                    part = _digest_module(imported, ignored, root, digests, (*path, module))
+                imports.append(f"{part} {name} {statement.alias}")
         text = "\n".join([*sorted(set(imports)), source.code])
         digests[module] = hashlib.sha256(text.encode()).hexdigest()
     return digests[module]

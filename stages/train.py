@@ -1,49 +1,57 @@
-"""train: the trials of the grid, each to its own folder, and the list of them that `evaluate` reads.
+"""train: the trials of the grid, each in its own folder, and the list of them that `evaluate` reads.
 
-`flows/train.py` is the command of the stage: it says where and when bundles run. What a bundle does is here.
+`flows/train.py` is the command of the stage: it decides where and when bundles of trials run. What a bundle does is in
+`stages/training/bundle.py`.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from problems.errors import RecastError
 from project.atomic import write_json
-from stages.training import history
-from stages.training.outcomes import Outcome, outcome
+from stages.training.history import HISTORY_FILE
+from stages.training.outcomes import Outcome, read_outcome
 from stages.training.trials import Trial, trial_folder
 
 
-def write_list(trials: Sequence[Trial], out: Path) -> list[Outcome]:
-    """Write the list of the grid's trials, how each ended and the hash of what it left.
+def write_trial_list(trials: Sequence[Trial], out: Path) -> list[Outcome]:
+    """Write the list of the grid's trials: how each ended, and the hash of its files.
 
-    It stands for the trials among the dependencies of `evaluate`: the folder of all trials also holds those of other
-    grids. The same grid gives the same bytes.
+    `evaluate` depends on the list in place of the trials, as the folder of all trials also holds those of other grids.
+    The same grid gives the same bytes.
+
+    Raises:
+        RecastError: a trial has not ended.
     """
-    ended = []
-    for trial in trials:
-        found = outcome(trial)
-        assert found is not None, f"{trial.label} has not ended"
-        ended.append(found)
+    outcomes = [_read_ended(trial) for trial in trials]
     write_json(
         out / "trials.json",
         [
             {
                 "key": trial.key,
                 "label": trial.label,
-                "status": end.status,
-                "reason": end.reason,
-                "sha256": _digest(trial_folder(trial)),
+                "status": outcome.status,
+                "reason": outcome.reason,
+                "sha256": _hash_files(trial_folder(trial)),
             }
-            for trial, end in zip(trials, ended, strict=True)
+            for trial, outcome in zip(trials, outcomes, strict=True)
         ],
     )
-    return ended
+    return outcomes
 
 
-def _digest(folder: Path) -> str:
-    """The hash of a trial's files that DVC tracks."""
+def _read_ended(trial: Trial) -> Outcome:
+    outcome = read_outcome(trial)
+    if outcome is None:
+        raise RecastError(f"{trial_folder(trial)}: {trial.label} has not ended; recast run {trial.problem}")
+    return outcome
+
+
+def _hash_files(folder: Path) -> str:
+    """The SHA-256 of a trial's files that DVC tracks."""
     digest = hashlib.sha256()
-    for name in ("trial.json", history.FILE, "weights.safetensors"):
+    for name in ("trial.json", HISTORY_FILE, "weights.safetensors"):
         if (folder / name).exists():
             digest.update((folder / name).read_bytes())
     return digest.hexdigest()

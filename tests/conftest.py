@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock
 from hypothesis import settings
 
+from infra import server_process
 from problems.problem import Problem
 from tests.support import checkout
 from tests.support.checkout import Checkout
@@ -102,10 +103,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         patch.chdir(root)
         patch.delenv("PREFECT_API_URL", raising=False)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        api = f"{servers.start(servers.PREFECT)}/api"
-        store.client()
+        api = f"{server_process.start(servers.PREFECT)}/api"
+        store.get_client()
         yield {"api": api, "mlflow_db": root / "mlruns" / "mlflow.db"}
-        servers.stop(servers.PREFECT)
+        server_process.stop(servers.PREFECT)
 
 
 @pytest.fixture(scope="session")
@@ -116,12 +117,12 @@ def finished(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     root, made = shared / "finished", shared / "finished.made"
     with FileLock(shared / "finished.lock"):
         if not made.exists():
-            checkout.make(root, servers["mlflow_db"], PREFECT_API_URL=servers["api"]).recast("run")
+            checkout.make_checkout(root, servers["mlflow_db"], PREFECT_API_URL=servers["api"]).recast("run")
             made.touch()
-    return checkout.found(root, PREFECT_API_URL=servers["api"])
+    return checkout.open_checkout(root, PREFECT_API_URL=servers["api"])
 
 
 @pytest.fixture
 def fresh(servers: dict[str, Any], tmp_path: Path) -> Checkout:
     """A checkout in which nothing has run."""
-    return checkout.make(tmp_path / "fresh", servers["mlflow_db"], PREFECT_API_URL=servers["api"])
+    return checkout.make_checkout(tmp_path / "fresh", servers["mlflow_db"], PREFECT_API_URL=servers["api"])

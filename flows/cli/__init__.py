@@ -1,10 +1,10 @@
-"""recast: the command line."""
+"""`recast`: the command line."""
 
 import sys
 
 from rich.markup import escape
 
-# Each puts its commands on the command line.
+# Each of these modules adds its commands to the command line.
 from flows.cli import (
     backtest,
     backup,
@@ -22,7 +22,7 @@ from flows.cli import (
 )
 from flows.cli.app import app
 from problems.errors import RecastError
-from project.command import plain_errors
+from project.disk import explain_disk_errors
 from project.progress import console
 
 __all__ = [
@@ -44,9 +44,9 @@ __all__ = [
 
 
 def main() -> None:
-    """Run the command line; mendable errors end with a message and status 1."""
+    """Run the command line. An error that the user can fix ends it with a message and status 1."""
     try:
-        with plain_errors():
+        with explain_disk_errors():
             app()
     except RecastError as error:
         console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)

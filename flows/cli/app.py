@@ -1,4 +1,7 @@
-"""The command line that the modules beside this one put their commands on, and what these share."""
+"""The command line to which the modules beside this one add their commands, and what the commands share.
+
+Imports that take seconds (Prefect, DVC, MLflow, PyTorch) are within the commands that need them.
+"""
 
 from typing import Annotated
 
@@ -7,23 +10,23 @@ import typer
 from problems.errors import RecastError
 from project.settings.sections import Settings
 
-# Imports that take seconds (Prefect, DVC, MLflow, PyTorch) stand in the commands that need them.
-
 app = typer.Typer(
     help="Retrain and compare sequence models: DVC stages, run as Prefect flows, recorded in MLflow.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Problems = Annotated[list[str] | None, typer.Argument(help="problems of params.yaml; none: all that its `run` lists")]
-Wait = Annotated[bool, typer.Option("--wait", help="wait for another pipeline in this checkout to end")]
+ProblemArguments = Annotated[
+    list[str] | None, typer.Argument(help="problems of params.yaml; left out: all that its `run` lists")
+]
+WaitOption = Annotated[bool, typer.Option("--wait", help="wait until another pipeline in this checkout has ended")]
 
 
-def chosen(settings: Settings, problems: list[str] | None) -> list[str]:
-    """The problems asked for; each must be one that the pipeline runs.
+def select_problems(settings: Settings, problems: list[str] | None) -> list[str]:
+    """The problems that the user has named, else all that the pipeline runs.
 
     Raises:
-        RecastError: it is not.
+        RecastError: the pipeline does not run one of them.
     """
     for name in problems or ():
         settings.problem(name)

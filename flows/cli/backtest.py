@@ -6,40 +6,44 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.app import Wait, app, chosen
-from project.lock import only_pipeline
-from project.progress import console, results
+from flows.cli.app import WaitOption, app, select_problems
+from project.lock import hold_pipeline_lock
+from project.progress import console, output
 from project.settings.loading import load_settings
-from stages.evaluation.phrasing import decimals, fixed, signed
+from stages.evaluation.number_format import choose_decimals, format_number, format_signed
 
 if TYPE_CHECKING:
-    from lifecycle.backtests.backtest import Backtest
+    from lifecycle.backtests.result import Backtest
     from stages.evaluation.leaderboard import Spread
 
 
 @app.command()
 def backtest(
-    problem: Annotated[str, typer.Argument(help="problem of params.yaml")],
-    origins: Annotated[int, typer.Option(help="how many origins", min=1)] = 6,
-    every: Annotated[str, typer.Option(help="from one origin to the next, such as 30d")] = "30d",
-    test: Annotated[str | None, typer.Option(help="how long each tests; left out: until the next")] = None,
+    problem: Annotated[str, typer.Argument(help="a problem of params.yaml")],
+    origins: Annotated[int, typer.Option(help="the number of origins", min=1)] = 6,
+    every: Annotated[str, typer.Option(help="the time from one origin to the next, such as 30d")] = "30d",
+    test: Annotated[
+        str | None, typer.Option(help="the length of each origin's test rows; left out: until the next origin")
+    ] = None,
     validation: Annotated[
-        str | None, typer.Option(help="how long each validates; left out: as `recent` does, or three times the test")
+        str | None,
+        typer.Option(help="the length of validation; left out: that of the split `recent`, or three times the test"),
     ] = None,
     train: Annotated[
-        str | None, typer.Option(help="how long each trains; left out: as `recent` does, or on all rows before")
+        str | None,
+        typer.Option(help="the length of training; left out: that of the split `recent`, or all earlier rows"),
     ] = None,
-    until: Annotated[str | None, typer.Option(help="a date: the last origin tests before it")] = None,
-    wait: Wait = False,
+    until: Annotated[str | None, typer.Option(help="a date before which the test rows of the last origin end")] = None,
+    wait: WaitOption = False,
 ) -> None:
-    """Try the grid at several origins in the past, each with the data that there were then."""
+    """Train and test the grid at several origins in the past, each with the data that existed then."""
     settings = load_settings()
-    (name,) = chosen(settings, [problem])
-    with only_pipeline(wait):
+    (name,) = select_problems(settings, [problem])
+    with hold_pipeline_lock(wait):
         from flows.backtest import backtest as flow
         from flows.connection import connect
-        from flows.train import TrialsFailed
-        from lifecycle.backtests import backtest as rolling
+        from flows.train_flow import TrialsFailed
+        from lifecycle.backtests.result import read_backtest, result_folder
         from stages.ingest import fetch
 
         fetch(name, settings)
@@ -51,44 +55,46 @@ def backtest(
             console.print(f"[red]{escape(str(failures))}[/]", highlight=False, soft_wrap=True)
             failed = True
         except KeyboardInterrupt:
-            console.print("Stopped. What is trained is kept; the next backtest goes on from there.")
+            console.print("Stopped. What was trained is kept; the next backtest continues from there.")
             raise typer.Exit(130) from None
-    found = rolling.read(rolling.result(name))
-    if found is not None:
-        results.print(_table(found))
-        results.print(f"Page: {rolling.result(name) / 'backtest.html'}", soft_wrap=True)
+    result = read_backtest(result_folder(name))
+    if result is not None:
+        output.print(_table(result))
+        output.print(f"Page: {result_folder(name) / 'backtest.html'}", soft_wrap=True)
     if failed:
         raise typer.Exit(3)
 
 
-def _table(found: "Backtest") -> Table:
-    """Errors by origin, and their mean and deviation over the origins."""
-    title = f"{found.measure.title} {found.measure.unit}".rstrip()
-    simulated = " · SIMULATED DATA" if found.synthetic else ""
+def _table(result: "Backtest") -> Table:
+    """The test errors by origin, and their mean and deviation over the origins."""
+    title = f"{result.measure.title} {result.measure.unit}".rstrip()
+    simulated = " · SIMULATED DATA" if result.synthetic else ""
     table = Table(
-        title=escape(f"Backtest of {found.title} ({found.problem}){simulated}: test {title} by origin"),
-        caption="Each origin selects by validation alone. Mean ± deviation are over origins.",
+        title=escape(f"Backtest of {result.title} ({result.problem}){simulated}: test {title} by origin"),
+        caption="Each origin selects by validation only. Mean ± deviation are over origins.",
     )
     table.add_column("configuration")
-    for heading in (*(origin.name for origin in found.origins), "mean", "skill", "chosen"):
+    for heading in (*(origin.name for origin in result.origins), "mean", "skill", "chosen"):
         table.add_column(heading, justify="right")
-    errors = [line.test.mean for line in found.lines if line.test]
-    digits = decimals(min(errors), 3) if errors else 3
-    for line in (found.chosen, *found.lines):
-        is_chosen = line is found.chosen
-        cells = ["failed" if cell is None else fixed(cell.test.mean, digits) for cell in line.at]
+    errors = [row.test.mean for row in result.configurations if row.test]
+    digits = choose_decimals(min(errors), 3) if errors else 3
+    for row in (result.chosen, *result.configurations):
+        is_chosen = row is result.chosen
+        cells = ["failed" if score is None else format_number(score.test.mean, digits) for score in row.by_origin]
         table.add_row(
-            escape(line.configuration),
+            escape(row.configuration),
             *cells,
-            _spread(line.test, digits),
-            "" if line.skill is None else f"{signed(line.skill.mean, 3)}",
-            "" if is_chosen else str(line.chosen),
+            _format_spread(row.test, digits),
+            "" if row.skill is None else format_signed(row.skill.mean, 3),
+            "" if is_chosen else str(row.times_chosen),
             style="bold" if is_chosen else None,
         )
     return table
 
 
-def _spread(spread: "Spread | None", digits: int) -> str:
+def _format_spread(spread: "Spread | None", digits: int) -> str:
     if spread is None:
         return ""
-    return fixed(spread.mean, digits) + ("" if spread.deviation is None else f" ± {fixed(spread.deviation, digits)}")
+    return format_number(spread.mean, digits) + (
+        "" if spread.deviation is None else f" ± {format_number(spread.deviation, digits)}"
+    )

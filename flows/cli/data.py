@@ -1,4 +1,4 @@
-"""Commands that bring new rows, and show those that break the data contract."""
+"""Commands that fetch new rows, and show those that break the data contract."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -6,57 +6,58 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.app import Problems, Wait, app
+from flows.cli.app import ProblemArguments, WaitOption, app
 from problems.errors import RecastError
 from problems.problem import Problem
 from project import paths
-from project.lock import only_pipeline
-from project.progress import console, results
+from project.lock import hold_pipeline_lock
+from project.progress import console, output
 from project.settings.parsing import parse_settings
 from project.settings.sections import Settings
 
 if TYPE_CHECKING:
-    from lifecycle.new_rows.contract import Breach
-    from lifecycle.new_rows.refresh import Arrival
+    from lifecycle.new_rows.quarantine import Arrival, Breach
 
-BREACH = 4
+BREACH_STATUS = 4
 """The status of a command that has put rows into quarantine."""
 
 
 @app.command()
 def refresh(
-    problems: Problems = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="fetch and check, but take nothing in")] = False,
-    wait: Wait = False,
+    problems: ProblemArguments = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="fetch and check, but accept nothing")] = False,
+    wait: WaitOption = False,
 ) -> None:
-    """Fetch the rows that are new, check them against the data contract, and take them in or put them into quarantine.
+    """Fetch new rows, check them against the data contract, and accept them or put them into quarantine.
 
-    The status is 0 whether anything was new or not, 4 where rows break the contract, 1 where something else is wrong.
+    The status is 0 whether anything was new or not, 4 if rows break the contract, 1 if anything else is wrong.
     """
     settings = parse_settings()
-    names = _growing(settings, problems)
+    names = _select_growing(settings, problems)
     table = Table("problem", "rows", "corrected", "late", "from", "to", "", title="New rows")
-    found: list[tuple[str, list[Breach]]] = []
-    with only_pipeline(wait):
+    increments: list[tuple[str, list[Breach]]] = []
+    with hold_pipeline_lock(wait):
         for name in names:
-            found += [(name, breaches) for breaches in _refreshed(name, settings, dry_run, table)]
-    results.print(table)
-    broken = [(name, breaches) for name, breaches in found if breaches]
+            increments += [(name, breaches) for breaches in _refresh_problem(name, settings, dry_run, table)]
+    output.print(table)
+    broken = [(name, breaches) for name, breaches in increments if breaches]
     for name, breaches in broken:
-        for each in breaches:
-            where = f", {each.column}" if each.column else ""
-            results.print(f"{name}: {each.rule}{where}: {each.message}", soft_wrap=True, markup=False, highlight=False)
+        for breach in breaches:
+            column = f", {breach.column}" if breach.column else ""
+            output.print(
+                f"{name}: {breach.rule}{column}: {breach.message}", soft_wrap=True, markup=False, highlight=False
+            )
     if broken:
         if not dry_run:
-            results.print(
+            output.print(
                 "These rows are in quarantine; nothing is trained on them. `recast quarantine` shows what to do.",
                 soft_wrap=True,
             )
-        raise typer.Exit(BREACH)
+        raise typer.Exit(BREACH_STATUS)
 
 
-def _growing(settings: Settings, problems: list[str] | None) -> list[str]:
-    """The problems asked for; where none is, those of `run` whose source grows.
+def _select_growing(settings: Settings, problems: list[str] | None) -> list[str]:
+    """The problems that the user has named, else those of `run` whose source grows.
 
     Raises:
         RecastError: there is none.
@@ -65,128 +66,139 @@ def _growing(settings: Settings, problems: list[str] | None) -> list[str]:
         settings.problem(name)
     if problems:
         return problems
-    found = [
-        name for name in settings.run if isinstance(each := settings.problem(name), Problem) and each.fresh is not None
+    growing = [
+        name
+        for name in settings.run
+        if isinstance(problem := settings.problem(name), Problem) and problem.fresh is not None
     ]
-    if not found:
+    if not growing:
         raise RecastError("no problem that `run` in params.yaml lists has `fresh`; see docs/refresh.md")
-    return found
+    return growing
 
 
-def _refreshed(problem: str, settings: Settings, dry_run: bool, table: Table) -> "list[list[Breach]]":
-    """Bring what is new of a problem, a row of the table an increment; what each breaks."""
+def _refresh_problem(problem: str, settings: Settings, dry_run: bool, table: Table) -> "list[list[Breach]]":
+    """Fetch, check and place new rows, and add a row to the table for each increment; the breaches of each."""
     from flows import dag
-    from lifecycle.new_rows import refresh as increments
-    from lifecycle.new_rows.contract import check
-    from problems.increments import FOLDER
+    from lifecycle.new_rows import quarantine as quarantines
+    from lifecycle.new_rows import refresh as refreshes
+    from lifecycle.new_rows.contract import check_contract
+    from problems.files.raw_store import INCREMENTS_FOLDER
     from project.progress import download_progress
 
-    store, broken = paths.raw(problem) / FOLDER, []
+    store = paths.raw_folder(problem) / INCREMENTS_FOLDER
+    breaches_by_increment: list[list[Breach]] = []
     with download_progress(f"refresh {problem}") as progress:
-        while arrival := increments.arrived(problem, settings, progress):
-            breaches = check(problem, settings, arrival)
-            broken.append(breaches)
+        while arrival := refreshes.fetch_increment(problem, settings, progress):
+            breaches = check_contract(problem, settings, arrival)
+            breaches_by_increment.append(breaches)
             if dry_run:
-                became = "would be put into quarantine" if breaches else "would be taken in"
+                outcome = "would be put into quarantine" if breaches else "would be accepted"
             else:
-                place = increments.quarantine(arrival, breaches) if breaches else increments.accept(arrival)
-                became = f"{'in quarantine' if breaches else 'taken in'}: {place.name}"
-            _add(table, arrival, became, bool(breaches))
+                if breaches:
+                    outcome = f"in quarantine: {quarantines.quarantine_increment(arrival, breaches).name}"
+                else:
+                    outcome = f"accepted: {quarantines.accept_increment(arrival).name}"
+            _add_row(table, arrival, outcome, bool(breaches))
             if dry_run:
-                increments.discard(arrival)
+                quarantines.discard_increment(arrival)
                 break
-    if not dry_run and store.exists() and dag.track(store):
-        console.print(f"DVC tracks them: git add {store}.dvc", highlight=False)
-    if not broken:
+    if not dry_run and store.exists() and dag.track_folder(store):
+        console.print(f"DVC tracks them: `git add {store}.dvc`", highlight=False)
+    if not breaches_by_increment:
         table.add_row(problem, "0", "", "", "", "", "nothing new")
-    return broken
+    return breaches_by_increment
 
 
-def _add(table: Table, arrival: "Arrival", became: str, is_broken: bool) -> None:
+def _add_row(table: Table, arrival: "Arrival", outcome: str, is_broken: bool) -> None:
     counts = (f"{count:,}" for count in (arrival.rows, arrival.corrected, arrival.late))
     table.add_row(
         arrival.problem,
         *counts,
         arrival.first or "?",
         arrival.last or "?",
-        escape(became),
+        escape(outcome),
         style="red" if is_broken else None,
     )
 
 
 @app.command()
 def quarantine(
-    problems: Problems = None,
-    accept: Annotated[str | None, typer.Option(help="take this increment in after all")] = None,
+    problems: ProblemArguments = None,
+    accept: Annotated[str | None, typer.Option(help="accept this increment after all")] = None,
     drop: Annotated[
-        str | None, typer.Option(help="delete this increment; what the source still has of it comes again")
+        str | None, typer.Option(help="delete this increment; rows that the source still has come again")
     ] = None,
-    wait: Wait = False,
+    wait: WaitOption = False,
 ) -> None:
-    """Show the new rows that break the data contract, and why; take them in after all, or delete them."""
+    """Show the new rows that break the data contract, and why; accept them after all, or delete them."""
     settings = parse_settings()
     if accept and drop:
         raise RecastError("--accept and --drop exclude each other; give one of them")
     names = [name for name in problems or settings.problems if settings.problem(name)]
     if name := accept or drop:
-        with only_pipeline(wait):
-            _settle(_holder(names, name), name, settings, bool(accept))
+        with hold_pipeline_lock(wait):
+            _resolve(_find_problem(names, name), name, settings, bool(accept))
         return
-    from lifecycle.new_rows.refresh import quarantined
+    from lifecycle.new_rows.quarantine import list_quarantine
 
     table = Table("problem", "increment", "rows", "from", "to", "rule", "column", title="Quarantine", show_lines=True)
-    found = [(name, each) for name in names for each in quarantined(name)]
-    for name, each in found:
-        came = each.arrival
-        rules, columns = ([breach[key] or "" for breach in each.breaches] for key in ("rule", "column"))
+    quarantined = [(name, increment) for name in names for increment in list_quarantine(name)]
+    for name, increment in quarantined:
+        arrival = increment.arrival
+        rules, columns = ([breach[key] or "" for breach in increment.breaches] for key in ("rule", "column"))
         table.add_row(
             name,
-            each.file.stem,
-            f"{came['rows']:,}",
-            came["first"] or "?",
-            came["last"] or "?",
+            increment.file.stem,
+            f"{arrival['rows']:,}",
+            arrival["first"] or "?",
+            arrival["last"] or "?",
             "\n".join(rules),
             escape("\n".join(columns)),
         )
-    if not found:
-        results.print("Nothing is in quarantine.")
+    if not quarantined:
+        output.print("Nothing is in quarantine.")
         return
-    results.print(table)
-    for _, each in found:
-        for breach in each.breaches:
-            results.print(f"{each.file.stem}: {breach['message']}", soft_wrap=True, markup=False, highlight=False)
-    results.print(
-        "Right after all: recast quarantine --accept INCREMENT. Wrong: mend the source, then recast quarantine --drop "
-        "INCREMENT and recast refresh.",
+    output.print(table)
+    for _, increment in quarantined:
+        for breach in increment.breaches:
+            output.print(f"{increment.file.stem}: {breach['message']}", soft_wrap=True, markup=False, highlight=False)
+    output.print(
+        "If the rows are right: `recast quarantine --accept INCREMENT`. If they are wrong: fix the source, then "
+        "`recast quarantine --drop INCREMENT` and `recast refresh`.",
         soft_wrap=True,
         highlight=False,
     )
 
 
-def _holder(problems: list[str], increment: str) -> str:
-    """The problem in whose quarantine an increment lies.
+def _find_problem(problems: list[str], name: str) -> str:
+    """The problem in whose quarantine an increment is.
+
+    Args:
+        name: of the increment.
 
     Raises:
-        RecastError: there is none.
+        RecastError: it is in no quarantine.
     """
-    from lifecycle.new_rows.refresh import quarantined
+    from lifecycle.new_rows.quarantine import list_quarantine
 
     for problem in problems:
-        if any(increment in (each.file.stem, each.file.name) for each in quarantined(problem)):
+        if any(name in (increment.file.stem, increment.file.name) for increment in list_quarantine(problem)):
             return problem
-    raise RecastError(f"no increment {increment} is in quarantine; `recast quarantine` lists them")
+    raise RecastError(f"no increment {name} is in quarantine; `recast quarantine` lists them")
 
 
-def _settle(problem: str, increment: str, settings: Settings, is_right: bool) -> None:
-    """Take an increment in, or delete it."""
+def _resolve(problem: str, increment: str, settings: Settings, accept: bool) -> None:
+    """Accept an increment that is in quarantine, or delete it."""
     from flows import dag
-    from lifecycle.new_rows import refresh as increments
-    from problems.increments import FOLDER
+    from lifecycle.new_rows import quarantine as quarantines
+    from problems.files.raw_store import INCREMENTS_FOLDER
 
-    if not is_right:
-        increments.drop(problem, increment)
-        console.print(f"{problem}: {increment} is deleted; recast refresh {problem} brings what the source still has")
+    if not accept:
+        quarantines.drop_increment(problem, increment)
+        console.print(
+            f"{problem}: {increment} is deleted; `recast refresh {problem}` fetches what the source still has of it"
+        )
         return
-    file = increments.release(problem, increment, settings)
-    dag.track(paths.raw(problem) / FOLDER)
-    console.print(f"{problem}: {file} is taken in; recast run {problem} trains on it", highlight=False)
+    file = quarantines.release_increment(problem, increment, settings)
+    dag.track_folder(paths.raw_folder(problem) / INCREMENTS_FOLDER)
+    console.print(f"{problem}: {file} is accepted; `recast run {problem}` trains on it", highlight=False)

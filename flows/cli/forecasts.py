@@ -17,12 +17,12 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @app.command()
 def serve(
     problem: Annotated[str, typer.Argument(help="a problem of params.yaml that has a champion")],
-    host: Annotated[str, typer.Option(help="the address to listen on; others than loopback are open to all")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="the address to listen on; any other than loopback is open to everybody who reaches it")
+    ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
 ) -> None:
-    """Answer requests for forecasts over HTTP with the champion, and follow it when another one is promoted."""
+    """Answer requests for forecasts over HTTP with the champion, and switch when another version is promoted."""
     from project.settings.loading import load_settings
 
     paths.require_root()
@@ -35,13 +35,15 @@ def serve(
     from lifecycle.serving.service import Service
 
     service = Service(problem, registry)
-    held = service.answering
-    said = f"version {held.version.version} answers" if held else "there is no champion yet; the first one will answer"
-    console.print(f"{problem}: {said}. http://{host}:{port}/docs", markup=False, highlight=False, soft_wrap=True)
+    champion = service.champion.current
+    state = (
+        f"version {champion.version.version} answers" if champion else "there is no champion yet; the first will answer"
+    )
+    console.print(f"{problem}: {state}. http://{host}:{port}/docs", markup=False, highlight=False, soft_wrap=True)
     if host not in LOOPBACK:
         console.print(
-            f"[yellow]{escape(host)} is not loopback: whoever reaches it may ask; put a proxy with a password before "
-            "it.[/]",
+            f"[yellow]{escape(host)} is not loopback: everybody who reaches it can ask for forecasts. Put a proxy with "
+            "a password in front of it.[/]",
             soft_wrap=True,
         )
     config = uvicorn.Config(
@@ -56,10 +58,10 @@ def serve(
     try:
         uvicorn.Server(config).run()
     except KeyboardInterrupt:
-        console.print("Stopped; every forecast is written down.")
+        console.print("Stopped. Every forecast is in the log.")
     except SystemExit as error:
-        # Uvicorn has said why, in a line: the port is taken, or the address is not this machine's.
-        raise RecastError(f"{host}:{port} cannot be listened on; name another with --port or --host") from error
+        # Uvicorn has printed the reason: the port is taken, or the address is not one of this machine.
+        raise RecastError(f"cannot listen on {host}:{port}; choose another with --port or --host") from error
 
 
 @app.command()
@@ -67,14 +69,16 @@ def predict(
     problem: Annotated[str, typer.Argument(help="a problem of params.yaml that has a champion")],
     rows: Annotated[
         Path | None,
-        typer.Option(help="Parquet or CSV: time (UTC), series, the problem's columns; none: the newest rows ingested"),
+        typer.Option(
+            help="Parquet or CSV: time (UTC), series, the problem's columns; left out: the newest ingested rows"
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Parquet; none: data/forecasts/<problem>.parquet")] = None,
+    out: Annotated[Path | None, typer.Option(help="a Parquet file; left out: data/forecasts/<problem>.parquet")] = None,
     all_windows: Annotated[
-        bool, typer.Option("--all", help="forecast at every row at which a window is complete, not at the last alone")
+        bool, typer.Option("--all", help="forecast at every row at which a window is complete, not only at the last")
     ] = False,
 ) -> None:
-    """Forecast with the champion from a file of rows, or from the newest rows ingested, into a Parquet file."""
+    """Forecast with the champion from a file of rows, or from the newest ingested rows, into a Parquet file."""
     from flows.connection import connect
     from flows.predict import predict as flow
     from project.settings.loading import load_settings

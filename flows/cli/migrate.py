@@ -1,4 +1,4 @@
-"""The command that brings a laptop's project to servers."""
+"""The command that moves a laptop's project to servers."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,27 +7,28 @@ import typer
 
 from flows.cli.app import app
 from project import paths
-from project.lock import only_pipeline
+from project.lock import hold_pipeline_lock
 from project.progress import console
 
 
 @app.command()
 def migrate(
-    laptop: Annotated[Path, typer.Argument(help="root of the project to bring over; this one when left out")] = Path(),
+    laptop: Annotated[Path, typer.Argument(help="root of the project to migrate; left out: this one")] = Path(),
     replace: Annotated[
-        bool, typer.Option("--replace", help="also where the servers have runs that the laptop has not; they are lost")
+        bool,
+        typer.Option("--replace", help="also if the servers have runs that the laptop does not have; these are lost"),
     ] = False,
 ) -> None:
-    """Bring a laptop's runs, models, artifacts and Prefect's state to this project's servers; these must be down."""
-    from flows.migrate import migrate as bring
+    """Copy a laptop's runs, models, artifacts and Prefect's state to this project's servers, which must be down."""
+    from flows.migrate import migrate as copy_stores
 
     paths.require_root()
-    with only_pipeline(), console.status("migrating"):
-        done = bring(laptop, replace)
-    for name, tables in done.rows.items():
-        what = ", ".join(f"{count:,} {table}" for table, count in tables.items())
-        console.print(f"{name}: {what}: each table counted and compared", soft_wrap=True)
-    console.print(f"artifacts: {done.artifacts[0]:,} files, {done.artifacts[1]:,} sent, each compared")
-    for place in done.left:
-        console.print(f"[yellow]stay where they are:[/] {place}", soft_wrap=True)
-    console.print("`recast up` starts the servers")
+    with hold_pipeline_lock(), console.status("migrating"):
+        result = copy_stores(laptop, replace)
+    for name, tables in result.rows.items():
+        counts = ", ".join(f"{count:,} {table}" for table, count in tables.items())
+        console.print(f"{name}: {counts}: each table counted and compared", soft_wrap=True)
+    console.print(f"artifacts: {result.artifacts[0]:,} files, {result.artifacts[1]:,} sent, each compared")
+    for location in result.left:
+        console.print(f"[yellow]not moved:[/] {location}", soft_wrap=True)
+    console.print("`recast up` starts the servers.")

@@ -1,4 +1,4 @@
-"""Commands that run the pipeline and show what it has found."""
+"""Commands that run the pipeline and show its results."""
 
 import contextlib
 import os
@@ -8,65 +8,68 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.app import Problems, Wait, app, chosen
+from flows.cli.app import ProblemArguments, WaitOption, app, select_problems
 from project import paths
-from project.lock import only_pipeline
-from project.progress import console, results
-from project.redaction import without_passwords
+from project.lock import hold_pipeline_lock
+from project.progress import console, output
+from project.redaction import hide_passwords
 from project.settings.loading import load_settings
 from project.settings.parsing import parse_settings
 from project.settings.sections import Settings
 from stages.evaluation import leaderboard as boards
 from stages.evaluation.leaderboard import Evaluation, Spread
-from stages.evaluation.phrasing import verdict
+from stages.evaluation.phrasing import phrase_verdict
 
 
 @app.command()
 def run(
-    problems: Problems = None,
+    problems: ProblemArguments = None,
     fallback: Annotated[
-        str | None, typer.Option(help="run this problem in place of one whose source cannot be reached")
+        str | None, typer.Option(help="run this problem instead of one whose source cannot be reached")
     ] = None,
     retry: Annotated[
-        bool, typer.Option("--retry", help="train again what has failed for want of memory or of a living process")
+        bool,
+        typer.Option(
+            "--retry", help="train again the trials that failed because memory was short or their process died"
+        ),
     ] = False,
-    wait: Wait = False,
+    wait: WaitOption = False,
 ) -> None:
-    """Bring the leaderboards up to date: run the stages that DVC calls stale, and no others."""
-    from flows.dag import stale
+    """Bring the leaderboards up to date: run the stages that are stale according to DVC, and no others."""
+    from flows.dag import stale_stages
 
     settings = parse_settings()
-    wanted = chosen(settings, problems)
-    if not all(_is_fetched(name) for name in wanted):
-        # What is wrong with the grid should be told before a download of minutes.
+    selected = select_problems(settings, problems)
+    if not all(_is_fetch_sources(name) for name in selected):
+        # Errors in the grid should be reported before a download of minutes.
         load_settings()
-    with only_pipeline(wait):
-        names = _fetched(settings, wanted, fallback)
-        if retry or stale(names):
+    with hold_pipeline_lock(wait):
+        names = _fetch_sources(settings, selected, fallback)
+        if retry or stale_stages(names):
             try:
                 _run(names, retry)
             except KeyboardInterrupt:
-                console.print("Stopped. What is trained is kept; the next run goes on from there.")
+                console.print("Stopped. What was trained is kept; the next run continues from there.")
                 raise typer.Exit(130) from None
         else:
             console.print("[green]Everything is up to date.[/]")
-    failed = [line for name in names if (found := _show(name)) for line in boards.failures(found)]
-    _links(names)
+    failed = [line for name in names if (board := _show(name)) for line in boards.list_failures(board)]
+    _print_links(names)
     if failed:
         console.print("[red]Complete, but trials have failed:[/]")
         console.print("\n".join(failed), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(3)
 
 
-def _is_fetched(problem: str) -> bool:
-    return any(not file.name.startswith(".") for file in paths.raw(problem).glob("*"))
+def _is_fetch_sources(problem: str) -> bool:
+    return any(not file.name.startswith(".") for file in paths.raw_folder(problem).glob("*"))
 
 
 def _run(names: list[str], retry: bool) -> None:
-    """Run the pipeline flow; failed trials are for the leaderboard to tell."""
+    """Run the pipeline flow. The leaderboard shows which trials have failed."""
     from flows.connection import connect
     from flows.pipeline import pipeline
-    from flows.train import TrialsFailed
+    from flows.train_flow import TrialsFailed
 
     load_settings()
     connect()
@@ -75,43 +78,43 @@ def _run(names: list[str], retry: bool) -> None:
 
 
 @app.command()
-def fetch(problems: Problems = None, wait: Wait = False) -> None:
-    """Fill the raw stores: link local files, download what is public. JENA_ARCHIVE names a local Jena archive."""
+def fetch(problems: ProblemArguments = None, wait: WaitOption = False) -> None:
+    """Fill the raw stores: link local files, download public ones. JENA_ARCHIVE may name a local Jena archive."""
     settings = parse_settings()
-    with only_pipeline(wait):
-        _fetched(settings, chosen(settings, problems), None)
+    with hold_pipeline_lock(wait):
+        _fetch_sources(settings, select_problems(settings, problems), None)
 
 
 @app.command()
-def leaderboard(problems: Problems = None) -> None:
-    """Show the leaderboards: configurations by their validation error, and what the selected do on the test rows."""
-    names = chosen(parse_settings(), problems)
+def leaderboard(problems: ProblemArguments = None) -> None:
+    """Show the leaderboards: configurations by their validation error, with their errors on the test rows."""
+    names = select_problems(parse_settings(), problems)
     for name in names:
         _show(name)
-    _links(names)
+    _print_links(names)
 
 
 @app.command()
-def rebuild_mlflow(problems: Problems = None) -> None:
-    """Make MLflow's runs again, in an empty store, from the trials that DVC tracks."""
+def rebuild_mlflow(problems: ProblemArguments = None) -> None:
+    """Write MLflow's runs again, into an empty store, from the trials that DVC tracks."""
     from stages.tracking.rebuild import rebuild
 
     settings = load_settings()
-    for name in chosen(settings, problems):
+    for name in select_problems(settings, problems):
         console.print(f"{name}: {rebuild(settings, name)} trials written to MLflow")
 
 
-def _fetched(settings: Settings, names: list[str], fallback: str | None) -> list[str]:
+def _fetch_sources(settings: Settings, names: list[str], fallback: str | None) -> list[str]:
     """Fill the raw stores; the problems that can be run, with `fallback` for those whose source is out of reach.
 
     Raises:
-        Unreachable: a source is, and there is no fallback.
+        Unreachable: a source is out of reach, and there is no fallback.
     """
     from problems.errors import Unreachable
     from stages.ingest import fetch as fetch_source
 
     if fallback is not None:
-        chosen(settings, [fallback])
+        select_problems(settings, [fallback])
     ready: list[str] = []
     for name in names:
         try:
@@ -121,75 +124,86 @@ def _fetched(settings: Settings, names: list[str], fallback: str | None) -> list
                 raise
             console.print(f"[yellow]{name} cannot be run:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             console.print(f"[yellow]Running {fallback} instead.[/]")
-            name = fallback
-        if name not in ready:
+            ready.append(fallback)
+        else:
             ready.append(name)
-    return ready
+    return list(dict.fromkeys(ready))
 
 
 def _show(problem: str) -> Evaluation | None:
-    """Print a problem's leaderboard; what it shows."""
-    found = boards.read(paths.stage("evaluate", problem))
-    if found is None:
-        console.print(f"{problem}: no leaderboard yet; `recast run {problem}` makes one")
+    """Print a problem's leaderboard, and return it."""
+    board = boards.read_leaderboard(paths.stage_folder("evaluate", problem))
+    if board is None:
+        console.print(f"{problem}: there is no leaderboard yet; `recast run {problem}` makes one")
     else:
-        results.print(_table(found))
-    return found
+        output.print(_table(board))
+    return board
 
 
-def _table(found: Evaluation) -> Table:
+def _table(board: Evaluation) -> Table:
     """The leaderboard as a table."""
-    simulated = " · SIMULATED DATA" if found.synthetic else ""
-    said = verdict(found)
+    simulated = " · SIMULATED DATA" if board.synthetic else ""
+    verdict = phrase_verdict(board)
     table = Table(
-        title=escape(f"{found.title} ({found.problem}){simulated}"),
-        caption=escape(f"{said.headline}. {said.comparison} Selected by validation; tested once."),
+        title=escape(f"{board.title} ({board.problem}){simulated}"),
+        caption=escape(f"{verdict.headline}. {verdict.comparison} Selected by validation; tested once."),
     )
     for heading in ("", "configuration"):
         table.add_column(heading)
-    shown = found.measures[:1] if found.measure.scaled else found.measures
-    measures = [f"{split} {each.title} {each.unit}" for split in ("validation", "test") for each in shown]
-    for heading in ("parameters", "seeds", *measures, *(["skill"] if found.persistence_test is not None else [])):
+    measures = board.measures[:1] if board.selection_measure.scaled else board.measures
+    errors = [f"{split} {measure.title} {measure.unit}" for split in ("validation", "test") for measure in measures]
+    for heading in ("parameters", "seeds", *errors, *(["skill"] if board.persistence_test is not None else [])):
         table.add_column(escape(heading.rstrip()), justify="right")
-    for place, row in enumerate(found.rows, 1):
+    for rank, row in enumerate(board.rows, 1):
         failed = f" ({len(row.failed)} failed)" if row.failed else ""
         table.add_row(
-            str(place) if row.complete else "-",
+            str(rank) if row.complete else "-",
             escape(row.configuration),
             "" if row.parameters is None else f"{row.parameters:,}",
             f"{len(row.finished_seeds)}{failed}",
-            *(_spread(of.get(each.name)) for of in (row.validation, row.test) for each in shown),
-            *([] if found.persistence_test is None else ["" if row.skill is None else f"{row.skill:+.3f}"]),
-            style="bold" if row.configuration == found.best else "red" if row.failed else None,
+            *(
+                _format_spread(scores.get(measure.name))
+                for scores in (row.validation, row.test)
+                for measure in measures
+            ),
+            *([] if board.persistence_test is None else ["" if row.skill is None else f"{row.skill:+.3f}"]),
+            style="bold" if row.configuration == board.best else "red" if row.failed else None,
         )
     return table
 
 
-def _spread(spread: Spread | None) -> str:
+def _format_spread(spread: Spread | None) -> str:
     if spread is None:
         return ""
     return f"{spread.mean:.3f}" + ("" if spread.deviation is None else f" ± {spread.deviation:.3f}")
 
 
-def _links(problems: list[str]) -> None:
-    """Where to look next."""
+def _print_links(problems: list[str]) -> None:
+    """Print where to look next."""
     for name in problems:
-        report = paths.stage("evaluate", name) / "report.html"
+        report = paths.stage_folder("evaluate", name) / "report.html"
         if report.exists():
-            results.print(f"Report: {report}", soft_wrap=True)
-    for title, place in addresses().items():
-        results.print(f"{title}: {place or 'recast up'}", soft_wrap=True)
+            output.print(f"Report: {report}", soft_wrap=True)
+    for title, address in server_addresses().items():
+        output.print(server_line(title, address), soft_wrap=True)
 
 
-def addresses() -> dict[str, str | None]:
-    """Where MLflow's and Prefect's pages are, by title: on the servers that are named, or on the project's own."""
-    from infra.servers import MLFLOW, PREFECT, url
+def server_line(title: str, address: str | None) -> str:
+    """Where a server is, or how to start it."""
+    return f"{title}: {address}" if address else f"{title} is not running; start it with `recast up`."
+
+
+def server_addresses() -> dict[str, str | None]:
+    """Where MLflow's and Prefect's pages are, by the servers' titles: on servers that the environment names, or on the
+    project's own; None: the server does not run."""
+    from infra.server_process import running_address
+    from infra.servers import MLFLOW, PREFECT
 
     mlflow, prefect = os.environ.get("MLFLOW_TRACKING_URI", ""), os.environ.get("PREFECT_API_URL")
-    own = url(PREFECT)
+    own = running_address(PREFECT)
     if own and prefect in (None, f"{own}/api"):
         prefect = f"{own} (it keeps running; `recast down` stops it)"
     return {
-        MLFLOW.title: without_passwords(mlflow) if mlflow.startswith("http") else url(MLFLOW),
-        PREFECT.title: prefect and without_passwords(prefect.removesuffix("/api")),
+        MLFLOW.title: hide_passwords(mlflow) if mlflow.startswith("http") else running_address(MLFLOW),
+        PREFECT.title: prefect and hide_passwords(prefect.removesuffix("/api")),
     }

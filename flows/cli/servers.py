@@ -7,8 +7,8 @@ import typer
 from flows.cli.app import app
 from problems.errors import RecastError
 from project import paths
-from project.lock import is_running
-from project.profile import read
+from project.lock import is_pipeline_running
+from project.profile import read_profile
 from project.progress import console
 from project.settings.parsing import parse_settings
 
@@ -17,35 +17,41 @@ from project.settings.parsing import parse_settings
 def up(
     profile: Annotated[
         Literal["laptop", "servers"] | None,
-        typer.Option(help="laptop: on SQLite; servers: on PostgreSQL and S3, with Ray; left out: as the last time"),
+        typer.Option(
+            help="laptop: on SQLite; servers: on PostgreSQL and S3, with Ray; left out: the one that was used last"
+        ),
     ] = None,
 ) -> None:
     """Start the project's servers in the background, on loopback, and a worker for deployments."""
-    from infra.servers import WORKER, start, use, used
-    from stages.tracking.store import client
+    from infra.server_process import start
+    from infra.servers import WORKER, servers_of_profile, switch_profile
+    from stages.tracking.store import get_client
 
     paths.require_root()
     pool = parse_settings().deploy.pool
-    use(profile)
-    if read().name == "laptop":
-        # The server and a run that starts beside it must not both create the database.
-        client()
-    for server in used():
+    switch_profile(profile)
+    if read_profile().name == "laptop":
+        # Creates the database: the server and a run that starts at the same time must not both do so.
+        get_client()
+    for server in servers_of_profile():
         with console.status(f"starting {server.title}"):
             address = start(server)
-        what = f"runs what is due in the work pool {pool}; its log: {server.log}" if server is WORKER else address
-        console.print(f"{server.title}: {what}", soft_wrap=True)
+        description = (
+            f"runs what is due in the work pool {pool}; its log: {server.log}" if server is WORKER else address
+        )
+        console.print(f"{server.title}: {description}", soft_wrap=True)
 
 
 @app.command()
-def down(force: Annotated[bool, typer.Option("--force", help="also while a pipeline runs")] = False) -> None:
+def down(force: Annotated[bool, typer.Option("--force", help="even while a pipeline runs")] = False) -> None:
     """Stop the project's worker and its servers."""
-    from infra.servers import SERVERS, stop
+    from infra.server_process import stop
+    from infra.servers import SERVERS
 
     paths.require_root()
-    if is_running() and not force:
+    if is_pipeline_running() and not force:
         raise RecastError(
-            "a pipeline runs in this checkout and reports to them; stop it first (Ctrl-C), or `recast down --force`"
+            "a pipeline runs in this checkout and needs the servers; stop it first (Ctrl-C), or `recast down --force`"
         )
     for server in reversed(SERVERS):
         console.print(f"{server.title}: {'stopped' if stop(server) else 'was not running'}")

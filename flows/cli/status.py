@@ -1,90 +1,99 @@
-"""The command that shows what is stale, what runs where, and for how long."""
+"""The command that shows what is stale, what runs where, and since when."""
 
 import time
 
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.app import Problems, app, chosen
-from flows.cli.pipeline import addresses
+from flows.cli.app import ProblemArguments, app, select_problems
+from flows.cli.pipeline import server_addresses, server_line
 from project import paths
-from project.lock import is_running
-from project.progress import results
+from project.lock import is_pipeline_running
+from project.progress import output
 from project.settings.loading import load_settings
 from project.settings.sections import Settings
 
 
 @app.command()
-def status(problems: Problems = None) -> None:
-    """Show what is stale, which trials are done, what runs where and for how long, and where the servers are."""
-    from flows.dag import stale
-    from infra.servers import WORKER, url
+def status(problems: ProblemArguments = None) -> None:
+    """Show which stages are stale, which trials are done, what runs where and since when, and where the servers are."""
+    from flows.dag import stale_stages
+    from infra.server_process import running_address
+    from infra.servers import WORKER
 
     settings = load_settings()
-    names = chosen(settings, problems)
-    running = is_running()
+    names = select_problems(settings, problems)
+    running = is_pipeline_running()
     table = Table("problem", "stale stages", "trials", title="Status")
-    old = stale(names) if not running else []
+    stale = stale_stages(names) if not running else []
     for name in names:
-        stages = [stage.partition("@")[0] for stage in old if stage.endswith(f"@{name}")]
-        table.add_row(name, "?" if running else ", ".join(stages) or "none", escape(_trials(settings, name, running)))
-    results.print(table)
-    results.print("A pipeline runs in this checkout." if running else "No pipeline runs in this checkout.")
+        stages = [stage.partition("@")[0] for stage in stale if stage.endswith(f"@{name}")]
+        table.add_row(
+            name, "?" if running else ", ".join(stages) or "none", escape(_count_trials(settings, name, running))
+        )
+    output.print(table)
+    output.print("A pipeline runs in this checkout." if running else "No pipeline runs in this checkout.")
     _show_grids()
-    for title, place in {**addresses(), WORKER.title: url(WORKER) and f"runs, its log: {WORKER.log}"}.items():
-        results.print(f"{title}: {place or 'not running (recast up starts it)'}", soft_wrap=True)
+    worker = f"runs, its log: {WORKER.log}" if running_address(WORKER) else None
+    for title, address in (server_addresses() | {WORKER.title: worker}).items():
+        output.print(server_line(title, address), soft_wrap=True)
 
 
-def _trials(settings: Settings, problem: str, running: bool) -> str:
+def _count_trials(settings: Settings, problem: str, running: bool) -> str:
     """How many trials of the grid are done, failed and under way."""
-    from stages.training.outcomes import outcome
-    from stages.training.trials import expand, read_run, trial_folder
+    from stages.training.expansion import list_trials
+    from stages.training.outcomes import read_outcome
+    from stages.training.trials import read_run_notes, trial_folder
 
-    windowed = paths.stage("window", problem)
+    windowed = paths.stage_folder("window", problem)
     if not (windowed / "windows.json").exists():
-        return "not known before `window` has run"
-    trials = expand(settings, problem, windowed)
-    ended = [outcome(trial) for trial in trials]
-    failed = sum(each is not None and each.status == "failed" for each in ended)
-    open_ = [trial for trial, each in zip(trials, ended, strict=True) if each is None]
-    begun = [trial for trial in open_ if trial_folder(trial).exists()]
-    epochs = {trial.label: read_run(trial_folder(trial)).get("epoch", 0) for trial in begun}
-    now = [f"{label}: epoch {epoch}" if running else f"{label}: {epoch} epochs kept" for label, epoch in epochs.items()]
-    text = f"{len(trials) - len(open_) - failed} of {len(trials)} done"
-    return "\n".join([text + (f", {failed} failed" if failed else ""), *now])
+        return "not known until the stage `window` has run"
+    trials = list_trials(settings, problem, windowed)
+    outcomes = [read_outcome(trial) for trial in trials]
+    failed = sum(outcome is not None and outcome.status == "failed" for outcome in outcomes)
+    unfinished = [trial for trial, outcome in zip(trials, outcomes, strict=True) if outcome is None]
+    begun = [trial for trial in unfinished if trial_folder(trial).exists()]
+    epochs = {trial.label: read_run_notes(trial_folder(trial)).get("epoch", 0) for trial in begun}
+    under_way = [
+        f"{label}: epoch {epoch}" if running else f"{label}: {epoch} epochs kept" for label, epoch in epochs.items()
+    ]
+    counts = f"{len(trials) - len(unfinished) - failed} of {len(trials)} done"
+    return "\n".join([counts + (f", {failed} failed" if failed else ""), *under_way])
 
 
 def _show_grids() -> None:
-    """A table of each grid that is being trained: devices, slots, what runs there, the queue and the time left."""
-    from infra.devices.board import pages
+    """Print a table of each grid that is being trained: devices, slots, what runs there, queue and time left."""
+    from infra.devices.status import running_grids
 
-    found = pages()
-    if not found:
-        results.print("No grid is being trained.")
-    for page in found:
-        left = "not known: no trial like these has ended here" if page.left is None else _length(page.left)
-        caption = f"{page.queued} more wait; time left: {left}"
-        table = Table("device", "slots", "memory kept", "runs", "for", "of about", title=page.title, caption=caption)
-        for place in page.places:
-            here = [each for each in page.running if each.device == place.device]
-            kept = "" if place.memory is None else f"{_gib(place.used or 0)} of {_gib(place.memory)}"
+    grids = running_grids()
+    if not grids:
+        output.print("No grid is being trained.")
+    for grid in grids:
+        left = "not known, as no similar trial has ended here" if grid.left is None else _format_seconds(grid.left)
+        caption = f"{grid.queued} more wait; time left: {left}"
+        table = Table(
+            "device", "slots", "memory reserved", "runs", "for", "of about", title=grid.title, caption=caption
+        )
+        for place in grid.places:
+            running = [bundle for bundle in grid.running if bundle.device == place.device]
+            memory = "" if place.memory is None else f"{_gib(place.used or 0)} of {_gib(place.memory)}"
             now = time.time()
             table.add_row(
                 escape(place.device),
-                f"{len(here)} of {place.slots}",
-                kept,
-                escape("\n".join(each.label for each in here)),
-                "\n".join(_length(now - each.begun) for each in here),
-                "\n".join("?" if each.expected is None else _length(each.expected) for each in here),
+                f"{len(running)} of {place.slots}",
+                memory,
+                escape("\n".join(bundle.label for bundle in running)),
+                "\n".join(_format_seconds(now - bundle.begun) for bundle in running),
+                "\n".join("?" if bundle.expected is None else _format_seconds(bundle.expected) for bundle in running),
             )
-        results.print(table)
+        output.print(table)
 
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _length(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     """A length of time in its two largest units."""
     whole = max(0, round(seconds))
     days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60

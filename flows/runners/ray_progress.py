@@ -1,4 +1,4 @@
-"""An actor of the Ray cluster that knows how far its bundles have come: nodes tell it, the driver asks it.
+"""An actor of the Ray cluster that knows how far its bundles have come: nodes report to it, the driver asks it.
 
 It runs on the cluster: this module imports nothing that would take seconds or memory there.
 """
@@ -14,7 +14,7 @@ class BundleProgress:
     Attributes:
         node: the id of the node that trains it.
         begun: when it began there, in seconds since the epoch.
-        epochs: that are done, of all its trials.
+        epochs: completed epochs of all its trials.
     """
 
     node: str
@@ -23,16 +23,16 @@ class BundleProgress:
 
 
 class ProgressActor:
-    """The progress of bundles by their numbers. What it loses, only the bar and `recast status` show."""
+    """The progress of bundles by the numbers of their jobs. Only the progress bar and `recast status` use it."""
 
     def __init__(self) -> None:
         self.bundles: dict[int, BundleProgress] = {}
 
-    def tell(self, number: int, progress: BundleProgress) -> None:
-        """From a node."""
+    def update(self, number: int, progress: BundleProgress) -> None:
+        """Called by a node: how far a bundle has come now."""
         self.bundles[number] = progress
 
     def read(self, numbers: Iterable[int]) -> dict[int, BundleProgress]:
-        """What was told of these bundles; the others are forgotten."""
+        """Called by the driver: the progress of these bundles. That of all others is forgotten."""
         self.bundles = {number: self.bundles[number] for number in numbers if number in self.bundles}
         return self.bundles

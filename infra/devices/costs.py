@@ -1,4 +1,4 @@
-"""What a trial is expected to take, in seconds and in memory: learnt from those that were trained here before."""
+"""How many seconds and how much memory a trial is expected to take, learnt from the trials trained here before."""
 
 import hashlib
 import json
@@ -8,17 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from project.records import read_disposable_record
 from stages.tables.windows import AnyWindows, read_windows
 from stages.training import fit
-from stages.training.objectives import shape_for
-from stages.training.trials import Trial, read_run, trial_folder
+from stages.training.objectives import choose_shape
+from stages.training.trials import Trial, trial_folder
 
-NEWEST = 2000
-"""Trials that are learnt from, at most: of the folder of a problem, those that were written last."""
+MAX_TRIALS_READ = 2000
+"""The most trials to learn from: those of a problem's folder that were written last."""
 
-OF_NO_SHAPE = ("learning_rate", "schedule", "epochs")
+HYPERPARAMETERS_WITHOUT_SHAPE = ("learning_rate", "schedule", "epochs")
 """Hyperparameters that change neither the memory of a trial nor the time of an epoch."""
 
 
@@ -27,8 +27,10 @@ class Observation:
     """What a trial took.
 
     Attributes:
-        epoch_seconds: an epoch; of a baseline, which has none, all of it.
-        peak: bytes; None: not measured.
+        shape: see `cost_shape`; empty for trials that did not note it.
+        parameters: the number of weights.
+        epoch_seconds: the seconds of an epoch; of a baseline, which has no epochs, those of the whole trial.
+        peak: the most memory that it took, in bytes; None: not measured.
     """
 
     shape: str
@@ -38,8 +40,29 @@ class Observation:
     peak: int | None
 
 
-def observed(folder: Path, device: str) -> list[Observation]:
-    """What the trials in a folder took on this kind of device, those that were written last.
+@dataclass(frozen=True)
+class _RunNotes:
+    """The fields of run.json that say what a trial took; trials of earlier versions lack some."""
+
+    device: str = ""
+    epoch: int = 0
+    seconds: float | None = None
+    training_seconds: float | None = None
+    shape: str = ""
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class _TrialNotes:
+    """The fields of trial.json that say what was trained."""
+
+    status: str
+    architecture: str
+    parameters: int | None
+
+
+def read_observations(folder: Path, device: str) -> list[Observation]:
+    """What the newest trials in a folder took on this kind of device. Trials whose files cannot be read are left out.
 
     Args:
         device: cpu or cuda.
@@ -48,23 +71,18 @@ def observed(folder: Path, device: str) -> list[Observation]:
         return []
     with os.scandir(folder) as entries:
         newest = sorted(((entry.stat().st_mtime, entry.path) for entry in entries if entry.is_dir()), reverse=True)
-    found = []
-    for _, path in newest[:NEWEST]:
-        noted, about = read_run(Path(path)), _result(Path(path))
-        if about is None or about["status"] != "finished" or "seconds" not in noted:
+    observations = []
+    for _, path in newest[:MAX_TRIALS_READ]:
+        run = read_disposable_record(Path(path) / "run.json", _RunNotes)
+        trial = read_disposable_record(Path(path) / "trial.json", _TrialNotes)
+        if run is None or trial is None or trial.status != "finished" or run.seconds is None:
             continue
-        if str(noted.get("device", "")).partition(":")[0] != device:
+        if run.device.partition(":")[0] != device:
             continue
-        epochs = int(noted.get("epoch", 0))
-        seconds = float(noted["training_seconds"]) / epochs if epochs else float(noted["seconds"])
-        shape, peak = str(noted.get("shape", "")), noted.get("peak_bytes")
-        found.append(Observation(shape, about["architecture"], about["parameters"] or 0, seconds, peak))
-    return found
-
-
-def _result(folder: Path) -> dict[str, Any] | None:
-    file = folder / "trial.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        trained = run.training_seconds
+        seconds = trained / run.epoch if run.epoch and trained is not None else run.seconds
+        observations.append(Observation(run.shape, trial.architecture, trial.parameters or 0, seconds, run.peak_bytes))
+    return observations
 
 
 @dataclass(frozen=True)
@@ -75,109 +93,128 @@ class Costs:
     _parameters: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, trials: Iterable[Trial], device: str) -> "Costs":
-        """From the trials that stand in the same folders as these.
+    def read(cls, trials: Iterable[Trial], device: str) -> "Costs":
+        """From the trials in the same folders as these.
 
         Args:
             device: cpu or cuda.
         """
         folders = sorted({trial_folder(trial).parent for trial in trials})
-        return cls([each for folder in folders for each in observed(folder, device)])
+        return cls([observation for folder in folders for observation in read_observations(folder, device)])
 
     @cached_property
     def peaks(self) -> dict[str, int]:
-        """The most memory that a trial of a shape took, in bytes, where it was measured."""
-        found: dict[str, int] = {}
-        for each in self.observations:
-            if each.shape and each.peak:
-                found[each.shape] = max(each.peak, found.get(each.shape, 0))
-        return found
+        """The most memory that a trial took, in bytes, by shape, as far as it was measured."""
+        peaks: dict[str, int] = {}
+        for observation in self.observations:
+            if observation.shape and observation.peak:
+                peaks[observation.shape] = max(observation.peak, peaks.get(observation.shape, 0))
+        return peaks
 
     @cached_property
     def _by_shape(self) -> Mapping[str, float]:
-        return _medians((each.shape, each.epoch_seconds) for each in self.observations if each.shape)
+        """The seconds of an epoch."""
+        return _medians(
+            (observation.shape, observation.epoch_seconds) for observation in self.observations if observation.shape
+        )
 
     @cached_property
     def _by_architecture(self) -> Mapping[str, float]:
-        return _medians((each.architecture, each.epoch_seconds / max(1, each.parameters)) for each in self.observations)
+        """The seconds of an epoch for each weight."""
+        return _medians(
+            (observation.architecture, observation.epoch_seconds / max(1, observation.parameters))
+            for observation in self.observations
+        )
 
     @cached_property
-    def _by_all(self) -> float | None:
-        each = [each.epoch_seconds / max(1, each.parameters) for each in self.observations if each.parameters]
-        return statistics.median(each) if each else None
+    def _of_all(self) -> float | None:
+        """The seconds of an epoch for each weight, of all architectures."""
+        per_weight = [
+            observation.epoch_seconds / max(1, observation.parameters)
+            for observation in self.observations
+            if observation.parameters
+        ]
+        return statistics.median(per_weight) if per_weight else None
 
     @property
-    def known(self) -> bool:
-        """Whether the seconds are seconds; else they are of use only to compare trials."""
+    def are_seconds(self) -> bool:
+        """Whether `seconds` are seconds; if nothing was observed, they only serve to compare trials."""
         return bool(self.observations)
 
     def seconds(self, trial: Trial) -> float:
-        """What a trial is expected to take, to its last epoch: as others of its shape did; else, as those of its
-        architecture, or as all, by parameters; else its parameters times its epochs, in no unit.
+        """How long a trial is expected to take to its last epoch.
+
+        As others of its shape; else as those of its architecture, or as all, in proportion to the number of weights;
+        else its weights times its epochs, which is not a time.
         """
-        epochs = max(1, fit.epochs_of(trial.configuration.hyperparameters, trial.train))
-        if (found := self._by_shape.get(shape(trial))) is not None:
-            return epochs * found
-        each = self._by_architecture.get(trial.configuration.architecture, self._by_all)
-        return epochs * max(1, self.parameters(trial)) * (1.0 if each is None else each)
+        epochs = max(1, fit.count_epochs(trial.configuration.hyperparameters, trial.train))
+        if (epoch_seconds := self._by_shape.get(cost_shape(trial))) is not None:
+            return epochs * epoch_seconds
+        per_weight = self._by_architecture.get(trial.configuration.architecture, self._of_all)
+        return epochs * max(1, self.parameters(trial)) * (1.0 if per_weight is None else per_weight)
 
     def parameters(self, trial: Trial) -> int:
-        """How many weights a trial has to train."""
+        """The number of weights that a trial has to train."""
         configuration = trial.configuration
         name = f"{trial.problem} {configuration.label}"
         if name not in self._parameters:
-            windows = _windows(trial)
-            inputs = shape_for(windows, trial.train)
-            network = fit.build(configuration.architecture, configuration.hyperparameters, inputs, seed=0)
+            windows = _windows_of_trial(trial)
+            inputs = choose_shape(windows, trial.train)
+            network = fit.initialize_network(configuration.architecture, configuration.hyperparameters, inputs, seed=0)
             self._parameters[name] = sum(weight.numel() for weight in network.parameters())
         return self._parameters[name]
 
 
 @dataclass
 class Pace:
-    """How long trials take now, by what they were expected to take: this machine may be slower, or nothing be known.
+    """How fast bundles are trained now, compared with what was expected: the machine may be busy, or another one.
 
     Attributes:
-        taken, expected: by the bundles that have ended, in all.
+        known: whether the expected times are in seconds; see `Costs.are_seconds`.
+        taken, expected: what all bundles that have ended took, and were expected to take.
     """
 
     known: bool
     taken: float = 0.0
     expected: float = 0.0
 
-    def tell(self, taken: float, expected: float) -> None:
-        """A bundle has ended."""
+    def record(self, taken: float, expected: float) -> None:
+        """Record what a bundle took that has ended, and what it was expected to take."""
         self.taken += taken
         self.expected += expected
 
     def seconds(self, expected: float) -> float | None:
-        """What is to be expected now; None: nothing is known."""
+        """How many seconds to expect now for something; None: not known.
+
+        Args:
+            expected: what `Costs` expects for it.
+        """
         if self.expected:
             return expected * self.taken / self.expected
         return expected if self.known else None
 
 
-def shape(trial: Trial) -> str:
-    """What the memory of a trial and the time of its epochs follow from, as a hash."""
+def cost_shape(trial: Trial) -> str:
+    """A hash of all that the memory of a trial and the time of its epochs depend on."""
     about = [
         trial.problem,
         trial.configuration.architecture,
-        trial.configuration.hyperparameters.model_dump(mode="json", exclude=set(OF_NO_SHAPE)),
+        trial.configuration.hyperparameters.model_dump(mode="json", exclude=set(HYPERPARAMETERS_WITHOUT_SHAPE)),
         trial.train.model_dump(mode="json", exclude={"epochs", "patience", "clip"}),
-        asdict(_windows(trial).shape),
+        asdict(_windows_of_trial(trial).shape),
     ]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_read: dict[tuple[Path, str], AnyWindows] = {}
+_windows_read: dict[tuple[Path, str], AnyWindows] = {}
 
 
-def _windows(trial: Trial) -> AnyWindows:
-    """The windows of a trial's data, read once."""
+def _windows_of_trial(trial: Trial) -> AnyWindows:
+    """The windows of a trial's data, which are read once."""
     key = trial.windowed, trial.data
-    if key not in _read:
-        _read[key] = read_windows(trial.windowed)
-    return _read[key]
+    if key not in _windows_read:
+        _windows_read[key] = read_windows(trial.windowed)
+    return _windows_read[key]
 
 
 def _medians(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:

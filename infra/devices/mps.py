@@ -1,7 +1,7 @@
-"""NVIDIA's Multi-Process Service: processes that share a GPU run their kernels at the same time, not in turn.
+"""NVIDIA's Multi-Process Service (MPS): processes that share a GPU run their kernels at the same time, not in turn.
 
-Its daemon is started where its program is there and several trials share a GPU, and is stopped with the grid. Without
-it, the driver gives each process the whole GPU for slices of time. https://docs.nvidia.com/deploy/mps/
+Its daemon runs while a grid is trained of which several trials share a GPU, if its program is installed. Without it,
+the driver gives each process the whole GPU for slices of time. https://docs.nvidia.com/deploy/mps/
 """
 
 import os
@@ -23,43 +23,46 @@ _folder: Path | None = None
 
 
 @contextmanager
-def shared_gpus(wanted: bool) -> Iterator[bool]:
-    """Let the processes that start in the block share GPUs by MPS where that can be had; whether they do.
+def multi_process_service(shares_gpus: bool) -> Iterator[bool]:
+    """Run the daemon until the block ends, so that the processes that start in it share GPUs by MPS.
 
-    A daemon that the environment names (CUDA_MPS_PIPE_DIRECTORY) is used, and left alone.
+    A daemon that the environment names (CUDA_MPS_PIPE_DIRECTORY) is used, but neither started nor stopped.
 
     Args:
-        wanted: several trials share a GPU.
+        shares_gpus: several trials share a GPU; else nothing is done.
+
+    Yields:
+        Whether MPS is used.
     """
     global _users
     with _lock:
-        others = PIPES in os.environ and _folder is None
-        own = wanted and not others and (_users > 0 or _start())
-        _users += own
+        is_foreign = PIPES in os.environ and _folder is None
+        is_own = shares_gpus and not is_foreign and (_users > 0 or _start_daemon())
+        _users += is_own
     try:
-        yield wanted and (others or own)
+        yield shares_gpus and (is_foreign or is_own)
     finally:
         with _lock:
-            _users -= own
-            if own and not _users:
-                _stop()
+            _users -= is_own
+            if is_own and not _users:
+                _stop_daemon()
 
 
-def _start() -> bool:
-    """Start the daemon; whether it runs."""
+def _start_daemon() -> bool:
+    """Start the daemon, and return whether it runs."""
     global _folder
     if shutil.which(CONTROL) is None:
         return False
-    # Not below the project: the path of a socket has a hundred characters at most.
+    # Not below the project: the path of a socket may have no more than a hundred characters.
     folder = Path(tempfile.mkdtemp(prefix="recast-mps-"))
     environment = {PIPES: str(folder), LOGS: str(folder)}
     try:
-        ended = subprocess.run(
+        result = subprocess.run(
             [CONTROL, "-d"], env=os.environ | environment, capture_output=True, timeout=ANSWER_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        ended = None
-    if ended is None or ended.returncode:
+        result = None
+    if result is None or result.returncode:
         shutil.rmtree(folder, ignore_errors=True)
         return False
     os.environ |= environment
@@ -67,7 +70,7 @@ def _start() -> bool:
     return True
 
 
-def _stop() -> None:
+def _stop_daemon() -> None:
     global _folder
     try:
         subprocess.run([CONTROL], input=b"quit\n", capture_output=True, timeout=ANSWER_SECONDS, check=False)

@@ -1,12 +1,12 @@
-"""Slots: how many trials run at once in this checkout, and on which device each does.
+"""Slots: how many trials run at the same time in this checkout, and on which devices.
 
-A slot is a locked file, so that two grids side by side share the machine, and a slot whose owner dies is free again.
+Whoever holds a slot locks a file. So two grids that run side by side share the machine, and a slot is free again when
+its owner dies.
 """
 
 import os
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,15 +15,17 @@ import psutil
 import pynvml
 import torch
 from filelock import FileLock, Timeout
+from tenacity import retry, retry_if_exception_type, wait_fixed
 
-from infra.devices.packing import MARGIN, Device
+from infra.devices.packing import MEMORY_MARGIN, Device
 from project.paths import STATE
-from project.settings.sections import Runner
+from project.settings.operation import RunnerSettings
 
-POLL_SECONDS = 0.05
+SLOT_POLL_SECONDS = 0.05
 
-MOST_SLOTS = 16
-"""Trials at once on a GPU whose slots its memory decides: each takes a process, its context and a core's time."""
+MAX_SLOTS_PER_GPU = 16
+"""The most trials at the same time on a GPU whose memory decides how many: each takes a process with its context, and a
+core's time."""
 
 
 @dataclass(frozen=True)
@@ -34,71 +36,72 @@ class Slot:
     number: int
 
 
-def slots(runner: Runner, threads: int) -> list[Slot]:
+def machine_slots(runner: RunnerSettings, threads: int) -> list[Slot]:
     """The slots of this machine: `slots_per_gpu` on every visible GPU; without a GPU, `workers` on the CPU.
 
     Args:
-        threads: of one trial; as many trials as the cores hold, unless `workers` says otherwise.
+        threads: the threads of one trial. Without `workers`, there are as many slots as the cores allow.
     """
     gpus = torch.cuda.device_count() if runner.devices == "auto" else 0
     if gpus:
-        each = MOST_SLOTS if runner.slots_per_gpu == "auto" else runner.slots_per_gpu
-        # One of each GPU before a second of any.
-        return [Slot(f"cuda:{gpu}", i) for i in range(each) for gpu in range(gpus)]
-    workers = runner.workers or max(1, cores() // threads)
+        slots_per_gpu = MAX_SLOTS_PER_GPU if runner.slots_per_gpu == "auto" else runner.slots_per_gpu
+        # One slot of each GPU before a second one of any.
+        return [Slot(f"cuda:{gpu}", i) for i in range(slots_per_gpu) for gpu in range(gpus)]
+    workers = runner.workers or max(1, usable_cores() // threads)
     return [Slot("cpu", i) for i in range(workers)]
 
 
-def devices(runner: Runner, threads: int) -> tuple[Device, ...]:
-    """The devices of this machine with their slots, and with `slots_per_gpu: auto` the memory that is free there now.
+def machine_devices(runner: RunnerSettings, threads: int) -> tuple[Device, ...]:
+    """The devices of this machine with their slots, and with `slots_per_gpu: auto` the memory that is free now.
 
-    Grids that run side by side in this process share them; but not the fixed slots of GPUs, which are locked.
+    Grids that run side by side in this process share these objects, except where slots are exclusive: then the locks of
+    the slots keep them apart.
     """
-    return _shared(runner, threads) if not keeps(runner) else _devices(runner, threads)
+    return _shared_devices(runner, threads) if not slots_are_exclusive(runner) else _read_devices(runner, threads)
 
 
-def keeps(runner: Runner) -> bool:
-    """Whether a process keeps its slot for as long as it lives: what it has on a GPU, it would leave there."""
+def slots_are_exclusive(runner: RunnerSettings) -> bool:
+    """Whether a process keeps its slot as long as it lives, because what it has allocated on a GPU stays there."""
     return runner.slots_per_gpu != "auto" and runner.devices == "auto" and torch.cuda.device_count() > 0
 
 
-def _devices(runner: Runner, threads: int) -> tuple[Device, ...]:
-    names = [slot.device for slot in slots(runner, threads)]
+def _read_devices(runner: RunnerSettings, threads: int) -> tuple[Device, ...]:
+    names = [slot.device for slot in machine_slots(runner, threads)]
     packed = runner.slots_per_gpu == "auto"
     return tuple(
-        Device(name, names.count(name), int(free_memory(name) * (1 - MARGIN)) if packed else None)
+        Device(name, names.count(name), int(free_memory(name) * (1 - MEMORY_MARGIN)) if packed else None)
         for name in dict.fromkeys(names)
     )
 
 
-_shared = cache(_devices)
+_shared_devices = cache(_read_devices)
 
 
 def free_memory(device: str, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that are free on a device: of a GPU's memory, or of the machine's, or of this process's container."""
+    """The free bytes of a device: of a GPU, or of the machine, or of the container of this process."""
     kind, _, number = device.partition(":")
     if kind == "cuda":
-        about = torch.cuda.get_device_properties(int(number))
+        properties = torch.cuda.get_device_properties(int(number))
         try:
             pynvml.nvmlInit()
-            # Its number is another one where CUDA_VISIBLE_DEVICES names some.
-            return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{about.uuid}")).free)
+            # By its UUID: NVML numbers the GPUs otherwise if CUDA_VISIBLE_DEVICES is set.
+            return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")).free)
         except pynvml.NVMLError:
-            return int(about.total_memory)
+            return int(properties.total_memory)
     free = psutil.virtual_memory().available
     limit, used = cgroup / "memory.max", cgroup / "memory.current"
-    if limit.exists() and (most := limit.read_text(encoding="utf-8").strip()) != "max":
-        free = min(free, int(most) - int(used.read_text(encoding="utf-8")))
+    if limit.exists() and (maximum := limit.read_text(encoding="utf-8").strip()) != "max":
+        free = min(free, int(maximum) - int(used.read_text(encoding="utf-8")))
     return free
 
 
-def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """The cores that this process may use: by its affinity, and by the quota of its container.
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """The number of cores that this process may use, by its affinity and by the quota of its container.
 
     Args:
         cgroup: where Linux mounts control groups (version 2: cpu.max; version 1: cpu/cpu.cfs_quota_us).
     """
-    # Not every system can say which cores this process may use.
+    # Not every system knows the affinity of a process.
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, period = "max", "1"
     if (cgroup / "cpu.max").exists():
@@ -112,9 +115,9 @@ def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 @contextmanager
-def claimed(choice: Sequence[Slot]) -> Iterator[torch.device]:
-    """The device of a free slot, waited for; the slot is taken until the block ends."""
-    slot, lock = _taken(choice)
+def claim_slot(choice: Sequence[Slot]) -> Iterator[torch.device]:
+    """Wait for a free slot, and hold it until the block ends; its device."""
+    slot, lock = _acquire_slot(choice)
     try:
         yield torch.device(slot.device)
     finally:
@@ -122,26 +125,29 @@ def claimed(choice: Sequence[Slot]) -> Iterator[torch.device]:
 
 
 @cache
-def claim(choice: tuple[Slot, ...]) -> torch.device:
-    """The device of a free slot, waited for; the slot is this process's until it ends, however it ends."""
-    slot, lock = _taken(choice)
-    _kept.append(lock)
+def claim_slot_for_process(choice: tuple[Slot, ...]) -> torch.device:
+    """Wait for a free slot, and hold it until this process ends, in whatever way; its device."""
+    slot, lock = _acquire_slot(choice)
+    _held_locks.append(lock)
     return torch.device(slot.device)
 
 
-_kept: list[FileLock] = []
-"""A lock that nothing refers to is released."""
+_held_locks: list[FileLock] = []
+"""Referred to from here, because a lock that nothing refers to is released."""
 
 
-def _taken(choice: Sequence[Slot]) -> tuple[Slot, FileLock]:
+class _NoFreeSlot(Exception):
+    """Others hold all slots."""
+
+
+@retry(retry=retry_if_exception_type(_NoFreeSlot), wait=wait_fixed(SLOT_POLL_SECONDS))
+def _acquire_slot(choice: Sequence[Slot]) -> tuple[Slot, FileLock]:
+    """The first of these slots that is free, and its lock; waits until there is one."""
     folder = STATE / "slots"
     folder.mkdir(parents=True, exist_ok=True)
-    while True:
-        for slot in choice:
-            lock = FileLock(folder / f"{slot.device.replace(':', '')}-{slot.number}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
+    for slot in choice:
+        lock = FileLock(folder / f"{slot.device.replace(':', '')}-{slot.number}.lock")
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
             return slot, lock
-        time.sleep(POLL_SECONDS)
+    raise _NoFreeSlot

@@ -1,6 +1,6 @@
-"""What happened to a problem's champion, from first to last: the truth that MLflow's aliases follow.
+"""The history of a problem's champion: everything that happened to it. MLflow's aliases follow from it.
 
-It is in a module of its own so that a rollback need not wait for MLflow and PyTorch to be loaded.
+This module does not import MLflow or PyTorch, so that a rollback does not wait until they are loaded.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from problems.errors import RecastError
-from project.atomic import replaced_file
+from project.atomic import replace_file
 from project.paths import STATE
 
-FOLDER = Path("data/champion")
-"""Histories, decisions and pages, a folder a problem."""
+CHAMPIONS_FOLDER = Path("data/champion")
+"""A folder for each problem, with its history, decisions and pages."""
 RETRAIN = "retrain"
-"""By whom an entry is that no person has asked for."""
+"""The author of an entry that no person has asked for."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,6 @@ class Version:
         key: of the trial.
         run: the trial's run in MLflow.
         label: of the trial, for people: gru units=32 seed=1.
-        uri: by which MLflow loads it.
     """
 
     problem: str
@@ -42,6 +41,7 @@ class Version:
 
     @property
     def uri(self) -> str:
+        """By which MLflow loads it."""
         return f"models:/{self.problem}/{self.version}"
 
 
@@ -55,7 +55,7 @@ class Entry:
         version, key, run, label: of the challenger; of a rollback, of the version that is champion again.
         former: the champion before, if there was one.
         decision: id of the comparison that it rests on, if there was one.
-        reason: in a sentence.
+        reason: a sentence.
         by: retrain, or the person who asked for it.
         experiment: name of the DVC experiment that holds the retraining, where there is one.
     """
@@ -73,101 +73,112 @@ class Entry:
     experiment: str | None = None
 
     def version_of(self, problem: str) -> Version:
-        """The version that it is about."""
+        """The version that the entry is about."""
         return Version(problem, self.version, self.key, self.run, self.label)
 
 
-def folder(problem: str) -> Path:
-    """Where a problem's history, decisions and pages are."""
-    return FOLDER / problem
+EntryOrNone = TypeVar("EntryOrNone", bound=Entry | None)
 
 
-def file_of(problem: str) -> Path:
-    return folder(problem) / "history.json"
+def champion_folder(problem: str) -> Path:
+    """Where the history, the decisions and the pages of a problem are."""
+    return CHAMPIONS_FOLDER / problem
 
 
-def history(problem: str) -> list[Entry]:
-    """All that happened, the oldest first.
+def history_file(problem: str) -> Path:
+    """The file of a problem's history."""
+    return champion_folder(problem) / "history.json"
+
+
+def read_history(problem: str) -> list[Entry]:
+    """Everything that happened, the oldest first.
 
     Raises:
         RecastError: the file cannot be read.
     """
-    file = file_of(problem)
+    file = history_file(problem)
     if not file.exists():
         return []
     try:
         return TypeAdapter(list[Entry]).validate_json(file.read_bytes())
     except ValidationError as error:
-        what = error.errors()[0]
+        detail = error.errors()[0]
         raise RecastError(
-            f"{file}: {'.'.join(map(str, what['loc']))}: {what['msg']}; restore the file, or move {folder(problem)} "
-            "aside to begin a new history"
+            f"{file}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}; restore the file, or move "
+            f"{champion_folder(problem)} aside to begin a new history"
         ) from error
 
 
 @contextmanager
-def writing(problem: str) -> Iterator[None]:
-    """Hold the lock of what is written of a problem's champion: a person may roll back while a flow promotes."""
+def lock_history(problem: str) -> Iterator[None]:
+    """Keep other processes from writing a problem's history or page: a person may roll back while a flow promotes."""
     STATE.mkdir(exist_ok=True)
     with FileLock(STATE / f"champion-{problem}.lock"):
         yield
 
 
-def append(problem: str, made: Callable[[list[Entry]], Entry | None]) -> None:
-    """Add what is made of the entries that there are, if anything is; the file has it, or is as it was."""
-    with writing(problem):
-        entries = history(problem)
-        entry = made(entries)
+def append_entry(problem: str, next_entry: Callable[[list[Entry]], EntryOrNone]) -> EntryOrNone:
+    """Append to the history. The file is replaced as a whole: a kill leaves it either with the entry or as it was.
+
+    Args:
+        next_entry: makes the entry, by those that there are; None: there is nothing to append.
+
+    Returns:
+        The new entry.
+    """
+    with lock_history(problem):
+        entries = read_history(problem)
+        entry = next_entry(entries)
         if entry is not None:
-            with replaced_file(file_of(problem)) as temporary:
+            with replace_file(history_file(problem)) as temporary:
                 temporary.write_bytes(TypeAdapter(list[Entry]).dump_json([*entries, entry], indent=1) + b"\n")
+    return entry
 
 
-def reign(entries: Sequence[Entry]) -> list[Entry]:
-    """The champions that a rollback could go back to, the present one last: what promotions added, rollbacks took."""
-    found: list[Entry] = []
+def champion_stack(entries: Sequence[Entry]) -> list[Entry]:
+    """The promotions of the champion and of those that a rollback could go back to, the present champion last."""
+    stack: list[Entry] = []
     for entry in entries:
         if entry.kind == "promotion":
-            found.append(entry)
+            stack.append(entry)
         elif entry.kind == "rollback":
-            del found[-1:]
-    return found
+            del stack[-1:]
+    return stack
 
 
-def champion(problem: str) -> Version | None:
-    """The champion by the history, or None where there was never one. MLflow is not asked."""
-    return champion_of(problem, history(problem))
+def find_champion(problem: str) -> Version | None:
+    """The champion according to the history, which alone is read; None: there is no champion."""
+    return find_champion_in(problem, read_history(problem))
 
 
-def champion_of(problem: str, entries: Sequence[Entry]) -> Version | None:
-    """`champion`, by entries that were read."""
-    found = reign(entries)
-    return found[-1].version_of(problem) if found else None
+def find_champion_in(problem: str, entries: Sequence[Entry]) -> Version | None:
+    """The champion according to these entries; None: there is no champion."""
+    stack = champion_stack(entries)
+    return stack[-1].version_of(problem) if stack else None
 
 
-def challenger(problem: str) -> Version | None:
-    """The version that was last proposed, unless it has become champion."""
-    return challenger_of(problem, history(problem))
+def find_challenger(problem: str) -> Version | None:
+    """The version that was the last challenger, unless it has become champion."""
+    return find_challenger_in(problem, read_history(problem))
 
 
-def challenger_of(problem: str, entries: Sequence[Entry]) -> Version | None:
-    """`challenger`, by entries that were read."""
-    found = [entry for entry in entries if entry.kind != "rollback"]
-    return found[-1].version_of(problem) if found and found[-1].kind != "promotion" else None
+def find_challenger_in(problem: str, entries: Sequence[Entry]) -> Version | None:
+    """The version that was the last challenger according to these entries, unless it has become champion."""
+    last = next((entry for entry in reversed(entries) if entry.kind != "rollback"), None)
+    return last.version_of(problem) if last and last.kind != "promotion" else None
 
 
-def decided(problem: str, decision: str | None) -> Entry | None:
-    """What became of a comparison, where something has."""
-    return decided_of(history(problem), decision)
+def find_outcome(problem: str, decision: str | None) -> Entry | None:
+    """The last entry that rests on a decision; None: nothing has followed from the decision yet."""
+    return find_outcome_in(read_history(problem), decision)
 
 
-def decided_of(entries: Sequence[Entry], decision: str | None) -> Entry | None:
-    """`decided`, by entries that were read."""
-    found = [entry for entry in entries if decision and entry.decision == decision]
-    return found[-1] if found else None
+def find_outcome_in(entries: Sequence[Entry], decision: str | None) -> Entry | None:
+    """The last of these entries that rests on a decision; None: nothing has followed from the decision yet."""
+    return next((entry for entry in reversed(entries) if decision and entry.decision == decision), None)
 
 
-def new_entry(
+def make_entry(
     kind: Literal["challenge", "promotion", "refusal", "rollback"],
     version: Version,
     entries: Sequence[Entry],
@@ -176,8 +187,8 @@ def new_entry(
     by: str,
     experiment: str | None = None,
 ) -> Entry:
-    """An entry of now."""
-    now = champion_of(version.problem, entries)
+    """An entry with the present time, to follow these entries."""
+    champion = find_champion_in(version.problem, entries)
     return Entry(
         kind,
         datetime.now(UTC).isoformat(timespec="seconds"),
@@ -185,7 +196,7 @@ def new_entry(
         version.key,
         version.run,
         version.label,
-        now.version if now else None,
+        champion.version if champion else None,
         decision,
         reason,
         by,
@@ -194,20 +205,17 @@ def new_entry(
 
 
 def roll_back(problem: str, by: str, reason: str) -> Version:
-    """Make the former champion the champion again, and say which it is; each further call goes one further back.
+    """Make the former champion the champion again, and return it. Each further call goes one champion further back.
 
     Raises:
-        RecastError: there is none.
+        RecastError: there is no former champion.
     """
 
-    def made(entries: list[Entry]) -> Entry:
-        found = reign(entries)
-        if len(found) < 2:
-            now = f"version {found[-1].version} is the first champion" if found else "there is no champion"
-            raise RecastError(f"{problem}: {now}, so there is no former one to go back to")
-        return new_entry("rollback", found[-2].version_of(problem), entries, None, reason, by)
+    def next_entry(entries: list[Entry]) -> Entry:
+        stack = champion_stack(entries)
+        if len(stack) < 2:
+            state = f"version {stack[-1].version} is the first champion" if stack else "there is no champion"
+            raise RecastError(f"{problem}: {state}, so there is no former champion to go back to")
+        return make_entry("rollback", stack[-2].version_of(problem), entries, None, reason, by)
 
-    append(problem, made)
-    now = champion(problem)
-    assert now is not None
-    return now
+    return append_entry(problem, next_entry).version_of(problem)

@@ -1,6 +1,6 @@
-"""What became of a problem's forecasts as an HTML page that needs no network and nothing beside it."""
+"""The page of a problem's monitoring: one HTML file, which loads nothing from the network or from other files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,74 +8,121 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 
-from lifecycle.champions.pages import Drawn
-from lifecycle.monitoring.rules import Breached, Watched
+from lifecycle.monitoring.rules import BrokenRule, measure_of
+from lifecycle.monitoring.versions import MAE, MonitoredVersion, measure_titles
 from problems.problem import Problem
-from project.settings.sections import Monitor
-from stages.evaluation.phrasing import decimals, fixed, percent, quantity, signed
-from stages.report.drawing import drawing
-from stages.report.figures import COLORS, GREY, STYLE, Line, canvas, date_axis, svg
+from project.settings.operation import MonitorSettings
+from stages.evaluation.number_format import (
+    choose_decimals,
+    format_number,
+    format_percent,
+    format_quantity,
+    format_signed,
+)
+from stages.report.drawing import use_matplotlib
+from stages.report.figures import (
+    CHART_STYLE,
+    COLORS,
+    GREY,
+    Chart,
+    LineStyle,
+    create_chart,
+    format_date_axis,
+    render_svg,
+)
 from stages.report.templates import load_template
 
-LISTED = 60
-"""Days that the table shows at most: the newest."""
-OURS, REFERENCE, LIMIT = Line(COLORS[0]), Line(GREY, (4, 3)), Line("#b42318", (2, 2))
-BAND = COLORS
+MAX_DAYS_LISTED = 60
+"""The most days that the table shows: the newest ones."""
+FORECAST_LINE, REFERENCE_LINE, LIMIT_LINE = LineStyle(COLORS[0]), LineStyle(GREY, (4, 3)), LineStyle("#b42318", (2, 2))
+LEVEL_COLORS = COLORS
 
 
-def render(
+def render_page(
     name: str,
     problem: Problem,
-    settings: Monitor,
+    settings: MonitorSettings,
     figures: pl.DataFrame,
     newest: dict[str, Any] | None,
-    versions: dict[int, Watched],
-    found: Sequence[Breached],
+    versions: Mapping[int, MonitoredVersion],
+    broken: Sequence[BrokenRule],
 ) -> str:
     """The page; the same figures give the same bytes.
 
     Args:
-        newest: the row of the figures that is judged.
-        found: the rules that it breaks.
+        figures: the history.
+        newest: the row of the history that is judged; None: the history is empty.
+        broken: the rules that it breaks.
     """
+    figures = _with_judged_errors(figures)
     rows = figures.to_dicts()
-    levels = sorted((each.removeprefix("coverage_") for each in figures.columns if "coverage_" in each), key=float)
-    with drawing(STYLE):
+    levels = sorted(
+        (column.removeprefix("coverage_") for column in figures.columns if "coverage_" in column), key=float
+    )
+    measures = list(dict.fromkeys(measure_of(row) for row in reversed(rows)))
+    measure = measure_of(newest) if newest else MAE
+    titles = measure_titles()
+    version = versions.get(newest["model_version"]) if newest else None
+    selected_by = version.selection_measure.name if version else measure
+    with use_matplotlib(CHART_STYLE):
         return load_template("monitor.html.jinja", Path(__file__).parent).render(
             problem=name,
             p=problem,
             s=settings,
             days=settings.window.days,
             newest=newest,
-            rows=list(reversed(rows))[:LISTED],
+            measure=measure,
+            titles=titles,
+            error_title=_capitalize(" or ".join(titles[measure] for measure in measures)),
+            shows_mae=measures != [MAE],
+            selected_by=selected_by,
+            rows=list(reversed(rows))[:MAX_DAYS_LISTED],
             versions=versions,
             levels=levels,
-            found=found,
-            errors=_errors(problem, settings, figures, versions) if rows else None,
-            coverages=_coverages(problem, settings, figures, levels) if rows and levels else None,
-            drifts=_drifts(problem, settings, figures) if rows else None,
-            absent=_missing(problem, settings, figures) if rows else None,
-            ours=OURS,
-            reference=REFERENCE,
-            limit=LIMIT,
-            bands=[Line(color) for color in BAND],
-            digits=decimals((newest and newest["mae"]) or 1.0, 4),
-            fixed=fixed,
-            signed=signed,
-            percent=percent,
-            quantity=quantity,
+            broken=broken,
+            errors=_draw_errors(problem, settings, figures, versions, measures) if rows else None,
+            coverages=_draw_coverages(problem, figures, levels) if rows and levels else None,
+            drifts=_draw_drifts(problem, settings, figures) if rows else None,
+            missing=_draw_missing(problem, settings, figures) if rows else None,
+            forecast_line=FORECAST_LINE,
+            reference_line=REFERENCE_LINE,
+            limit_line=LIMIT_LINE,
+            level_lines=[LineStyle(color) for color in LEVEL_COLORS],
+            digits=choose_decimals((newest and newest[measure]) or 1.0, 4),
+            fixed=format_number,
+            signed=format_signed,
+            percent=format_percent,
+            quantity=format_quantity,
+            capitalize=_capitalize,
         )
 
 
-def _parts(figures: pl.DataFrame) -> list[pl.DataFrame]:
-    """The figures by version, in the order of the versions."""
-    return [part for _, part in sorted((int(p["model_version"][0]), p) for p in figures.partition_by("model_version"))]
+def _capitalize(text: str) -> str:
+    """The text with a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]
 
 
-def _line(axes: Axes, part: pl.DataFrame, name: str, line: Line) -> None:
+def _with_judged_errors(figures: pl.DataFrame) -> pl.DataFrame:
+    """The figures with `judged_error` and `judged_persistence`: the errors by the measure of each row."""
+    if figures.is_empty():
+        return figures
+    rows = figures.to_dicts()
+    errors = {
+        "judged_error": [row[measure_of(row)] for row in rows],
+        "judged_persistence": [row[f"persistence_{measure_of(row)}"] for row in rows],
+    }
+    return figures.with_columns(pl.Series(name, values, dtype=pl.Float64) for name, values in errors.items())
+
+
+def _split_by_version(figures: pl.DataFrame) -> list[pl.DataFrame]:
+    """The figures of each version, in the order of the versions."""
+    return sorted(figures.partition_by("model_version"), key=lambda part: int(part["model_version"][0]))
+
+
+def _plot_days(axes: Axes, part: pl.DataFrame, column: str, line: LineStyle) -> None:
     axes.plot(
         part["day"].to_numpy(),
-        part[name].cast(pl.Float64).to_numpy(),
+        part[column].cast(pl.Float64).to_numpy(),
         color=line.color,
         linestyle=line.style,
         marker="o",
@@ -83,9 +130,9 @@ def _line(axes: Axes, part: pl.DataFrame, name: str, line: Line) -> None:
     )
 
 
-def _versions_along(axes: Axes, figures: pl.DataFrame) -> None:
-    """A line where each version begins, with its number."""
-    for part in _parts(figures):
+def _mark_versions(axes: Axes, figures: pl.DataFrame) -> None:
+    """Draw a line where each version begins, with its number."""
+    for part in _split_by_version(figures):
         axes.axvline(part["day"].to_numpy()[0], color="#9aa5b1", linewidth=0.8)
         axes.annotate(
             f"version {part['model_version'][0]}",
@@ -99,74 +146,89 @@ def _versions_along(axes: Axes, figures: pl.DataFrame) -> None:
         )
 
 
-def _finished(axes: Axes, figures: pl.DataFrame) -> None:
-    _versions_along(axes, figures)
+def _finish_axes(axes: Axes, figures: pl.DataFrame) -> None:
+    """Mark the versions, and fit the axis of days."""
+    _mark_versions(axes, figures)
     days = figures["day"].to_numpy()
     margin = np.timedelta64(max(1, int((days[-1] - days[0]).astype(int)) // 50), "D")
     axes.set_xlim(days[0] - margin, days[-1] + margin)
-    date_axis(axes)
+    format_date_axis(axes)
 
 
-def _errors(problem: Problem, settings: Monitor, figures: pl.DataFrame, versions: dict[int, Watched]) -> Drawn:
-    figure, axes = canvas(1180, 250, bottom=26)
-    for part in _parts(figures):
-        _line(axes, part, "mae", OURS)
-        _line(axes, part, "persistence_mae", REFERENCE)
+def _draw_errors(
+    problem: Problem,
+    settings: MonitorSettings,
+    figures: pl.DataFrame,
+    versions: Mapping[int, MonitoredVersion],
+    measures: Sequence[str],
+) -> Chart:
+    figure, axes = create_chart(1180, 250, bottom=26)
+    for part in _split_by_version(figures):
+        _plot_days(axes, part, "judged_error", FORECAST_LINE)
+        _plot_days(axes, part, "judged_persistence", REFERENCE_LINE)
         version = versions.get(int(part["model_version"][0]))
-        if version and version.test_mae and settings.error is not None:
+        test_error = version.test_errors.get(measure_of(part.row(-1, named=True))) if version else None
+        if test_error and settings.error is not None:
             days = part["day"].to_numpy()[[0, -1]]
-            limit = [settings.error * version.test_mae] * 2
-            axes.plot(days, limit, color=LIMIT.color, linestyle=LIMIT.style)
+            limit = [settings.error * test_error] * 2
+            axes.plot(days, limit, color=LIMIT_LINE.color, linestyle=LIMIT_LINE.style)
     axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.12)
-    _finished(axes, figures)
+    _finish_axes(axes, figures)
     last = figures.row(-1, named=True)
-    about = f"MAE by day, over {settings.window.days} days each, {problem.unit}: {_share(last['mae'])} on {last['day']}"
-    return Drawn(f"MAE, {problem.unit}".rstrip(", "), svg(figure, about, problem.source.synthetic))
+    title = _capitalize(" or ".join(measure_titles()[measure] for measure in measures))
+    value = f"{_format_value(last['judged_error'])} on {last['day']}"
+    description = f"{title} by day, each over {settings.window.days} days, {problem.unit}: {value}"
+    return Chart(f"{title}, {problem.unit}".rstrip(", "), render_svg(figure, description, problem.source.synthetic))
 
 
-def _coverages(problem: Problem, settings: Monitor, figures: pl.DataFrame, levels: Sequence[str]) -> Drawn:
-    figure, axes = canvas(1180, 200, bottom=26)
-    for place, level in enumerate(levels):
-        color = BAND[place % len(BAND)]
+def _draw_coverages(problem: Problem, figures: pl.DataFrame, levels: Sequence[str]) -> Chart:
+    figure, axes = create_chart(1180, 200, bottom=26)
+    for i, level in enumerate(levels):
+        color = LEVEL_COLORS[i % len(LEVEL_COLORS)]
         axes.axhline(float(level), color=color, linestyle=(0, (4, 3)), linewidth=1)
-        for part in _parts(figures):
-            _line(axes, part, f"coverage_{level}", Line(color))
+        for part in _split_by_version(figures):
+            _plot_days(axes, part, f"coverage_{level}", LineStyle(color))
     axes.set_ylim(0, 1.1)
-    _finished(axes, figures)
+    _finish_axes(axes, figures)
     last = figures.row(-1, named=True)
-    told = ", ".join(f"{level}: {_share(last[f'coverage_{level}'])}" for level in levels)
-    about = f"Share of observations within the intervals, by day: on {last['day']} {told}"
-    return Drawn("What the intervals hold; dashed: what they should", svg(figure, about, problem.source.synthetic))
+    values = ", ".join(f"{level}: {_format_value(last[f'coverage_{level}'])}" for level in levels)
+    description = f"Share of observations inside the intervals, by day: on {last['day']} {values}"
+    return Chart(
+        "Share of observations inside the intervals; dashed: their levels",
+        render_svg(figure, description, problem.source.synthetic),
+    )
 
 
-def _share(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "none" if value is None else f"{value:.2f}"
 
 
-def _drifts(problem: Problem, settings: Monitor, figures: pl.DataFrame) -> Drawn | None:
+def _draw_drifts(problem: Problem, settings: MonitorSettings, figures: pl.DataFrame) -> Chart | None:
     if figures["drift"].null_count() == len(figures):
         return None
-    figure, axes = canvas(1180, 170, bottom=26)
-    for part in _parts(figures):
-        _line(axes, part, "drift", OURS)
+    figure, axes = create_chart(1180, 170, bottom=26)
+    for part in _split_by_version(figures):
+        _plot_days(axes, part, "drift", FORECAST_LINE)
     if settings.drift is not None:
-        axes.axhline(settings.drift, color=LIMIT.color, linestyle=LIMIT.style)
+        axes.axhline(settings.drift, color=LIMIT_LINE.color, linestyle=LIMIT_LINE.style)
     axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.12)
-    _finished(axes, figures)
+    _finish_axes(axes, figures)
     last = figures.row(-1, named=True)
-    about = f"Drift of the column that has drifted farthest, by day: {_share(last['drift'])} on {last['day']}"
-    caption = "Drift of the farthest column, in times the farthest known window"
-    return Drawn(caption, svg(figure, about, problem.source.synthetic))
+    value = f"{_format_value(last['drift'])} on {last['day']}"
+    description = f"Drift of the column that has drifted farthest, by day: {value}"
+    caption = "Drift of the column that has drifted farthest, in multiples of the largest drift among the known rows"
+    return Chart(caption, render_svg(figure, description, problem.source.synthetic))
 
 
-def _missing(problem: Problem, settings: Monitor, figures: pl.DataFrame) -> Drawn:
-    figure, axes = canvas(1180, 170, bottom=26)
-    for part in _parts(figures):
-        _line(axes, part, "missing", OURS)
+def _draw_missing(problem: Problem, settings: MonitorSettings, figures: pl.DataFrame) -> Chart:
+    figure, axes = create_chart(1180, 170, bottom=26)
+    for part in _split_by_version(figures):
+        _plot_days(axes, part, "missing", FORECAST_LINE)
     if settings.missing is not None:
-        axes.axhline(settings.missing, color=LIMIT.color, linestyle=LIMIT.style)
+        axes.axhline(settings.missing, color=LIMIT_LINE.color, linestyle=LIMIT_LINE.style)
     axes.set_ylim(0, 1.1)
-    _finished(axes, figures)
+    _finish_axes(axes, figures)
     last = figures.row(-1, named=True)
-    about = f"Share of observations that nothing had forecast, by day: {_share(last['missing'])} on {last['day']}"
-    return Drawn("Observed, but not forecast: share", svg(figure, about, problem.source.synthetic))
+    value = f"{_format_value(last['missing'])} on {last['day']}"
+    description = f"Share of observations without a forecast, by day: {value}"
+    return Chart("Share of observations without a forecast", render_svg(figure, description, problem.source.synthetic))

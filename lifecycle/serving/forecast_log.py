@@ -1,7 +1,7 @@
-"""Every forecast that was made, by its id: one SQLite file a problem, which the service, flows and people read.
+"""The forecast log: every forecast by its id, in one SQLite file for each problem.
 
-A forecast's id is a hash of what it was made by and from, so that the same window and model version have the same id,
-and a forecast that is made twice stands here once.
+A forecast's id is a hash of the model version and the window that it was made from. A forecast that is made twice has
+the same id, and is in the log once.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from typing import Any
 
 import polars as pl
 
-FOLDER = Path("data/forecasts")
-PATIENCE_SECONDS = 30
-"""How long a writer waits for another."""
+FORECASTS_FOLDER = Path("data/forecasts")
+LOCK_WAIT_SECONDS = 30
+"""How long a writer waits for another one."""
 
 _EPOCH = datetime(1970, 1, 1)
 _MILLISECONDS = pl.Datetime("ms")
@@ -32,15 +32,18 @@ create index if not exists by_target_time on forecasts (target_time);
 """
 
 
-def file_of(problem: str) -> Path:
-    """Where the forecasts of a problem stand."""
-    return FOLDER / f"{problem}.db"
+def log_file(problem: str) -> Path:
+    """The file with the forecasts of a problem."""
+    return FORECASTS_FOLDER / f"{problem}.db"
 
 
-def identified(problem: str, version: int, forecasts: pl.DataFrame) -> pl.DataFrame:
-    """Forecasts, as `Forecaster.forecast` gives them, with `model_version` and `forecast_id`.
+def add_ids(problem: str, version: int, forecasts: pl.DataFrame) -> pl.DataFrame:
+    """Forecasts with the columns `model_version` and `forecast_id`.
 
     The id is the first 16 hex digits of the SHA-256 of problem, version, series, origin, lead and the window's values.
+
+    Args:
+        forecasts: as `Forecaster.forecast` returns them.
     """
     ids = [
         hashlib.sha256(json.dumps([problem, version, series, str(origin), lead, inputs]).encode()).hexdigest()[:16]
@@ -51,8 +54,8 @@ def identified(problem: str, version: int, forecasts: pl.DataFrame) -> pl.DataFr
     )
 
 
-def record(problem: str, forecasts: pl.DataFrame) -> None:
-    """Write forecasts that have an id down, in one transaction; those that stand there already stay as they are."""
+def record_forecasts(problem: str, forecasts: pl.DataFrame) -> None:
+    """Write forecasts with ids to the log, in one transaction. Those that are in the log already stay as they are."""
     levels = [name.removeprefix("low_") for name in forecasts.columns if name.startswith("low_")]
     now = time.time_ns() // 1_000_000
     rows = [
@@ -70,38 +73,38 @@ def record(problem: str, forecasts: pl.DataFrame) -> None:
         )
         for row in forecasts.iter_rows(named=True)
     ]
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with _opened(file_of(problem)) as database, database:
+    FORECASTS_FOLDER.mkdir(parents=True, exist_ok=True)
+    with _connect(log_file(problem)) as database, database:
         database.executemany("insert or ignore into forecasts values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
-def find(forecast_id: str) -> dict[str, Any] | None:
-    """A forecast by its id, of whatever problem, with `problem` and `made`, when it was first made (UTC); None: none.
+def find_forecast(forecast_id: str) -> dict[str, Any] | None:
+    """The forecast with this id, of any problem; None: it is not in a log.
 
-    Intervals are `low_<level>` and `high_<level>`.
+    Beside the columns of `read_forecasts` it has `problem`. `made` is the time (UTC) when it was made first.
     """
-    for file in sorted(FOLDER.glob("*.db")):
-        found = _selected(file, "forecast_id = ?", (forecast_id,))
-        if found.height:
-            return {"problem": file.stem, **found.row(0, named=True)}
+    for file in sorted(FORECASTS_FOLDER.glob("*.db")):
+        forecasts = _select(file, "forecast_id = ?", (forecast_id,))
+        if forecasts.height:
+            return {"problem": file.stem, **forecasts.row(0, named=True)}
     return None
 
 
-def between(problem: str, first: datetime, last: datetime) -> pl.DataFrame:
-    """The forecasts of what happens from `first` (UTC) up to, not including, `last`, by target time.
+def read_forecasts(problem: str) -> pl.DataFrame:
+    """All forecasts of a problem, by target time.
 
-    Columns are those of `identified`, and `made`; an interval is null where the version had none of that level.
+    The columns are those of `add_ids`, and `made`. The ends of an interval, `low_<level>` and `high_<level>`, are null
+    where the model version has no interval of that level.
     """
-    bounds = (_milliseconds(first), _milliseconds(last))
-    return _selected(file_of(problem), "target_time >= ? and target_time < ?", bounds)
+    return _select(log_file(problem), "true", ())
 
 
-def of_version(problem: str, version: int) -> pl.DataFrame:
-    """The forecasts that a version of a problem's model has made, as `between` gives them."""
-    return _selected(file_of(problem), "model_version = ?", (version,))
+def forecasts_of_version(problem: str, version: int) -> pl.DataFrame:
+    """The forecasts that a model version of a problem has made, as `read_forecasts` returns them."""
+    return _select(log_file(problem), "model_version = ?", (version,))
 
 
-def _selected(file: Path, where: str, values: tuple[Any, ...]) -> pl.DataFrame:
+def _select(file: Path, where: str, values: tuple[Any, ...]) -> pl.DataFrame:
     columns = {
         "forecast_id": pl.String,
         "model_version": pl.Int64,
@@ -116,31 +119,35 @@ def _selected(file: Path, where: str, values: tuple[Any, ...]) -> pl.DataFrame:
     }
     rows: list[Any] = []
     if file.exists():
-        with _opened(file) as database:
-            # The names of columns and the condition are ours.
+        with _connect(file) as database:
+            # The names of the columns and the condition are not input.
             query = (
                 f"select {', '.join(columns)} from forecasts where {where} order by target_time, series, origin, made"
             )
             rows = database.execute(query, values).fetchall()
     frame = pl.DataFrame(rows, schema=columns, orient="row")
-    intervals = [json.loads(each) for each in frame["intervals"]]
-    levels = sorted({level for each in intervals for level in each}, key=float)
+    intervals = [json.loads(text) for text in frame["intervals"]]
+    levels = sorted({level for by_level in intervals for level in by_level}, key=float)
     ends = [
-        pl.Series(f"{end}_{level}", [each[level][place] if level in each else None for each in intervals], pl.Float64)
+        pl.Series(
+            f"{end}_{level}",
+            [by_level[level][i] if level in by_level else None for by_level in intervals],
+            pl.Float64,
+        )
         for level in levels
-        for place, end in enumerate(("low", "high"))
+        for i, end in enumerate(("low", "high"))
     ]
-    moments = pl.col("origin", "target_time", "made").cast(_MILLISECONDS)
-    return frame.drop("intervals").with_columns(moments, *ends)
+    times = pl.col("origin", "target_time", "made").cast(_MILLISECONDS)
+    return frame.drop("intervals").with_columns(times, *ends)
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[sqlite3.Connection]:
-    """The database of a problem, created where there is none; many may read while one writes."""
-    database = sqlite3.connect(file, timeout=PATIENCE_SECONDS)
+def _connect(file: Path) -> Iterator[sqlite3.Connection]:
+    """The database in a file, which is created if it does not exist. Many may read it while one process writes."""
+    database = sqlite3.connect(file, timeout=LOCK_WAIT_SECONDS)
     try:
         database.execute("pragma journal_mode = wal")
-        # In WAL mode a power failure may cost the last forecasts, and no more.
+        # In WAL mode a power failure can lose the last forecasts, but no others.
         database.execute("pragma synchronous = normal")
         database.executescript(_SCHEMA)
         yield database
@@ -148,7 +155,7 @@ def _opened(file: Path) -> Iterator[sqlite3.Connection]:
         database.close()
 
 
-def _milliseconds(moment: datetime) -> int:
-    """Since 1970, UTC."""
-    naive = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+def _milliseconds(time_: datetime) -> int:
+    """A time as milliseconds since 1970 in UTC."""
+    naive = time_.astimezone(UTC).replace(tzinfo=None) if time_.tzinfo else time_
     return round((naive - _EPOCH).total_seconds() * 1000)

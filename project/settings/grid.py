@@ -1,4 +1,4 @@
-"""The grid: every combination of an architecture's hyperparameters, block by block, once a seed."""
+"""The grid: every combination of an architecture's hyperparameters, block by block."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from architectures import REGISTRY, Axes, TrainedAxes
 from problems.errors import RecastError
 from project.paths import PARAMS
 from project.settings.explaining import explain_errors
-from project.settings.sections import Block, Grid
+from project.settings.sections import Grid, GridBlock
 from project.spelling import did_you_mean
 
 
@@ -21,8 +21,8 @@ class Configuration:
 
     Attributes:
         architecture: its name in the registry.
-        hyperparameters: every axis with its value, defaults too.
-        varied: the axes that the grid lists, which tell this configuration from its neighbours.
+        hyperparameters: every axis with its value, including defaults.
+        varied: the axes that the grid lists, which distinguish this configuration from the others.
     """
 
     architecture: str
@@ -31,7 +31,7 @@ class Configuration:
 
     @property
     def family(self) -> str:
-        """What it is compared within: its architecture; an ensemble, which has several times the weights, apart."""
+        """The group in which it is compared: its architecture. Ensembles, with several times the weights, are apart."""
         is_ensemble = isinstance(self.hyperparameters, TrainedAxes) and self.hyperparameters.members > 1
         return f"{self.architecture} ensemble" if is_ensemble else self.architecture
 
@@ -39,45 +39,46 @@ class Configuration:
     def label(self) -> str:
         """A name, unique in the grid: gru units=32 learning_rate=0.001."""
         values = self.hyperparameters.model_dump()
-        return " ".join([self.architecture, *(f"{axis}={_short(values[axis])}" for axis in self.varied)])
+        return " ".join([self.architecture, *(f"{axis}={_format_axis_value(values[axis])}" for axis in self.varied)])
 
 
-def _short(value: Any) -> str:
-    """A value in six digits, or in as many as it takes to tell it from all others."""
+def _format_axis_value(value: Any) -> str:
+    """A value with six digits, or with as many as it takes to distinguish it from every other value."""
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
-    return f"[{', '.join(map(_short, value))}]" if isinstance(value, tuple) else str(value)
+    return f"[{', '.join(map(_format_axis_value, value))}]" if isinstance(value, tuple) else str(value)
 
 
-def configurations(grid: Grid) -> list[Configuration]:
+def expand_grid(grid: Grid) -> list[Configuration]:
     """All configurations of the grid, in its order.
 
     Raises:
-        RecastError: an architecture that is not registered, an axis it does not have, a value out of range, or a
-            configuration that is listed twice.
+        RecastError: an architecture is not registered, does not have an axis, has a value out of range, or has a
+            configuration twice.
     """
-    found: dict[str, Configuration] = {}
+    by_label: dict[str, Configuration] = {}
     for name in grid.architectures:
         if name not in REGISTRY:
             raise RecastError(
                 f"{PARAMS}: grid.architectures.{name}: no such architecture{did_you_mean(name, REGISTRY)}; "
-                f"known are {', '.join(sorted(REGISTRY))}"
+                f"the architectures are {', '.join(sorted(REGISTRY))}"
             )
         blocks = grid.blocks(name)
         for i, block in enumerate(blocks):
             place = f"grid.architectures.{name}" + (f".{i}" if len(blocks) > 1 else "")
-            for each in _product(name, block, place):
-                if each.label in found:
-                    raise RecastError(f"{PARAMS}: {place}: {each.label} is in two of the blocks; leave it in one")
-                found[each.label] = each
-    return list(found.values())
+            for configuration in _expand_block(name, block, place):
+                label = configuration.label
+                if label in by_label:
+                    raise RecastError(f"{PARAMS}: {place}: {label} is in two of the blocks; leave it in one")
+                by_label[label] = configuration
+    return list(by_label.values())
 
 
-def _product(name: str, block: Block, place: str) -> Iterator[Configuration]:
+def _expand_block(name: str, block: GridBlock, place: str) -> Iterator[Configuration]:
     """Every combination of a block's values.
 
     Raises:
-        RecastError: an axis that the architecture does not have, or a value out of range.
+        RecastError: the architecture does not have an axis, or a value is out of range.
     """
     hyperparameters = REGISTRY[name].Hyperparameters
     if unknown := [axis for axis in block if axis not in hyperparameters.model_fields]:
@@ -95,8 +96,9 @@ def _product(name: str, block: Block, place: str) -> Iterator[Configuration]:
 
 
 def check_grid(grid: Grid) -> None:
-    """
+    """Check the architectures of the grid and their axes.
+
     Raises:
-        RecastError: see `configurations`.
+        RecastError: see `expand_grid`.
     """
-    configurations(grid)
+    expand_grid(grid)

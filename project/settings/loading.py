@@ -1,4 +1,4 @@
-"""TODO: what project.settings.loading is for."""
+"""Loading the settings with their grid, and laying one settings file over another."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from problems.errors import RecastError
-from project.atomic import replaced_file
+from project.atomic import replace_file
 from project.paths import PARAMS
 from project.settings.parsing import parse_settings, read_document
 from project.settings.sections import Settings
 
 
 def load_settings(file: Path = PARAMS) -> Settings:
-    """`parse`, and check the grid's architectures and their axes too.
+    """Read and check the settings, with the grid's architectures and their axes.
 
     Raises:
-        RecastError: names each wrong key, its value and what would be allowed.
+        RecastError: something is wrong; the message names each wrong key, its value and what is allowed.
     """
-    from project.settings.grid import check_grid
+    from project.settings.grid import check_grid  # noqa: PLC0415 - saves the seconds that PyTorch takes to load
 
     settings = parse_settings(file)
     check_grid(settings.grid)
@@ -27,20 +27,23 @@ def load_settings(file: Path = PARAMS) -> Settings:
 
 
 def overlay_settings(part: Path, whole: Path = PARAMS) -> list[str]:
-    """Put the values of one file in the place of those of another; the keys, with dots, whose values that changed.
+    """Replace values of one settings file by those of another.
 
-    Mappings are merged key by key, but the architectures of the grid, which are replaced as a whole: what is left of
-    the former ones would be trained too.
+    Mappings are merged key by key, except the architectures of the grid, which are replaced as a whole: any that
+    remained would be trained too.
+
+    Returns:
+        The keys, with dots, whose values have changed.
 
     Raises:
-        RecastError: one of the files is no YAML, or the settings would be wrong. Nothing is written then.
+        RecastError: one of the files is not YAML, or the settings would be wrong. Then nothing is written.
     """
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 120
     yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     documents = {file: read_document(file, yaml) for file in (part, whole)}
     changed = list(_merge(documents[part], documents[whole]))
-    with replaced_file(whole) as temporary:
+    with replace_file(whole) as temporary:
         with temporary.open("w", encoding="utf-8") as out:
             yaml.dump(documents[whole], out)
         try:
@@ -51,12 +54,12 @@ def overlay_settings(part: Path, whole: Path = PARAMS) -> list[str]:
 
 
 def _merge(part: Any, whole: Any, key: tuple[str, ...] = ()) -> Iterator[str]:
-    """Merge a mapping into another; the keys whose values change."""
+    """Merge one mapping into another, and yield the keys whose values change."""
     for name, value in part.items():
-        here = (*key, name)
+        path = (*key, name)
         is_section = isinstance(value, dict) and isinstance(whole.get(name), dict)
-        if is_section and here != ("grid", "architectures"):
-            yield from _merge(value, whole[name], here)
+        if is_section and path != ("grid", "architectures"):
+            yield from _merge(value, whole[name], path)
         elif name not in whole or whole[name] != value:
             whole[name] = value
-            yield ".".join(here)
+            yield ".".join(path)

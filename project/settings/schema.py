@@ -1,4 +1,4 @@
-"""The JSON schema of params.yaml, by which an editor checks the file while it is typed.
+"""The JSON schema of params.yaml, with which an editor checks the file while the user types.
 
     python -m project.settings.schema
 
@@ -9,27 +9,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-from project.atomic import replaced_file
+from architectures import REGISTRY
+from project.atomic import replace_file
 from project.settings.sections import Settings
 
-SCHEMA = Path(__file__).with_name("params.schema.json")
+SCHEMA_FILE = Path(__file__).with_name("params.schema.json")
 
 
-def params_schema() -> dict[str, Any]:
+def build_schema() -> dict[str, Any]:
     """The JSON schema of params.yaml, with the axes of every registered architecture."""
-    from architectures import REGISTRY
-
     document = Settings.model_json_schema()
     blocks = {}
     for name, architecture in sorted(REGISTRY.items()):
-        own = architecture.Hyperparameters.model_json_schema()
+        axes = architecture.Hyperparameters.model_json_schema()
         document["$defs"][f"{name} axes"] = {
             "description": architecture.source,
             "type": "object",
             "additionalProperties": False,
             "properties": {
                 axis: {"type": "array", "minItems": 1, "items": rule}
-                for axis, rule in own.get("properties", {}).items()
+                for axis, rule in axes.get("properties", {}).items()
             },
         }
         block = {"$ref": f"#/$defs/{name} axes"}
@@ -39,5 +38,5 @@ def params_schema() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with replaced_file(SCHEMA) as temporary:
-        temporary.write_text(json.dumps(params_schema(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with replace_file(SCHEMA_FILE) as temporary:
+        temporary.write_text(json.dumps(build_schema(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The leaderboard: what an evaluation found, for the table, the report and MLflow to show."""
+"""The leaderboard: the results of an evaluation, as `leaderboard.json` stores them and as pages show them."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,19 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from problems.errors import RecastError
+from learning.measures import Measure
+from project.records import read_record
 from stages.evaluation.metrics import Comparison
 from stages.training.history import Epoch
-
-BASELINE = "persistence"
-"""The architecture that skill is measured against."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A measure over seeds: its mean, and the deviation of the sample where there are two seeds or more."""
+    """A measure over seeds: its mean, and the sample standard deviation, which needs at least two seeds."""
 
     mean: float
     deviation: float | None
@@ -30,15 +26,15 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A measure, as it is shown.
+class MeasureInfo:
+    """What people and files need to know about a measure.
 
     Attributes:
-        name: in files and metrics.
-        title: for people.
-        unit: for people; empty for a pure number.
-        scaled: there is a normalised one of the same name and `_normalized` too.
-        more_is_better: otherwise less is.
+        name: the key in files and metrics.
+        title: the name for people.
+        unit: the unit for people; empty for a pure number.
+        scaled: there is also a normalised value, under this name and `_normalized`.
+        more_is_better: larger values are better; otherwise smaller ones are.
     """
 
     name: str
@@ -47,16 +43,22 @@ class Measured:
     scaled: bool
     more_is_better: bool
 
+    @classmethod
+    def of(cls, measure: Measure, target_unit: str) -> "MeasureInfo":
+        """The information on a measure of an objective."""
+        unit = target_unit if measure.scaled else measure.unit
+        return cls(measure.name, measure.title, unit, measure.scaled, measure.more_is_better)
+
 
 @dataclass(frozen=True)
 class Interval:
-    """The intervals around a configuration's forecasts that are made to hold a share of the targets.
+    """The intervals around a configuration's forecasts that are meant to contain a given share of the targets.
 
     Attributes:
         level: that share.
-        width: from the lower end to the upper, over seeds, in the target's unit: the narrower, the sharper.
-        coverage: the share of the test targets that they hold, over seeds.
-        forecast: the network forecasts their ends; otherwise they are as wide as its validation errors ask.
+        width: the distance between the two ends, over seeds, in the target's unit; narrower is sharper.
+        coverage: the share of the test targets that the intervals contain, over seeds.
+        forecast: the network forecasts the ends; otherwise its validation errors determine the width.
     """
 
     level: float
@@ -67,7 +69,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Fan:
-    """The ends of the intervals of a level along the stretch that is drawn, means over seeds."""
+    """The ends of the intervals of a level along the stretch of forecasts that is drawn; means over seeds."""
 
     level: float
     low: list[float]
@@ -75,19 +77,23 @@ class Fan:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A configuration in the leaderboard; measures by name, errors in the target's unit unless named normalised.
+class LeaderboardRow:
+    """A configuration in the leaderboard. Errors are in the target's unit, unless the name says normalised.
 
     Attributes:
-        architecture: its name; an ensemble of several members is an architecture of its own, such as gru ensemble.
-        finished_seeds: the seeds of its trials that finished; every spread has a value for each, in this order.
-        failed: why the others did not.
-        selected: it is the best of its architecture by validation among those that are complete, so it was tried on
-            the test rows.
-        validation: nothing where no trial finished.
-        test: nothing where it was not selected.
-        skill: of the mean test error against persistence on the same windows; None where persistence is no answer.
-        intervals: of a selected configuration, by level; none of a level for which the validation windows are too few.
+        architecture: the name; an ensemble of several members is an architecture of its own, such as gru ensemble.
+        source: where the architecture comes from: the lecture's row and the paper.
+        parameters: the number of weights; None where no trial finished.
+        finished_seeds: the seeds of the finished trials; every spread has one value for each, in this order.
+        failed: the seeds of the failed trials, with the reasons.
+        selected: it has the lowest validation error of the complete configurations of its architecture, so it was
+            tested on the test rows.
+        validation: spreads by name; empty where no trial finished.
+        test: spreads by name; empty where the configuration was not selected.
+        skill: the skill score of the mean test error, with persistence on the same windows as the reference; None
+            where persistence cannot answer the problem.
+        intervals: by level, for a selected configuration. A level that needs more validation windows than there are
+            is left out.
     """
 
     configuration: str
@@ -104,35 +110,40 @@ class Row:
 
     @property
     def complete(self) -> bool:
-        """Whether every seed has finished. Only then is it ranked: the seeds that are left may be the lucky ones."""
+        """Whether every seed has finished. Only then is it ranked: the seeds that finished may be the lucky ones."""
         return bool(self.finished_seeds) and not self.failed
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that the leaderboard, the metrics, the plots and the report say.
+    """The results of evaluating a grid: everything in the leaderboard, the metrics, the plots and the report.
 
     Attributes:
-        measures: what answers are measured by; the first one selects.
-        rows: best on validation first; then those of which some trials have failed, which have no rank, likewise;
-            then those of which no trial finished.
-        best, runner_up: the first two architectures by their best complete configurations.
-        comparison: the best against the runner-up on the test rows, each averaged over its seeds.
-        comparison_unit: of the differences that it tells.
-        curves: by selected configuration, by seed: the history.
-        leads: test MAE by lead, by selected configuration; nothing where there is one lead.
-        lead_names: how far ahead each lead is, the shortest first.
-        hours, months: test MAE by hour of day (24) and month (12) of the target, by selected configuration; None
-            where the test rows have none; nothing where the data have no clock.
-        forecasts: a stretch of the test rows of one series: `time`, `observed`, and the mean forecast by
-            configuration, where there are several leads the longest; nothing where the data have no clock.
-        forecasts_of: that series.
-        fans: by configuration, the intervals along that stretch, the widest first.
-        confusion: by selected configuration, of each class of the test rows (a row) how often each was answered, mean
-            over seeds; nothing where answers are not one of a few classes.
-        quality: what `ingest` found.
-        windows: how many windows each split has, and what was left out.
-        persistence_test: what skill is measured against; None where persistence is no answer.
+        problem: the name; `title` is for people.
+        unit: the target's unit.
+        synthetic: the data are simulated.
+        split, window: these sections of the problem's settings.
+        measures: the measures of the objective; the first one is the selection measure.
+        rows: the complete configurations, by validation error; then those with failed trials, which have no rank,
+            also by validation error; then those without a finished trial.
+        best, runner_up: the best complete configurations of the first two architectures.
+        comparison: of the best with the runner-up on the test rows; the errors of each are averaged over its seeds.
+        comparison_unit: the unit of the differences in the comparison.
+        persistence_test: the test error of persistence, the reference of the skill score; None where persistence
+            cannot answer the problem.
+        curves: the training history, by selected configuration and seed.
+        leads: test MAE by lead, by selected configuration; empty where there is only one lead.
+        lead_names: the leads as text, such as 1d; the shortest first.
+        hours, months: test MAE by hour of day (24) and month (12) of the target, by selected configuration; None for
+            an hour or month without test windows; empty where the data have no clock.
+        forecasts: a stretch of the test rows of one series, in columns: `time`, `observed`, and for each configuration
+            its mean forecast at the longest lead; empty where the data have no clock.
+        forecasts_of: the name of that series.
+        fans: the intervals along that stretch, by configuration; the widest first.
+        confusion: by selected configuration, how often each class of the test rows (a row) got each answer (a column),
+            mean over seeds; empty unless the answers are classes, and few.
+        quality: the report of `ingest` on the data.
+        windows: the number of windows in each split, and what was left out.
     """
 
     problem: str
@@ -142,8 +153,8 @@ class Evaluation:
     synthetic: bool
     split: dict[str, Any]
     window: dict[str, Any]
-    measures: list[Measured]
-    rows: list[Row]
+    measures: list[MeasureInfo]
+    rows: list[LeaderboardRow]
     best: str | None
     runner_up: str | None
     comparison: Comparison | None
@@ -162,34 +173,27 @@ class Evaluation:
     windows: dict[str, Any]
 
     @property
-    def measure(self) -> Measured:
-        """The measure that selects."""
+    def selection_measure(self) -> MeasureInfo:
+        """The measure that ranks the configurations."""
         return self.measures[0]
 
-    def row(self, configuration: str | None) -> Row | None:
-        """The row of a configuration, where it has one."""
+    def row(self, configuration: str | None) -> LeaderboardRow | None:
+        """The row of a configuration; None where there is no such row."""
         return next((row for row in self.rows if row.configuration == configuration), None)
 
 
-def failures(evaluation: Evaluation) -> list[str]:
-    """The trials of the grid that have failed, each with its reason."""
+def list_failures(evaluation: Evaluation) -> list[str]:
+    """The failed trials of the grid, each with the reason."""
     return [f"{evaluation.problem}: {row.configuration} {reason}" for row in evaluation.rows for reason in row.failed]
 
 
-def read(folder: Path) -> Evaluation | None:
-    """What `evaluate` wrote into `folder`, or None where it has not run.
+def read_leaderboard(folder: Path) -> Evaluation | None:
+    """The evaluation in the folder of the stage `evaluate`; None where the stage has not run.
 
     Raises:
-        RecastError: another version of Recast wrote it.
+        RecastError: another version of Recast wrote the file, or it is damaged.
     """
-    file = folder / "leaderboard.json"
-    if not file.exists():
-        return None
     try:
-        return TypeAdapter(Evaluation).validate_json(file.read_bytes())
-    except ValidationError as error:
-        what = error.errors()[0]
-        raise RecastError(
-            f"{file}: written by another version of Recast ({'.'.join(map(str, what['loc']))}: {what['msg']}); run "
-            f"`recast run {folder.name}`"
-        ) from error
+        return read_record(folder / "leaderboard.json", Evaluation, fix=f"run `recast run {folder.name}`")
+    except FileNotFoundError:
+        return None

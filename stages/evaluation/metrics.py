@@ -1,4 +1,4 @@
-"""Measures of a forecast, and whether one forecast is better than another beyond noise."""
+"""Errors of forecasts, conformal intervals, and a significance test for the difference of two forecasts."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Errors = NDArray[np.float64]
 
 
 def mae(errors_N: Errors) -> float:
-    """Mean absolute error, in the errors' unit."""
+    """The mean absolute error, in the errors' unit."""
     return float(np.abs(errors_N).mean())
 
 
@@ -20,21 +20,25 @@ def rmse(errors_N: Errors) -> float:
     return float(np.sqrt(np.square(errors_N).mean()))
 
 
-def skill(error: float, reference: float) -> float | None:
-    """Skill against a reference forecast: 1 is perfect, 0 no better (Murphy 1988); None for a perfect reference."""
+def skill_score(error: float, reference: float) -> float | None:
+    """The skill score (Murphy 1988): 1 is perfect, 0 is as good as the reference; None if the reference has no error.
+
+    Args:
+        error, reference: the errors of the forecast and of the reference forecast, in one unit.
+    """
     return 1 - error / reference if reference > 0 else None
 
 
-def conformal_reach(errors_N: Errors, level: float) -> float | None:
-    """How far to each side of a forecast an interval reaches that holds the target with a probability of `level`.
+def conformal_half_width(errors_N: Errors, level: float) -> float | None:
+    """Half the width of an interval around a forecast that contains the target with a probability of `level`.
 
     Split conformal prediction (Papadopoulos et al. 2002; Lei et al. 2018, "Distribution-Free Predictive Inference for
-    Regression", theorem 2.2): the k-th smallest absolute error of N windows that the network was not fitted to, k being
-    (N + 1) level rounded up. It holds for windows that could as well have come in another order; weather is not so, and
-    the coverage on other windows tells how far off it is.
+    Regression", theorem 2.2): the k-th smallest absolute error of N windows that the network was not fitted to, where k
+    is (N + 1) level, rounded up. The theorem assumes exchangeable windows. Those of weather are not, and the coverage
+    on other windows shows how much that matters.
 
     Returns:
-        In the errors' unit; None where the windows are too few for the level.
+        In the errors' unit; None where there are too few windows for the level.
     """
     k = math.ceil((len(errors_N) + 1) * level)
     if k > len(errors_N):
@@ -42,21 +46,22 @@ def conformal_reach(errors_N: Errors, level: float) -> float | None:
     return float(np.partition(np.abs(errors_N), k - 1)[k - 1])
 
 
-def coverage(errors_N: Errors, reach_N: Errors | float) -> float:
-    """The share of windows whose target lies within so much of the forecast."""
-    return float((np.abs(errors_N) <= reach_N).mean())
+def coverage(errors_N: Errors, half_width_N: Errors | float) -> float:
+    """The share of windows whose target lies within the half-width of an interval around the forecast."""
+    return float((np.abs(errors_N) <= half_width_N).mean())
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean absolute error of one forecast minus that of another on the same windows.
+    """The mean error of one forecast minus that of another forecast of the same windows.
 
     Attributes:
-        difference: in the target's unit; below 0, the first is better.
-        low, high: ends of the confidence interval.
-        level: of the interval.
-        better: share of the resamples in which the first is better.
+        difference: in the errors' unit; the first forecast is better where it is below 0.
+        low, high: the ends of the confidence interval of the difference.
+        level: the confidence level.
+        better: the share of the resamples in which the first forecast is better.
         block: moments in a block.
+        resamples: how many there are.
     """
 
     difference: float
@@ -79,26 +84,29 @@ def paired_block_bootstrap(
 ) -> Comparison:
     """Compare two forecasts of the same windows by the moving-block bootstrap (Künsch 1989).
 
-    Blocks of successive moments keep what makes neighbouring errors alike. A moment is drawn with all of its windows,
-    one a series: series side by side share their weather, and count as so many more moments no more than copies of one
-    series would. Drawing the same blocks from both forecasts keeps the pairs.
+    Blocks of successive moments preserve the correlation of neighbouring errors. A moment is drawn with all of its
+    windows, one for each series: parallel series share their weather, so they are not independent evidence, and copies
+    of a series do not make the interval narrower. Drawing the same blocks from both forecasts preserves the pairs.
 
     Args:
-        first_N, second_N: absolute errors by window, in the same order.
-        moment_N: when each window's target is observed, counted in rows from anywhere; in any order.
-        block: moments in a block; at most a quarter of those that have a window is used.
+        first_N, second_N: the errors by window, in the same order.
+        moment_N: when each window's target is observed, counted in rows from any time; in any order.
+        block: moments in a block; never more than a quarter of the moments that have a window.
+        resamples: how many resamples are drawn.
+        level: the confidence level of the interval.
+        seed: the seed of the random draws.
     """
-    moments, place_N = np.unique(moment_N, return_inverse=True)
+    moments, position_N = np.unique(moment_N, return_inverse=True)
     block = max(1, min(block, len(moments) // 4))
-    drawn = -(-len(moments) // block)
-    # A moment at which fewer series have a window weighs less, so that the whole is the mean over windows.
-    difference_K = _block_sums(np.bincount(place_N, weights=first_N - second_N), block)
-    windows_K = _block_sums(np.bincount(place_N), block)
+    blocks_to_draw = -(-len(moments) // block)
+    # A moment at which fewer series have a window has a smaller weight, so that the result is the mean over windows.
+    difference_K = _sum_blocks(np.bincount(position_N, weights=first_N - second_N), block)
+    windows_K = _sum_blocks(np.bincount(position_N), block)
     generator = np.random.default_rng(seed)
     means = np.empty(resamples)
     for i in range(resamples):
-        chosen = generator.integers(len(windows_K), size=drawn)
-        means[i] = difference_K[chosen].sum() / windows_K[chosen].sum()
+        drawn = generator.integers(len(windows_K), size=blocks_to_draw)
+        means[i] = difference_K[drawn].sum() / windows_K[drawn].sum()
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Comparison(
         difference=float((first_N - second_N).mean()),
@@ -111,8 +119,8 @@ def paired_block_bootstrap(
     )
 
 
-def _block_sums(values_T: NDArray[Any], block: int) -> NDArray[np.float64]:
-    """The sum of every run of `block` successive values."""
+def _sum_blocks(values_T: NDArray[Any], block: int) -> NDArray[np.float64]:
+    """The sum of each run of `block` successive values."""
     sums = np.concatenate([[0.0], np.cumsum(values_T)])
     blocks: NDArray[np.float64] = sums[block:] - sums[:-block]
     return blocks

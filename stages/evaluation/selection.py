@@ -1,27 +1,34 @@
-"""The trial that stands for its architecture: what is stored as a model, and looked at."""
+"""The selection by validation: the configuration that is tested for its architecture, and its best trial."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from stages.evaluation.leaderboard import Row
+from stages.evaluation.leaderboard import LeaderboardRow
 from stages.training.trials import Trial
 
 
-def best_trials(rows: Sequence[Row], trials: Sequence[Trial]) -> Iterator[tuple[Row, Trial]]:
-    """Of each selected configuration, and so of each architecture, the trial that is best on validation."""
+def select_configurations(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
+    """The best complete configuration of each architecture.
+
+    Args:
+        rows: the ranked configurations, the best first.
+    """
+    selected: dict[str, LeaderboardRow] = {}
+    for row in rows:
+        if row.complete:
+            selected.setdefault(row.architecture, row)
+    return list(selected.values())
+
+
+def select_best_trials(
+    rows: Sequence[LeaderboardRow], trials: Sequence[Trial]
+) -> Iterator[tuple[LeaderboardRow, Trial]]:
+    """The trial with the lowest validation error of each selected configuration, and so of each architecture."""
     for row in rows:
         if not row.selected:
             continue
-        # The measure that selects is the first.
+        # The selection measure is the first one.
         errors = dict(zip(row.finished_seeds, next(iter(row.validation.values())).values, strict=True))
-        finished = [t for t in trials if t.configuration.label == row.configuration and t.seed in errors]
+        finished = [
+            trial for trial in trials if trial.configuration.label == row.configuration and trial.seed in errors
+        ]
         yield row, min(finished, key=lambda trial: errors[trial.seed])
-
-
-INSIDE = "inside"
-"""The folder of pictures of networks at work, beside the report and among a run's artifacts."""
-
-
-def pictures_of(evaluated: Path, trial: Trial) -> Path:
-    """Where `evaluate` writes the pictures of the best trial of an architecture, in the folder of its results."""
-    return evaluated / INSIDE / trial.configuration.family.replace(" ", "_")

@@ -1,4 +1,4 @@
-"""One caller of matplotlib at a time: its settings are the process's, and stages run side by side in its threads."""
+"""Exclusive use of matplotlib: its settings belong to the process, in which stages run in parallel threads."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -9,13 +9,16 @@ _lock = threading.RLock()
 
 
 @contextmanager
-def drawing(style: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Draw by matplotlib's own defaults and these settings, whatever a user's matplotlibrc says, while no other does.
+def use_matplotlib(style: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Use matplotlib with its own defaults and these settings, whatever a user's matplotlibrc says.
 
-    Whatever makes, fills or saves a figure belongs in the block, which may stand in another one of the same thread.
+    Only one thread at a time can be in such a block. All code that creates, fills or saves a figure belongs in one.
+    Blocks of one thread may be nested.
+
+    Args:
+        style: settings that differ from matplotlib's defaults.
     """
-    # Here: whoever only reads of runs, such as the service, draws nothing, and matplotlib takes half a second to load.
-    import matplotlib.style
+    import matplotlib.style  # noqa: PLC0415 - saves half a second where nothing is drawn, as in the service
 
     with _lock, matplotlib.style.context(["default", dict(style or {})]):
         yield

@@ -1,4 +1,4 @@
-"""How every picture of the report looks, and how it becomes a part of the page: the same figure, the same bytes."""
+"""The look of the charts on all pages, and their conversion to SVG: the same figure gives the same bytes."""
 
 import io
 import re
@@ -13,14 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
-from stages.evaluation.leaderboard import BASELINE, Row
+from stages.evaluation.baseline import BASELINE
+from stages.evaluation.leaderboard import LeaderboardRow
 
 INK, GREY, OBSERVED, FAINT = "#1f2933", "#66707b", "#b4bcc5", "#e4e7eb"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""Okabe and Ito's palette, told apart by the colour-blind; its yellow cannot be seen on white."""
+"""The palette of Okabe and Ito, which colour-blind people can distinguish, without its yellow, which is too pale."""
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 2))
 
-STYLE = {
+CHART_STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": GREY,
     "axes.grid": True,
@@ -37,65 +38,73 @@ STYLE = {
     "grid.linewidth": 0.8,
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
-    "svg.fonttype": "none",  # text stays text: small, and in the page's font
-    "text.parse_math": False,  # a configuration may hold a $
+    "svg.fonttype": "none",  # text stays text: that is small, and in the page's font
+    "text.parse_math": False,  # a configuration may contain a $
     "xtick.color": "#52606d",
     "xtick.major.size": 0,
     "ytick.color": "#52606d",
     "ytick.major.size": 0,
 }
-"""Of matplotlib, for `drawing`."""
+"""Settings of matplotlib, for `use_matplotlib`."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """How a configuration is drawn in every chart; `dash` as in SVG, empty for a solid line."""
+class LineStyle:
+    """How a configuration is drawn in every chart.
+
+    Attributes:
+        dash: the lengths of dashes and gaps, as in SVG; empty for a solid line.
+    """
 
     color: str
     dash: tuple[float, ...] = ()
 
     @property
     def style(self) -> Any:
-        """The dash as matplotlib takes it."""
+        """The dash in the form that matplotlib expects."""
         return (0, self.dash) if self.dash else "-"
 
 
-def lines_of(rows: Sequence[Row]) -> dict[str, Line]:
-    """How each selected configuration is drawn: by its architecture, so that a change of rank changes no colour."""
+def assign_line_styles(rows: Sequence[LeaderboardRow]) -> dict[str, LineStyle]:
+    """The style of each selected configuration. It follows from the architecture, so a new rank keeps the colour."""
     architectures = sorted({row.architecture for row in rows} - {BASELINE})
-    looks = cycle(Line(color, dash) for dash, color in product(DASHES, COLORS))
-    by_architecture = {BASELINE: Line(GREY, (4, 3)), **dict(zip(architectures, looks, strict=False))}
+    styles = cycle(LineStyle(color, dash) for dash, color in product(DASHES, COLORS))
+    by_architecture = {BASELINE: LineStyle(GREY, (4, 3)), **dict(zip(architectures, styles, strict=False))}
     return {row.configuration: by_architecture[row.architecture] for row in rows if row.selected}
 
 
-def svg(figure: Figure, about: str, synthetic: bool) -> Markup:
-    """The figure as an element of the page that fills the width it is given.
+def render_svg(figure: Figure, about: str, synthetic: bool) -> Markup:
+    """The figure as an SVG element that fills the available width.
 
     Args:
-        about: the picture in words, for those who do not see it; no other of the page has the same.
+        about: a description for people who cannot see the picture; it must be unique on the page.
         synthetic: the data are simulated.
+
+    Raises:
+        ValueError: matplotlib wrote an SVG without a viewBox.
     """
     file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    # The words salt the identifiers, which must not be those of another chart in the page.
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    # The description salts the identifiers, which must differ from those of the other charts on the page.
     with matplotlib.rc_context({"svg.hashsalt": about}):
-        figure.savefig(file, format="svg", metadata=nothing)
-    drawn = file.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    box = re.search(r'viewBox="([^"]*)"', drawn)
-    assert box is not None
-    inside = drawn[drawn.index(">") + 1 :]
-    inside = re.sub(r'<g id="[^"]*"', "<g", inside)
-    inside = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), inside)
-    said = f"Simulated data. {about}" if synthetic else about
+        figure.savefig(file, format="svg", metadata=no_metadata)
+    element = file.getvalue()
+    element = element[element.index("<svg") :]
+    view_box = re.search(r'viewBox="([^"]*)"', element)
+    if view_box is None:
+        raise ValueError(f"{about}: matplotlib wrote an SVG without a viewBox")
+    content = element[element.index(">") + 1 :]
+    content = re.sub(r'<g id="[^"]*"', "<g", content)
+    content = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), content)
+    label = f"Simulated data. {about}" if synthetic else about
     return Markup('<svg role="img" aria-label="{}" viewBox="{}" xmlns:xlink="http://www.w3.org/1999/xlink">').format(
-        said, box[1]
-    ) + Markup(inside)
+        label, view_box[1]
+    ) + Markup(content)
 
 
-def date_axis(axes: Axes) -> None:
-    """Write times below the chart as people do."""
-    # matplotlib.dates has no types. The zone is named because the default one is a user's setting.
+def format_date_axis(axes: Axes) -> None:
+    """Write the times below the chart in the way people do."""
+    # matplotlib.dates has no type hints. The time zone is given because the default depends on the user's settings.
     locator = AutoDateLocator(tz="UTC", minticks=4, maxticks=12)  # type: ignore[no-untyped-call]
     formatter = ConciseDateFormatter(  # type: ignore[no-untyped-call]
         locator,
@@ -108,8 +117,21 @@ def date_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(formatter)
 
 
-def canvas(width: int, height: int, left: int = 46, bottom: int = 40) -> tuple[Figure, Axes]:
-    """A figure of so many pixels with one chart; its margins are fixed, so that charts below each other line up."""
+def create_chart(width: int, height: int, left: int = 46, bottom: int = 40) -> tuple[Figure, Axes]:
+    """A figure with one chart; sizes are in pixels. The margins are fixed, so that charts below each other line up."""
     figure = Figure(figsize=(width / 72, height / 72))
     axes = figure.add_axes((left / width, bottom / height, 1 - (left + 10) / width, 1 - (bottom + 8) / height))
     return figure, axes
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its caption.
+
+    Attributes:
+        line: how the configuration is drawn that all of the chart shows; None where it shows several.
+    """
+
+    caption: str
+    svg: Markup
+    line: LineStyle | None = None

@@ -1,15 +1,15 @@
-"""The HTML templates of all pages: each lies beside the module that renders it, and all share a style and macros."""
+"""The HTML templates of all pages. Each is beside the module that renders it; all share a style and macros."""
 
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 SHARED = Path(__file__).parent
-"""The folder of what the pages share: `style.css.jinja` and `parts.html.jinja`."""
+"""The folder of the templates that all pages share: `style.css.jinja` and `parts.html.jinja`."""
 
 
 def load_template(name: str, folder: Path) -> Template:
-    """The template `name` in `folder`. A name that a template uses and is not given is an error, not an empty text."""
+    """The template `name` in `folder`. A variable that it uses but does not get is an error, not an empty text."""
     return Environment(
         loader=FileSystemLoader([folder, SHARED]),
         autoescape=True,

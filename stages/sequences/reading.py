@@ -1,10 +1,9 @@
-"""The stages ingest, normalize and window of a problem of whole sequences: checked, made into numbers, cut in pieces.
+"""Reading what the stages wrote for a problem of whole sequences: steps, targets, bounds, and the pieces cut from them.
 
-All steps of all sequences lie in one memory-mapped array, one after the other, as the rows of a table do; a piece is a
-range of them.
+All steps of all sequences lie in one memory-mapped array, one after the other, as the rows of a table do. A piece is a
+range of these steps.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,28 +13,23 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from architectures.shape import WindowShape
-from problems.sequences import Objective
+from learning.answers import AnswerKindName
 
-WINDOWS = "windows.json"
-
-
-# Ingest
-
-
-# Normalize
+SEQUENCES_FILE, VOCABULARY_FILE, WINDOWS_FILE = "sequences.parquet", "vocabulary.json", "windows.json"
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """What there is to know about encoded sequences beside their steps.
+class EncodedSequences:
+    """A description of encoded sequences, beside their steps.
 
     Attributes:
-        features: numbers a step.
-        codes: steps are codes below this number; None: they are numbers.
+        features: numbers per step.
+        codes: steps are codes below this number; None: steps are numbers.
         answers: outputs that an answer needs.
-        sequences: how many each split has.
+        sequences: number of sequences, by split.
         unknown: the share of each split's tokens that are not in the vocabulary.
-        sha256: of steps, targets and vocabulary: the identity of the data for a trial's key.
+        synthetic: the sequences are simulated.
+        sha256: of the vocabulary, steps, targets and bounds: the identity of the data in a trial's key.
     """
 
     features: int
@@ -48,51 +42,49 @@ class Encoded:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What `encode` wrote into `folder`."""
+        """Read the description that `encode_sequences` wrote into `folder`."""
         return TypeAdapter(cls).validate_json((folder / "table.json").read_bytes())
 
 
-def steps_of(folder: Path) -> NDArray[Any]:
+def read_steps(folder: Path) -> NDArray[Any]:
     """The steps of all sequences, (N, F) float32, or (N, 1) int32 where they are codes; memory-mapped."""
     steps: NDArray[Any] = np.load(folder / "steps.npy", mmap_mode="c", allow_pickle=False)
     return steps
 
 
-def targets_of(folder: Path) -> NDArray[np.float32] | None:
-    """The targets, (M, K): a row a sequence, or with an answer at each step a row a step; None: the next step is it."""
+def read_targets(folder: Path) -> NDArray[np.float32] | None:
+    """The targets, (M, K): a row per sequence, or per step where every step has an answer; memory-mapped.
+
+    None: the target of a step is the next step.
+    """
     file = folder / "targets.npy"
     return np.load(file, mmap_mode="c", allow_pickle=False) if file.exists() else None
 
 
-def bounds_of(folder: Path) -> NDArray[np.int64]:
-    """Of each sequence (Q, 3): its first step, the one after its last, and its split, as `SPLITS` counts them."""
+def read_bounds(folder: Path) -> NDArray[np.int64]:
+    """The bounds of the sequences, (Q, 3): the first step, the step after the last, and the index of the split."""
     bounds: NDArray[np.int64] = np.load(folder / "sequences.npy", allow_pickle=False)
     return bounds
 
 
-def vocabulary_of(folder: Path) -> list[str]:
-    """The tokens of the vocabulary by code; padding and unknown ones have names in angle brackets."""
-    words: list[str] = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
-    return words
-
-
-# Window
-
-
 @dataclass(frozen=True)
-class Piecing:
-    """What a piece of a sequence is, in steps; the numbers of a piece stand in `<split>.npy`.
+class SequenceWindows:
+    """How sequences are cut into pieces, in steps; the pieces themselves are in `<split>.npy`.
 
-    A piece (K, 4) is the first step that is read, the first that is scored, the one after the last, and the sequence
-    that it is of, all counted over all sequences.
+    The pieces of a split, (K, 4), are the first step that is read, the first step that is scored, the step after the
+    last, all counted over all sequences, and the number of the sequence.
 
     Attributes:
-        windows: how many there are, by split.
-        left_out: steps that no piece has, by split: of one answer a sequence, those before the last `length`.
-        table: sha256 of the sequences that they are of.
-        shape: what a network is told of them.
-        objective: what an answer is.
-        token: what a class is, where it is one of a text.
+        length: the longest piece; None: whole sequences.
+        context: steps before each piece that are read but not scored.
+        scored: steps at the end of a sequence that are scored; None: all.
+        carry: a network carries its state from a piece to the next one of the same sequence.
+        windows: number of pieces, by split.
+        left_out: steps that are in no piece, by split: where a sequence has one answer, those before its last `length`.
+        table: sha256 of the sequences that were cut.
+        objective: the kind of answer.
+        token: what a class stands for where it is part of a text.
+        shape: the shape of a piece, for a network.
     """
 
     length: int | None
@@ -102,14 +94,11 @@ class Piecing:
     windows: dict[str, int]
     left_out: dict[str, int]
     table: str
-    objective: Objective
+    objective: AnswerKindName
     token: Literal["characters", "words"] | None
     shape: WindowShape
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What `cut` wrote into `folder`."""
-        return TypeAdapter(cls).validate_json((folder / WINDOWS).read_bytes())
-
-
-SEQUENCES, VOCABULARY = "sequences.parquet", "vocabulary.json"
+        """Read what `cut_sequences` wrote into `folder`."""
+        return TypeAdapter(cls).validate_json((folder / WINDOWS_FILE).read_bytes())

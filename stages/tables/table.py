@@ -1,4 +1,4 @@
-"""TODO: what stages.tables.table is for."""
+"""Reading the normalised table: its values, times and observed targets, memory-mapped, and their description."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,19 @@ from pydantic import TypeAdapter
 
 from forecasting.preparation import Preparation
 
-CHUNK = 1_000_000
-"""Rows held in memory at once."""
+CHUNK_ROWS = 1_000_000
+"""Rows that are held in memory at once."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series of the table: its rows are `first` to `first + rows`, cut at `train` and `validation` from `first`."""
+    """One series of the table.
+
+    Attributes:
+        first: its first row in the table.
+        rows: the number of its rows.
+        train, validation: the ends of these splits, counted from `first`; the rest of the rows is the test split.
+    """
 
     name: str
     first: int
@@ -27,13 +33,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Table:
-    """What there is to know about a normalised table beside its values.
+    """A description of a normalised table, beside its values.
 
     Attributes:
-        preparation: how it was made of what was ingested.
+        preparation: how the table was made from the ingested one.
         cadence: seconds between rows.
-        sha256: of values and times: the identity of the data for a trial's key. Which targets were observed shows in
-            the windows, which the key hashes beside it.
+        synthetic: the rows are simulated.
+        sha256: of values and times: the identity of the data in a trial's key. Which targets were observed shows in
+            the windows, which the key hashes too.
     """
 
     preparation: Preparation
@@ -44,23 +51,23 @@ class Table:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The table that `normalize` wrote into `folder`."""
+        """Read the description that `normalize` wrote into `folder`."""
         return TypeAdapter(cls).validate_json((folder / "table.json").read_bytes())
 
 
-def values(folder: Path) -> NDArray[np.float32]:
-    """The table's values, (N, F), normalised, NaN where nothing is known; memory-mapped, a write stays private."""
-    table: NDArray[np.float32] = np.load(folder / "table.npy", mmap_mode="c", allow_pickle=False)
-    return table
+def read_values(folder: Path) -> NDArray[np.float32]:
+    """The table's normalised values, (N, F), NaN where they are unknown; memory-mapped, and a write stays private."""
+    values_NF: NDArray[np.float32] = np.load(folder / "table.npy", mmap_mode="c", allow_pickle=False)
+    return values_NF
 
 
-def times(folder: Path) -> NDArray[np.datetime64]:
-    """The rows' times, (N,), to the millisecond; memory-mapped."""
-    table: NDArray[np.datetime64] = np.load(folder / "time.npy", mmap_mode="r", allow_pickle=False)
-    return table
+def read_times(folder: Path) -> NDArray[np.datetime64]:
+    """The times of the rows, (N,), in milliseconds; memory-mapped."""
+    times_N: NDArray[np.datetime64] = np.load(folder / "time.npy", mmap_mode="r", allow_pickle=False)
+    return times_N
 
 
-def observed(folder: Path) -> NDArray[np.bool_]:
-    """Whether each row's target, (N,), was observed: neither null nor filled; memory-mapped."""
-    table: NDArray[np.bool_] = np.load(folder / "observed.npy", mmap_mode="r", allow_pickle=False)
-    return table
+def read_observed(folder: Path) -> NDArray[np.bool_]:
+    """Whether the target of each row, (N,), was observed, that is neither null nor filled; memory-mapped."""
+    observed_N: NDArray[np.bool_] = np.load(folder / "observed.npy", mmap_mode="r", allow_pickle=False)
+    return observed_N

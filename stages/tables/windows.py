@@ -1,4 +1,4 @@
-"""TODO: what stages.tables.windows is for."""
+"""Reading the windows of a table: what a window is, and at which rows the windows of each split are."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,27 +9,28 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from architectures.shape import WindowShape
-from problems.sequences import Objective
-from stages.sequences.reading import WINDOWS, Piecing
+from learning.answers import AnswerKindName
+from stages.sequences.reading import WINDOWS_FILE, SequenceWindows
 
 Ranges = NDArray[np.int64]
-"""Ranges of rows, (K, 2): from the first column up to, not including, the second; sorted, apart from each other."""
+"""Ranges of rows, (K, 2): from the first column up to, but not including, the second; sorted, not touching."""
 
 
 @dataclass(frozen=True)
-class Windowing:
-    """What a window is, in rows of the table.
+class TableWindows:
+    """How a table is cut into windows, in rows.
 
-    A window is named by the row after its inputs, as in the lecture's generator: inputs are rows
-    `row - lookback, row - lookback + step, ...` before `row`, the target is row `row + delay`; where there are several
-    leads, that is the last, and the others come a step apart before it.
+    A window is identified by the row after its inputs, as in the lecture's generator. Its inputs are the rows
+    `row - lookback, row - lookback + step, ...` before `row`; its target is row `row + delay`. Where there are several
+    leads, that is the last target, and the others come before it, a step apart.
 
     Attributes:
-        windows: how many there are, by split.
-        lost_to_gaps, lost_to_nulls: how many more there would be without gaps between rows, and without nulls that
-            were not filled and targets that were not observed.
-        table: sha256 of the table that they index.
-        shape: what a network is told of them.
+        stride: training uses every n-th window.
+        windows: number of windows, by split.
+        lost_to_gaps, lost_to_nulls: how many more windows there would be without gaps between rows, and without nulls
+            that were not filled and targets that were not observed.
+        table: sha256 of the table that the windows are cut from.
+        shape: the shape of a window, for a network.
     """
 
     lookback: int
@@ -42,30 +43,30 @@ class Windowing:
     table: str
     shape: WindowShape
 
-    objective: ClassVar[Objective] = "value"
+    objective: ClassVar[AnswerKindName] = "value"
     token: ClassVar[None] = None
 
     @property
     def leads(self) -> list[int]:
-        """Rows from a window's own to each of its targets."""
+        """The number of rows from a window's own row to each of its targets."""
         return [self.delay - self.step * later for later in reversed(range(self.shape.leads))]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What `window` wrote into `folder`."""
-        return TypeAdapter(cls).validate_json((folder / WINDOWS).read_bytes())
+        """Read what `window` wrote into `folder`."""
+        return TypeAdapter(cls).validate_json((folder / WINDOWS_FILE).read_bytes())
 
 
-AnyWindows = Windowing | Piecing
+AnyWindows = TableWindows | SequenceWindows
 
 
 def read_windows(folder: Path) -> AnyWindows:
-    """What `window` wrote into `folder`: of a table, or of sequences."""
-    found: AnyWindows = TypeAdapter(AnyWindows).validate_json((folder / WINDOWS).read_bytes())
-    return found
+    """What the stage `window` wrote into `folder`, for a table or for sequences."""
+    windows: AnyWindows = TypeAdapter(AnyWindows).validate_json((folder / WINDOWS_FILE).read_bytes())
+    return windows
 
 
-def ranges(folder: Path, split: str) -> Ranges:
+def read_ranges(folder: Path, split: str) -> Ranges:
     """The rows of a split's windows, as `window` wrote them into `folder`."""
-    found: Ranges = np.load(folder / f"{split}.npy", allow_pickle=False)
-    return found
+    ranges: Ranges = np.load(folder / f"{split}.npy", allow_pickle=False)
+    return ranges

@@ -1,45 +1,46 @@
-"""MLflow's store made again from the trials that DVC tracks."""
+"""MLflow's store, written again from the trials that DVC tracks."""
 
 from problems.errors import RecastError
 from project import paths
-from project.lock import only_pipeline
+from project.lock import hold_pipeline_lock
 from project.settings.sections import Settings
 from stages.evaluation import leaderboard
-from stages.tracking import store
-from stages.tracking.packaging import package
-from stages.training.outcomes import outcome
-from stages.training.trials import expand
+from stages.tracking import runs, trial_run
+from stages.tracking.evaluation import log_evaluation
+from stages.tracking.packaging import store_best_models
+from stages.training.expansion import list_trials
+from stages.training.outcomes import read_outcome
 
 
 def rebuild(settings: Settings, problem: str) -> int:
-    """Write the ended trials of the grid, the leaderboard and the models to MLflow; how many trials were missing.
+    """Write the ended trials of the grid, the leaderboard and the models to MLflow; return how many trials it lacked.
 
-    What the store has already is left as it is, so it may be run again.
+    What the store has already stays as it is, so this can be called again.
 
     Raises:
-        RecastError: nothing has been trained here, or a pipeline runs, which writes these runs.
+        RecastError: nothing has been trained in this checkout, or a pipeline is running, which writes the same runs.
         TrackingError: MLflow cannot be reached.
     """
-    with only_pipeline():
+    with hold_pipeline_lock():
         return write_missing(settings, problem)
 
 
 def write_missing(settings: Settings, problem: str) -> int:
-    """`rebuild`, for who holds the lock of the checkout."""
-    windowed = paths.stage("window", problem)
+    """The same for a caller that holds the lock of the checkout."""
+    windowed = paths.stage_folder("window", problem)
     if not (windowed / "windows.json").exists():
-        raise RecastError(f"{windowed} is not there; `dvc checkout` or `dvc pull` restores what was trained")
-    trials = [trial for trial in expand(settings, problem, windowed) if outcome(trial)]
+        raise RecastError(f"{windowed} does not exist; `dvc checkout` or `dvc pull` restores what was trained")
+    trials = [trial for trial in list_trials(settings, problem, windowed) if read_outcome(trial)]
     if not trials:
         raise RecastError(
-            f"no trial of {problem} has ended here; `dvc checkout` or `dvc pull` restores trials/{problem}"
+            f"no trial of {problem} has ended in this checkout; `dvc checkout` or `dvc pull` restores trials/{problem}"
         )
-    context = store.open_pipeline(problem, settings, trials, newest=True)
-    written = store.log_unlogged(context, trials)
-    failed = sum(each.status == "failed" for trial in trials if (each := outcome(trial)))
-    store.close_pipeline(context, failed)
-    evaluation = leaderboard.read(paths.stage("evaluate", problem))
+    context = runs.open_pipeline_run(problem, settings, trials, newest=True)
+    count = trial_run.log_missing_runs(context, trials)
+    failed = sum(outcome.status == "failed" for trial in trials if (outcome := read_outcome(trial)))
+    runs.end_pipeline_run(context, failed)
+    evaluation = leaderboard.read_leaderboard(paths.stage_folder("evaluate", problem))
     if evaluation is not None:
-        store.log_evaluation(context, evaluation, trials, paths.stage("evaluate", problem))
-        package(evaluation, trials)
-    return written
+        log_evaluation(context, evaluation, trials, paths.stage_folder("evaluate", problem))
+        store_best_models(evaluation, trials)
+    return count

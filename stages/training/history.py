@@ -1,4 +1,4 @@
-"""The history of a trial: what each epoch left."""
+"""The history of a trial: the results of each epoch."""
 
 import json
 from collections.abc import Sequence
@@ -7,23 +7,28 @@ from pathlib import Path
 
 from project.atomic import write_json
 
-FILE = "history.json"
+HISTORY_FILE = "history.json"
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch, counted from 1: the loss and the measures on validation, by name, errors normalised."""
+    """One epoch.
+
+    Attributes:
+        epoch: its number, counted from 1.
+        validation: the measures on validation, by name; errors are normalised.
+    """
 
     epoch: int
     train_loss: float
     validation: dict[str, float]
 
 
-def read(folder: Path) -> list[Epoch]:
-    """The history that a trial's folder holds."""
-    return [Epoch(**each) for each in json.loads((folder / FILE).read_text(encoding="utf-8"))]
+def read_history(folder: Path) -> list[Epoch]:
+    """The history in a trial's folder."""
+    return [Epoch(**epoch) for epoch in json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))]
 
 
-def write(folder: Path, history: Sequence[Epoch]) -> None:
+def write_history(folder: Path, history: Sequence[Epoch]) -> None:
     """Write a history into a trial's folder."""
-    write_json(folder / FILE, [asdict(epoch) for epoch in history])
+    write_json(folder / HISTORY_FILE, [asdict(epoch) for epoch in history])

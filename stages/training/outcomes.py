@@ -1,4 +1,4 @@
-"""How trials ended, as their folders say."""
+"""How trials ended, read from their folders."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ class Outcome:
     Attributes:
         status: finished or failed.
         reason: why it failed.
-        transient: it failed for want of something that may be there another time: memory, a living process.
-        trained: it was trained now, not found finished.
+        transient: it failed because something was missing that another attempt may have: memory, or a living process.
+        trained: it was trained by this run; otherwise it was finished before.
+        measure, error: the name and the value on validation of the selection measure; None where the trial failed.
     """
 
     key: str
@@ -28,16 +29,20 @@ class Outcome:
     error: float | None
 
 
-def outcome(trial: Trial) -> Outcome | None:
+def read_outcome(trial: Trial) -> Outcome | None:
     """How the trial ended when it last ran, or None when it has not ended."""
     if not (trial_folder(trial) / "trial.json").exists():
         return None
-    return outcome_of(trial, read_trial(trial), trained=False)
+    return summarize_outcome(trial, read_trial(trial), trained=False)
 
 
-def outcome_of(trial: Trial, about: dict[str, Any], trained: bool) -> Outcome:
-    """What trial.json says, in short."""
-    # The measure that selects is the first.
+def summarize_outcome(trial: Trial, about: dict[str, Any], trained: bool) -> Outcome:
+    """The outcome that trial.json describes.
+
+    Args:
+        about: its content.
+    """
+    # The selection measure is the first.
     measure, error = next(iter(about["validation"].items()), (None, None))
     return Outcome(
         trial.key, trial.label, about["status"], about["reason"], about["transient"], trained, measure, error
@@ -45,11 +50,11 @@ def outcome_of(trial: Trial, about: dict[str, Any], trained: bool) -> Outcome:
 
 
 def is_done(trial: Trial) -> bool:
-    """Whether the trial need not be trained: it has ended, and not for want of something that may be back."""
-    ended = outcome(trial)
-    return ended is not None and not ended.transient
+    """Whether the trial need not be trained: it has ended, and another attempt would end in the same way."""
+    outcome = read_outcome(trial)
+    return outcome is not None and not outcome.transient
 
 
-def retryable(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials that have failed for want of something that may be back."""
-    return [trial for trial in trials if (ended := outcome(trial)) and ended.transient]
+def list_retryable(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials that have failed and that another attempt may finish."""
+    return [trial for trial in trials if (outcome := read_outcome(trial)) and outcome.transient]

@@ -1,43 +1,40 @@
-"""Trials: what is trained once and never again, each in a folder named by the hash of all that decides its result."""
+"""Trials: each is trained once, in a folder named by the hash of all that decides its result."""
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from architectures import REGISTRY, ShapeError
+from architectures import REGISTRY
 from problems.errors import RecastError
 from project import paths
 from project.atomic import write_json
-from project.paths import PARAMS
-from project.settings.grid import Configuration, configurations
-from project.settings.sections import Settings, Train
-from stages.tables.windows import AnyWindows
-from stages.training import fit, objectives
-from stages.training.source import trial_code
+from project.settings.grid import Configuration
+from project.settings.sections import TrainSettings
+from stages.training.trial_code import digest_trial_code
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A configuration, a seed and the data it is trained on.
+    """A configuration, a seed and the data that it is trained on.
 
     Attributes:
         train: how it is trained.
-        data: identity of the windows and the table they index.
-        code: hash of the source that trains it.
-        origin: of a backtest, whose data these are; None: the problem's own. It is no part of the key.
+        data: the identity of the windows and of the table that they index.
+        code: the hash of the source code that decides its result.
+        origin: the origin of the backtest that the data belong to; None: the problem's own data. It is not part of the
+            key.
         key: the content address: the first 16 digits of the specification's SHA-256. It is fixed when the grid is
-            expanded, and travels with the trial: a worker must not find another one for code edited since.
+            expanded and travels with the trial: a worker must not compute another one from code edited since.
     """
 
     problem: str
     configuration: Configuration
     seed: int
-    train: Train
+    train: TrainSettings
     data: str
     code: str
     origin: str | None = None
@@ -49,7 +46,7 @@ class Trial:
 
     @property
     def specification(self) -> dict[str, Any]:
-        """All that decides the result of the trial on CPU, as JSON."""
+        """All that decides the result of the trial on a CPU, as JSON."""
         return {
             "problem": self.problem,
             "architecture": self.configuration.architecture,
@@ -64,115 +61,68 @@ class Trial:
     @property
     def normalized(self) -> Path:
         """The folder of the table that it is trained on."""
-        return paths.stage("normalize", self.problem, self.origin)
+        return paths.stage_folder("normalize", self.problem, self.origin)
 
     @property
     def windowed(self) -> Path:
         """The folder of the windows that it is trained on."""
-        return paths.stage("window", self.problem, self.origin)
+        return paths.stage_folder("window", self.problem, self.origin)
 
     @property
     def label(self) -> str:
-        """A name for people: gru units=32 seed=1."""
+        """The name for people: gru units=32 seed=1."""
         return f"{self.configuration.label} seed={self.seed}"
 
     @property
     def trainable(self) -> bool:
-        """Whether it has weights to train; a baseline has not."""
+        """Whether it has weights to train; a baseline has none."""
         return REGISTRY[self.configuration.architecture].trainable
 
 
 def trial_folder(trial: Trial) -> Path:
-    """Where a trial keeps its files.
+    """The folder of a trial's files.
 
     `trial.json` (what it is and how it ended; written last), `history.json`, `weights.safetensors`; and, not tracked by
     DVC, `run.json` (how it ran) and, while it trains, `checkpoint.pt`.
     """
-    return paths.trials(trial.problem, trial.origin) / trial.key
+    return paths.trials_folder(trial.problem, trial.origin) / trial.key
 
 
 def read_trial(trial: Trial) -> dict[str, Any]:
-    """What `trial.json` says of a trial that has ended.
+    """The content of `trial.json` of a trial that has ended.
 
     Raises:
-        RecastError: the trial has not ended, or it is one of other code, data or settings than those that are here.
+        RecastError: the trial has not ended, or what was trained had other code, data or settings than the present.
     """
     try:
         about: dict[str, Any] = json.loads((trial_folder(trial) / "trial.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecastError(
-            f"{trial_folder(trial)}: {trial.label} was not trained with the code, data and settings that are here: "
+            f"{trial_folder(trial)}: {trial.label} was not trained with the present code, data and settings: "
             f"recast run {trial.problem}"
         ) from None
     return about
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """What is noted of how a trial runs: its epoch, its MLflow run, whether all of it is logged, seconds."""
+def read_run_notes(folder: Path) -> dict[str, Any]:
+    """What is noted of how a trial ran: its epoch, its MLflow run, whether all of it is logged, its seconds."""
     file = folder / "run.json"
-    noted: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return noted
+    notes: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return notes
 
 
-def note_run(folder: Path, **fields: Any) -> None:
-    """Add to what is noted of how a trial runs."""
-    write_json(folder / "run.json", read_run(folder) | fields)
+def add_run_notes(folder: Path, **fields: Any) -> None:
+    """Add to what is noted of how a trial ran."""
+    write_json(folder / "run.json", read_run_notes(folder) | fields)
 
 
-def check_shapes(trials: Iterable[Trial], windows: AnyWindows) -> None:
+def check_trial_code(trial: Trial) -> None:
     """
     Raises:
-        RecastError: an architecture of the grid cannot work on these windows.
+        RecastError: the source code that decides the trial's result was edited after the grid was expanded.
     """
-    for trial in {trial.configuration.label: trial for trial in trials}.values():
-        configuration, shape = trial.configuration, objectives.shape_for(windows, trial.train)
-        try:
-            fit.build(configuration.architecture, configuration.hyperparameters, shape, seed=0)
-        except ShapeError as error:
-            raise RecastError(f"{PARAMS}: grid.architectures.{error}") from None
-
-
-def check_code(trial: Trial) -> None:
-    """
-    Raises:
-        RecastError: the source that trains the trial was edited after the grid was expanded.
-    """
-    if trial_code(trial.configuration.architecture) != trial.code:
+    if digest_trial_code(trial.configuration.architecture) != trial.code:
         raise RecastError(
             f"{trial.label}: the source that trains it was edited while the pipeline ran; run again (finished trials "
             "of the former source are kept under their own keys)"
         )
-
-
-def expand(settings: Settings, problem: str, windowed: Path, origin: str | None = None) -> list[Trial]:
-    """The trials of the grid on a problem, or on an origin of its backtest: each configuration once a seed, a baseline
-    once.
-    """
-    data = hashlib.sha256((windowed / "windows.json").read_bytes())
-    for split in ("train", "validation"):
-        data.update((windowed / f"{split}.npy").read_bytes())
-    return [
-        Trial(
-            problem,
-            configuration,
-            seed,
-            settings.train,
-            data.hexdigest(),
-            trial_code(configuration.architecture),
-            origin,
-        )
-        for configuration in configurations(settings.grid)
-        for seed in settings.grid.seeds[: None if REGISTRY[configuration.architecture].trainable else 1]
-    ]
-
-
-def bundles(trials: Iterable[Trial], size: int) -> list[list[Trial]]:
-    """The trials in groups of one architecture and shape, at most `size` each: what one task trains.
-
-    Trials of one shape differ in nothing but seed, learning rate and optimizer: a trainer may one day fuse them.
-    """
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        values = trial.configuration.hyperparameters.model_dump(exclude={"learning_rate", "optimizer"})
-        groups.setdefault(json.dumps([trial.configuration.architecture, values], sort_keys=True), []).append(trial)
-    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from architectures import REGISTRY, Axes, Network, ShapeError, TrainedAxes, WindowShape, register
-from architectures.combined import Embedded
+from architectures.combined import EmbeddedNetwork
 from problems.errors import RecastError
-from project.settings.grid import configurations
-from project.settings.schema import params_schema
+from project.settings.grid import expand_grid
+from project.settings.schema import build_schema
 from project.settings.sections import Grid
-from stages.training.fit import build
+from stages.training.fit import initialize_network
 from tests.support import checkout
 from tests.support.checkout import ROOT
 
@@ -60,7 +60,7 @@ every_architecture = pytest.mark.parametrize(("name", "axes"), CASES, ids=IDS)
 
 
 def network_of(name: str, axes: dict[str, Any], seed: int = 0, shape: WindowShape = SHAPE) -> Network:
-    return build(name, REGISTRY[name].Hyperparameters(**axes), shape, seed)
+    return initialize_network(name, REGISTRY[name].Hyperparameters(**axes), shape, seed)
 
 
 def windows(batch: int = B, seed: int = 0) -> Tensor:
@@ -106,11 +106,11 @@ def test_the_network_of_the_documentation_passes_the_checks_that_it_names(tmp_pa
     """By the documented commands, in a checkout to which only that file was added."""
     page = (ROOT / "docs/architectures.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    theirs = checkout.make(tmp_path / "stranger")
+    theirs = checkout.make_checkout(tmp_path / "stranger")
     shutil.copytree(ROOT / "tests", theirs.file("tests"), ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", theirs.root)
     theirs.file("architectures/pooled.py").write_text(example, encoding="utf-8")
-    assert '"pooled_conv"' in theirs.run(sys.executable, "-m", "project.settings.sections")
+    assert '"pooled_conv"' in theirs.run(sys.executable, "-m", "project.settings.schema")
     checks = re.findall(r"^    pytest (.*)$", page, flags=re.MULTILINE)[0].split()
     # In a folder of its own: else it would clean up what earlier sessions of pytest have left, which takes minutes.
     place = f"--basetemp={tmp_path / 'theirs'}"
@@ -124,7 +124,9 @@ def test_an_answer_at_each_step_sees_no_later_one(name: str) -> None:
     shape = replace(SHAPE, each=True, outputs=3)
     if not REGISTRY[name].at_each_step:
         if REGISTRY[name].trainable:
-            with pytest.raises(ShapeError, match=f"^{name} has one answer a window, and here one is asked for at each"):
+            with pytest.raises(
+                ShapeError, match=f"^{name} gives one answer a window, and this problem asks for one at each"
+            ):
                 network_of(name, {}, shape=shape)
         return
     network = network_of(name, {"causal": True} if name == "transformer" else {}, shape=shape).eval()
@@ -171,7 +173,7 @@ def test_codes_go_through_an_embedding(name: str) -> None:
     shape = replace(SHAPE, features=1, codes=7, target=None, climatology=None)
     codes_BT1 = torch.randint(7, (B, T, 1), generator=torch.Generator().manual_seed(0))
     network = network_of(name, {"embedding": 5}, shape=shape).eval()
-    assert isinstance(network, Embedded)
+    assert isinstance(network, EmbeddedNetwork)
     assert network.embedding is not None
     assert network.embedding.weight.shape == (7, 5)
     inner = network_of(name, {"embedding": 5}, shape=replace(shape, features=5, codes=None)).eval()
@@ -184,7 +186,9 @@ def test_codes_go_through_an_embedding(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["persistence", "seasonal_naive", "anomaly_persistence"])
 def test_what_repeats_the_target_needs_it_among_the_features(name: str) -> None:
-    with pytest.raises(ShapeError, match=f"^{name} repeats what it has seen of the target, and here no feature is it"):
+    with pytest.raises(
+        ShapeError, match=f"^{name} repeats values of the target, and here the target is not one of the features"
+    ):
         network_of(name, {}, shape=replace(SHAPE, target=None))
 
 
@@ -373,13 +377,13 @@ def test_a_new_architecture_is_one_class(registry: dict[str, type[Network]]) -> 
         def forward(self, x_BTF: Tensor) -> Tensor:
             return x_BTF[:, -1:, 1:2] * self.number
 
-    found = configurations(Grid(seeds=(0,), architectures={"last_times": {"start": [0.5, 2.0]}}))
+    found = expand_grid(Grid(seeds=(0,), architectures={"last_times": {"start": [0.5, 2.0]}}))
     assert [each.label for each in found] == ["last_times start=0.5", "last_times start=2"]
-    network = build("last_times", found[1].hyperparameters, SHAPE, seed=0)
+    network = initialize_network("last_times", found[1].hyperparameters, SHAPE, seed=0)
     assert torch.equal(network(windows())[:, 0, 0], windows()[:, -1, 1] * 2)
     with pytest.raises(RecastError, match=r"grid\.architectures\.last_times\.start: must be above 0; it is -1"):
-        configurations(Grid(seeds=(0,), architectures={"last_times": {"start": [-1.0]}}))
-    axes = params_schema()["$defs"]["last_times axes"]
+        expand_grid(Grid(seeds=(0,), architectures={"last_times": {"start": [-1.0]}}))
+    axes = build_schema()["$defs"]["last_times axes"]
     assert set(axes["properties"]) == {*TrainedAxes.model_fields, "start"}
 
 

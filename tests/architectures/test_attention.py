@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from architectures import WindowShape
-from architectures.attention import Attention, HierarchicalAttention, softmax, weighted_sum
-from architectures.transformer import Layer, MultiHeadAttention, Transformer, positions
+from architectures.attention import Attention, HierarchicalAttention, masked_softmax, weighted_sum
+from architectures.transformer import EncoderLayer, MultiHeadAttention, Transformer, encode_positions
 from tests.architectures.test_architectures import B, F, T, network_of, windows
 
 RTOL = 1e-9
@@ -31,7 +31,7 @@ def test_weights_sum_to_one_and_padding_has_none(steps: int, padding: int) -> No
     generator = torch.Generator().manual_seed(0)
     e_BT = torch.randn(3, padding + steps, dtype=torch.float64, generator=generator)
     h_BTH = torch.randn(3, padding + steps, 4, dtype=torch.float64, generator=generator)
-    a_BT = softmax(e_BT, torch.arange(padding + steps) >= padding)
+    a_BT = masked_softmax(e_BT, torch.arange(padding + steps) >= padding)
     assert not a_BT[:, :padding].any()
     for a_T, e_T in zip(a_BT[:, padding:].numpy(), e_BT[:, padding:].numpy(), strict=True):
         np.testing.assert_allclose(a_T, weights_of(e_T), rtol=RTOL)
@@ -176,7 +176,7 @@ def test_multi_head_attention_follows_its_equations(causal: bool) -> None:
 
 def test_a_layer_is_pytorchs() -> None:
     torch.manual_seed(0)
-    ours = Layer(heads=2, head_width=4, feedforward=9, dropout=0.0, causal=False).double()
+    ours = EncoderLayer(heads=2, head_width=4, feedforward=9, dropout=0.0, causal=False).double()
     theirs = nn.TransformerEncoderLayer(8, 2, dim_feedforward=9, dropout=0.0, batch_first=True).double()
     copied(ours.attention, theirs.self_attn)
     theirs.linear1.load_state_dict(ours.feedforward[0].state_dict())
@@ -187,7 +187,7 @@ def test_a_layer_is_pytorchs() -> None:
 
 @pytest.mark.parametrize("width", [1, 4, 7])
 def test_positions_are_the_papers(width: int) -> None:
-    found = positions(130, width).numpy()
+    found = encode_positions(130, width).numpy()
     for t in (0, 1, 129):
         for d in range(width):
             angle = t / 10000 ** (2 * (d // 2) / width)
@@ -225,7 +225,7 @@ def test_a_transformer_knows_the_order_of_its_inputs() -> None:
 
 def test_the_transformer_is_pytorchs_layers_on_inputs_with_positions() -> None:
     network, x_BTF = transformer_of(causal=True), windows().double()
-    h_BTD = network.embedding(x_BTF) + positions(T, 12).float()
+    h_BTD = network.embedding(x_BTF) + encode_positions(T, 12).float()
     mask = nn.Transformer.generate_square_subsequent_mask(T, dtype=torch.float64)
     for ours in network.layers:
         theirs = nn.TransformerEncoderLayer(12, 3, dim_feedforward=32, dropout=0.0, batch_first=True).double()

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import l1_loss
 
 from architectures import REGISTRY, ShapeError, WindowShape
-from architectures.combined import Ensemble, Part, Residual
+from architectures.combined import CroppedNetwork, Ensemble, ResidualNetwork
 from architectures.network import Network, TrainedAxes
-from stages.training.fit import build
+from stages.training.fit import initialize_network
 
 B, T, F = 5, 8, 4
 SHAPE = WindowShape(steps=T, features=F, target=1, horizon=4, day=4, climatology=(2, 3), derived=2)
@@ -19,7 +19,7 @@ BASELINES = ("persistence", "climatology", "anomaly_persistence")
 
 
 def network_of(name: str = "gru", seed: int = 0, shape: WindowShape = SHAPE, **axes: object) -> Network:
-    return build(name, REGISTRY[name].Hyperparameters(**({"units": 6} | axes)), shape, seed)
+    return initialize_network(name, REGISTRY[name].Hyperparameters(**({"units": 6} | axes)), shape, seed)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_the_baselines_are_what_they_say(x_BTF: Tensor) -> None:
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_a_network_on_a_baseline_gives_the_sum(baseline: str, x_BTF: Tensor) -> None:
     alone, on_it = network_of(), network_of(residual=baseline)
-    assert isinstance(on_it, Residual)
+    assert isinstance(on_it, ResidualNetwork)
     of_baseline = REGISTRY[baseline](SHAPE, REGISTRY[baseline].Hyperparameters())(x_BTF)
     torch.testing.assert_close(on_it(x_BTF), alone(x_BTF) + of_baseline)
 
@@ -56,7 +56,7 @@ def test_a_network_may_see_a_part_of_the_window(x_BTF: Tensor) -> None:
     found = network_of("dense", lookback=3)
     expected = network_of("dense", shape=replace(SHAPE, steps=3))
     torch.testing.assert_close(found(x_BTF), expected(x_BTF[:, -3:]))
-    assert not isinstance(network_of("dense", lookback=T), Part)
+    assert not isinstance(network_of("dense", lookback=T), CroppedNetwork)
     measured = network_of("dense", inputs="measured", lookback=3, residual="climatology")
     small = network_of("dense", shape=WindowShape(steps=3, features=2, target=1, horizon=4, day=4))
     torch.testing.assert_close(measured(x_BTF), small(x_BTF[:, -3:, :2]) + x_BTF[:, -1:, 3:])
@@ -80,7 +80,7 @@ def test_members_are_trained_each_on_its_own_loss(x_BTF: Tensor) -> None:
     """Their gradients are those that each would have alone, by its share of the mean; also on a baseline."""
     y_BSO = torch.randn(B, 1, 1)
     network = network_of(members=2, residual="climatology").train()
-    assert isinstance(network, Residual)
+    assert isinstance(network, ResidualNetwork)
     predicted_MBSO = network(x_BTF)
     assert predicted_MBSO.shape == (2, B, 1, 1)
     l1_loss(predicted_MBSO, y_BSO.expand_as(predicted_MBSO)).backward()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from architectures import Network, WindowShape
-from architectures.tcn import TCN, Block
+from architectures.tcn import TCN, ResidualBlock
 from tests.architectures.test_architectures import B, F, T, network_of, parameters, windows
 
 
@@ -109,7 +109,7 @@ def block(weights: dict[str, np.ndarray], x_CT: np.ndarray, dilation: int) -> np
 @pytest.mark.parametrize("channels_in", [F, 5])
 def test_a_block_of_the_tcn_follows_its_equations(kernel: int, dilation: int, channels_in: int) -> None:
     torch.manual_seed(0)
-    made = Block(channels_in, 5, kernel, dilation, dropout=0.5).double().eval()
+    made = ResidualBlock(channels_in, 5, kernel, dilation, dropout=0.5).double().eval()
     with torch.no_grad():
         for name, value in made.named_parameters():
             if name.endswith("original0"):
@@ -178,7 +178,7 @@ def test_the_default_tcn_sees_five_days_of_hours() -> None:
 
 def test_the_tcn_drops_whole_channels() -> None:
     torch.manual_seed(0)
-    made = Block(200, 200, kernel=2, dilation=1, dropout=0.25)
+    made = ResidualBlock(200, 200, kernel=2, dilation=1, dropout=0.25)
     dropped = made.transform[2](torch.ones(8, 200, 11))
     assert torch.equal(dropped.amin(dim=2), dropped.amax(dim=2))
     assert (dropped[:, :, 0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.05)

@@ -93,8 +93,8 @@ def drawn(slots: int, seed: int) -> dict[str, Tensor]:
 
 
 STAGES: dict[str, tuple[Callable[..., Tensor], Callable[..., np.ndarray], list[str]]] = {
-    "content scores": (memory.content_scores, content_scores, ["M", "k", "strength"]),
-    "content": (memory.content, softmax, ["scores"]),
+    "content scores": (memory.score_slots, content_scores, ["M", "k", "strength"]),
+    "content": (memory.weigh_by_content, softmax, ["scores"]),
     "interpolate": (memory.interpolate, interpolate, ["a", "before", "gate"]),
     "shift": (memory.shift, shift, ["a", "shifts"]),
     "sharpen": (memory.sharpen, sharpen, ["a", "power"]),
@@ -123,7 +123,7 @@ def test_each_stage_of_addressing_follows_its_equation(stage: str, slots: int, s
 def test_reading_and_writing_follow_their_equations(slots: int, seed: int) -> None:
     values = drawn(slots, seed)
     M, a, w = values["M"], values["a"][:, 0], values["w"]
-    r_BW, written_BNW = memory.read(M, a), memory.write(M, a, w)
+    r_BW, written_BNW = memory.read_memory(M, a), memory.write_memory(M, a, w)
     for b in range(3):
         np.testing.assert_allclose(r_BW[b], read(M[b].numpy(), a[b].numpy()), rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(written_BNW[b], write(M[b].numpy(), a[b].numpy(), w[b].numpy()), rtol=1e-9)
@@ -135,8 +135,8 @@ def test_reading_and_writing_follow_their_equations(slots: int, seed: int) -> No
 def test_what_is_written_to_one_slot_is_read_from_it() -> None:
     M, w = drawn(5, 0)["M"], drawn(5, 0)["w"]
     at = nn.functional.one_hot(torch.tensor([0, 3, 4]), 5).double()
-    written = memory.write(M, at, w)
-    assert torch.equal(memory.read(written, at), w)
+    written = memory.write_memory(M, at, w)
+    assert torch.equal(memory.read_memory(written, at), w)
     assert torch.equal(written[0, 1:], M[0, 1:])
 
 
@@ -162,7 +162,7 @@ def test_sharpening_stays_a_distribution(a: list[float], power: float) -> None:
 
 def test_a_slot_of_zeros_is_like_no_key() -> None:
     M, k = torch.zeros(1, 3, WIDTH, requires_grad=True), torch.ones(1, 1, WIDTH)
-    scores = memory.content_scores(M, k, torch.ones(1, 1))
+    scores = memory.score_slots(M, k, torch.ones(1, 1))
     assert not scores.any()
     scores.sum().backward()
     assert M.grad is not None
@@ -285,7 +285,7 @@ def pondering(weights: dict[str, np.ndarray], x_TF: np.ndarray, max_ponder: int)
 def test_adaptive_computation_follows_its_equations(cell: str, bias: float, max_ponder: int) -> None:
     network, x_BTF = act_of(cell, bias, max_ponder=max_ponder, ponder_cost=0.01), windows().double()
     found, penalty = network(x_BTF), network.penalty()
-    steps_BT = network.ponder(x_BTF)
+    steps_BT = network.count_steps(x_BTF)
     expected = [pondering(arrays(network), x_TF, max_ponder) for x_TF in x_BTF.numpy()]
     np.testing.assert_allclose(found[:, 0, 0].detach().numpy(), [y for y, _, _ in expected], rtol=RTOL)
     assert steps_BT.tolist() == [steps for _, steps, _ in expected]
@@ -294,7 +294,7 @@ def test_adaptive_computation_follows_its_equations(cell: str, bias: float, max_
 
 
 def test_windows_ponder_each_for_itself() -> None:
-    steps_BT = act_of("gru", bias=0.0, max_ponder=6).ponder(windows().double())
+    steps_BT = act_of("gru", bias=0.0, max_ponder=6).count_steps(windows().double())
     assert steps_BT.shape == (B, T)
     assert len(steps_BT.unique()) > 2
 
@@ -303,7 +303,7 @@ def test_windows_ponder_each_for_itself() -> None:
 def test_a_cell_that_halts_at_once_is_the_cell_and_one_that_never_does_takes_all_steps(bias: float, steps: int) -> None:
     network, x_BTF = act_of("gru", bias, max_ponder=3), windows().double()
     nn.init.zeros_(network.halting.weight)
-    assert (network.ponder(x_BTF) == steps).all()
+    assert (network.count_steps(x_BTF) == steps).all()
     h_BH = torch.zeros(B, 5, dtype=torch.float64)
     for x_BF in x_BTF.unbind(1):
         for n in range(steps):
@@ -322,7 +322,7 @@ def test_there_is_a_penalty_in_training_only() -> None:
 
 def test_training_on_the_penalty_alone_makes_a_cell_halt_earlier() -> None:
     network, x_BTF = act_of("gru", bias=-2.0, max_ponder=6, ponder_cost=0.01), windows().double()
-    before = network.ponder(x_BTF).mean()
+    before = network.count_steps(x_BTF).mean()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
     for _ in range(15):
         network(x_BTF)
@@ -331,7 +331,7 @@ def test_training_on_the_penalty_alone_makes_a_cell_halt_earlier() -> None:
         optimizer.zero_grad()
         penalty.backward()
         optimizer.step()
-    assert network.ponder(x_BTF).mean() < before / 1.5
+    assert network.count_steps(x_BTF).mean() < before / 1.5
 
 
 @pytest.mark.parametrize("cell", ["gru", "elman"])

@@ -18,26 +18,33 @@ from architectures import REGISTRY, ShapeError, WindowShape
 from architectures.network import Network
 from architectures.programmer import OPERATIONS, NeuralProgrammer
 from problems.problem import Problem
-from problems.questions import LENGTH, WORDS, QuestionsSource, column_names, episodes
+from problems.sources.questions import (
+    QUESTION_LENGTH,
+    QUESTION_WORDS,
+    QuestionsSource,
+    generate_episodes,
+    question_columns,
+)
 from project.settings.loading import load_settings
-from project.settings.sections import Train
+from project.settings.sections import TrainSettings
 from stages.normalize import normalize
-from stages.tables.windows import Windowing, ranges
-from stages.training import batches
-from stages.training.fit import build, fit, means
-from stages.training.objectives import objective
+from stages.tables.windows import TableWindows, read_ranges
+from stages.training import batches, reading
+from stages.training.fit import fit, initialize_network
+from stages.training.objectives import choose_objective
+from stages.training.scoring import mean_scores
 from stages.window import window
 
 ROWS, COLUMNS = 5, 3
-NAMES = column_names(COLUMNS)
-SHAPE = WindowShape(steps=ROWS + LENGTH, features=len(NAMES), target=len(NAMES) - 1, horizon=1, day=24)
+NAMES = question_columns(COLUMNS)
+SHAPE = WindowShape(steps=ROWS + QUESTION_LENGTH, features=len(NAMES), target=len(NAMES) - 1, horizon=1, day=24)
 KINDS = ("sum", "count", "sum where", "count and", "count or")
 RTOL = 1e-6
 Values = NDArray[np.float64]
 
 
 def programmer(seed: int = 0, shape: WindowShape = SHAPE, **axes: Any) -> NeuralProgrammer:
-    network = build(
+    network = initialize_network(
         "neural_programmer", NeuralProgrammer.Hyperparameters(**({"units": 7, "columns": COLUMNS} | axes)), shape, seed
     )
     assert isinstance(network, NeuralProgrammer)
@@ -45,7 +52,7 @@ def programmer(seed: int = 0, shape: WindowShape = SHAPE, **axes: Any) -> Neural
 
 
 def windows(count: int = 9, seed: int = 0) -> Values:
-    return episodes(KINDS, count, ROWS, COLUMNS, np.random.default_rng(seed))[:, :-1]
+    return generate_episodes(KINDS, count, ROWS, COLUMNS, np.random.default_rng(seed))[:, :-1]
 
 
 # The network.
@@ -199,17 +206,17 @@ def answered(x_TF: Values) -> float:
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_every_answer_is_right(seed: int) -> None:
-    made = episodes(KINDS, 12, ROWS, COLUMNS, np.random.default_rng(seed))
-    assert made.shape == (12, ROWS + LENGTH + 1, len(NAMES))
+    made = generate_episodes(KINDS, 12, ROWS, COLUMNS, np.random.default_rng(seed))
+    assert made.shape == (12, ROWS + QUESTION_LENGTH + 1, len(NAMES))
     for episode in made:
         assert episode[-1, -1] == pytest.approx(answered(episode[:-1]))
         assert not episode[:-1, -1].any(), "no input knows the answer"
-        assert episode[:, NAMES.index("row")].tolist() == [1.0] * ROWS + [0.0] * (LENGTH + 1)
+        assert episode[:, NAMES.index("row")].tolist() == [1.0] * ROWS + [0.0] * (QUESTION_LENGTH + 1)
 
 
 def test_each_kind_is_asked_as_often() -> None:
-    made = episodes(KINDS, 5000, ROWS, COLUMNS, np.random.default_rng(0))
-    asked = {word: made[:, :, NAMES.index(f"word {word}")].any(axis=1).mean() for word in WORDS}
+    made = generate_episodes(KINDS, 5000, ROWS, COLUMNS, np.random.default_rng(0))
+    asked = {word: made[:, :, NAMES.index(f"word {word}")].any(axis=1).mean() for word in QUESTION_WORDS}
     assert asked["sum"] == pytest.approx(2 / 5, abs=0.03)
     assert asked["and"] == pytest.approx(1 / 5, abs=0.03)
     assert asked["or"] == pytest.approx(1 / 5, abs=0.03)
@@ -231,7 +238,7 @@ def test_a_window_is_an_episode(declared: Problem, tmp_path: Path) -> None:
     assert isinstance(declared.source, QuestionsSource)
     rows = declared.source.rows
     for data in splits.values():
-        x_BTF, y_BSK, *_ = data.at(torch.arange(50))
+        x_BTF, y_BSK, *_ = data.select(torch.arange(50))
         assert (x_BTF[:, :rows, NAMES.index("row")] == 1).all()
         assert (x_BTF[:, rows:, NAMES.index("row")] == 0).all()
         assert not x_BTF[:, :, -1].any()
@@ -244,7 +251,7 @@ def test_a_window_is_an_episode(declared: Problem, tmp_path: Path) -> None:
                 assert y.item() == int(y.item())
 
 
-def prepared(problem: Problem, folder: Path) -> dict[str, batches.Data]:
+def prepared(problem: Problem, folder: Path) -> dict[str, batches.SplitData]:
     """The stages up to the windows."""
     (folder / "scratch").mkdir()
     frame = problem.source.read(folder, folder / "scratch").frame.collect()
@@ -255,33 +262,33 @@ def prepared(problem: Problem, folder: Path) -> dict[str, batches.Data]:
     assert problem.table.scale
     normalize(problem, problem.table.scale, folder / "ingest", folder / "normalize")
     window(problem, 1, folder / "normalize", folder / "window")
-    assert ranges(folder / "window", "train").shape[1] == 2
-    return batches.read(folder / "normalize", folder / "window", torch.device("cpu"))
+    assert read_ranges(folder / "window", "train").shape[1] == 2
+    return reading.read_batches(folder / "normalize", folder / "window", torch.device("cpu"))
 
 
 def test_it_learns_programs_that_an_lstm_does_not(declared: Problem, tmp_path: Path) -> None:
     """Sums and counts, exactly, by the project's own trainer; an LSTM with as many weights is far off by then."""
     splits = prepared(declared, tmp_path)
-    windowing = Windowing.read(tmp_path / "window")
-    aim = objective(windowing, TRAINING)
+    windowing = TableWindows.read(tmp_path / "window")
+    objective = choose_objective(windowing, TRAINING)
     axes: dict[str, dict[str, Any]] = {"neural_programmer": {"columns": 3, "units": 32}, "lstm": {"units": 42}}
     maes, parameters = {}, {}
     for name, own in axes.items():
         hyperparameters = REGISTRY[name].Hyperparameters(optimizer="adam", learning_rate=0.003, **own)
         network = trained(name, hyperparameters, windowing, splits, tmp_path / name)
-        maes[name] = aim.measured(means(network, splits["test"], aim))["mae"]
+        maes[name] = objective.compute_measures(mean_scores(network, splits["test"], objective))["mae"]
         parameters[name] = sum(weight.numel() for weight in network.parameters())
     assert parameters["lstm"] == pytest.approx(parameters["neural_programmer"], rel=0.1)
     assert maes["neural_programmer"] < 0.05
     assert maes["lstm"] > 10 * maes["neural_programmer"]
 
 
-TRAINING = Train(epochs=4, steps_per_epoch=300, batch_size=128)
+TRAINING = TrainSettings(epochs=4, steps_per_epoch=300, batch_size=128)
 
 
 def trained(
-    name: str, hyperparameters: Any, windowing: Windowing, splits: dict[str, batches.Data], checkpoint: Path
+    name: str, hyperparameters: Any, windowing: TableWindows, splits: dict[str, batches.SplitData], checkpoint: Path
 ) -> Network:
     told: Callable[[Any], None] = lambda progress: None  # noqa: E731
-    aim, cpu = objective(windowing, TRAINING), torch.device("cpu")
-    return fit(name, hyperparameters, 0, TRAINING, windowing.shape, aim, splits, cpu, checkpoint, told).network
+    objective, cpu = choose_objective(windowing, TRAINING), torch.device("cpu")
+    return fit(name, hyperparameters, 0, TRAINING, windowing.shape, objective, splits, cpu, checkpoint, told).network

@@ -14,11 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from architectures import REGISTRY, Network, WindowShape, graphs
-from architectures.cells import GRU, LSTM, Elman, GRUResetBefore, Jordan, Layer, PeepholeLSTM, Stack
+from architectures.cells.elman import Elman
+from architectures.cells.gru import GRU, GRUResetBefore
+from architectures.cells.jordan import Jordan
+from architectures.cells.layer import RecurrentLayer
+from architectures.cells.lstm import LSTM, PeepholeLSTM
+from architectures.cells.stack import Stack
 from problems.errors import RecastError
-from project.settings.grid import configurations
+from project.settings.grid import expand_grid
 from project.settings.sections import Grid
-from stages.training.fit import build
+from stages.training.fit import initialize_network
 
 NETWORKS = ["gru", "gru_reset_before", "jordan", "lstm", "lstm_peephole", "simple_rnn"]
 B, T, F, H = 4, 7, 3, 5
@@ -90,7 +95,7 @@ def gru_reset_before(s: Any, x: Array, m: Array, h: Array, W: Array, U: Array, b
     return ((1 - z) * h + z * n,)
 
 
-STEPS: dict[type[Layer], Step] = {
+STEPS: dict[type[RecurrentLayer], Step] = {
     Elman: elman,
     Jordan: jordan,
     LSTM: lstm,
@@ -101,7 +106,9 @@ STEPS: dict[type[Layer], Step] = {
 every_layer = pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
 
 
-def loop(layer: Layer, x_BTF: Array, state: list[Array], m: Array, weights: list[Array]) -> tuple[Array, list[Array]]:
+def loop(
+    layer: RecurrentLayer, x_BTF: Array, state: list[Array], m: Array, weights: list[Array]
+) -> tuple[Array, list[Array]]:
     """What the layer gives at each step, and the state after the last."""
     given = []
     for x in x_BTF.swapaxes(0, 1):
@@ -110,15 +117,17 @@ def loop(layer: Layer, x_BTF: Array, state: list[Array], m: Array, weights: list
     return np.stack(given, axis=1), state
 
 
-def tensors(layer: Layer, batch: int = B, steps: int = T, inputs: int = F) -> tuple[Tensor, tuple[Tensor, ...]]:
+def tensors(
+    layer: RecurrentLayer, batch: int = B, steps: int = T, inputs: int = F
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """A sequence and a state to begin from, in float64, of which derivatives can be asked."""
     generator = torch.Generator().manual_seed(7)
     x_BTF = torch.randn(batch, steps, inputs, generator=generator, dtype=torch.float64)
-    state = [torch.randn(batch, layer.units, generator=generator, dtype=torch.float64) for _ in range(layer.states)]
+    state = [torch.randn(batch, layer.units, generator=generator, dtype=torch.float64) for _ in range(layer.state_tensors)]
     return x_BTF.requires_grad_(), tuple(each.requires_grad_() for each in state)
 
 
-def layer_of(kind: type[Layer], *args: Any, seed: int = 0, **kwargs: Any) -> Layer:
+def layer_of(kind: type[RecurrentLayer], *args: Any, seed: int = 0, **kwargs: Any) -> RecurrentLayer:
     torch.manual_seed(seed)
     return kind(*args, **kwargs).double()
 
@@ -134,7 +143,7 @@ def arrays(values: Any) -> list[Array]:
     dropped=st.booleans(),
 )
 def test_a_layer_follows_its_equations(
-    kind: type[Layer], activation: Any, sizes: tuple[int, int, int, int], dropped: bool
+    kind: type[RecurrentLayer], activation: Any, sizes: tuple[int, int, int, int], dropped: bool
 ) -> None:
     batch, steps, inputs, units = sizes
     layer = layer_of(kind, inputs, units, activation, recurrent_dropout=0.4 * dropped)
@@ -154,7 +163,9 @@ def test_a_layer_follows_its_equations(
 @every_layer
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 @pytest.mark.parametrize("dropped", [False, True])
-def test_derivatives_are_the_differences_of_the_equations(kind: type[Layer], activation: Any, dropped: bool) -> None:
+def test_derivatives_are_the_differences_of_the_equations(
+    kind: type[RecurrentLayer], activation: Any, dropped: bool
+) -> None:
     """Of a loss on every step and on the last state, by inputs, first state and weights; the equations are NumPy's."""
     layer = layer_of(kind, F, H, activation)
     x_BTF, state = tensors(layer)
@@ -169,7 +180,7 @@ def test_derivatives_are_the_differences_of_the_equations(kind: type[Layer], act
 
     def loss_of_equations() -> float:
         x, *rest = values
-        given, after = loop(layer, x, rest[: layer.states], mask, rest[layer.states :])
+        given, after = loop(layer, x, rest[: layer.state_tensors], mask, rest[layer.state_tensors :])
         return float((given * on_steps).sum() + (after[-1] * on_last).sum())
 
     assert loss_of_equations() == pytest.approx(loss.item(), rel=1e-12)
@@ -188,7 +199,7 @@ def test_derivatives_are_the_differences_of_the_equations(kind: type[Layer], act
 @every_layer
 @pytest.mark.parametrize("read", ["steps", "last", "both"])
 @pytest.mark.parametrize("dropped", [False, True])
-def test_derivatives_pass_gradcheck(kind: type[Layer], read: str, dropped: bool) -> None:
+def test_derivatives_pass_gradcheck(kind: type[RecurrentLayer], read: str, dropped: bool) -> None:
     """Whatever of the result the loss reads."""
     layer = layer_of(kind, F, H, recurrent_dropout=0.5 * dropped)
     x_BTF, state = tensors(layer)
@@ -196,8 +207,8 @@ def test_derivatives_pass_gradcheck(kind: type[Layer], read: str, dropped: bool)
 
     def run(x_BTF: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         torch.manual_seed(3)
-        given = dict(zip(names, rest[layer.states :], strict=True))
-        h_BTH, last = torch.func.functional_call(layer, given, (x_BTF, rest[: layer.states]))
+        given = dict(zip(names, rest[layer.state_tensors :], strict=True))
+        h_BTH, last = torch.func.functional_call(layer, given, (x_BTF, rest[: layer.state_tensors]))
         return {"steps": (h_BTH,), "last": last, "both": (h_BTH, *last)}[read]
 
     assert torch.autograd.gradcheck(run, (x_BTF, *state, *layer.parameters()), fast_mode=True)
@@ -229,9 +240,9 @@ def test_elman_is_the_loop_of_the_lecture() -> None:
 
 
 @pytest.mark.parametrize(("kind", "peer"), [(Elman, nn.RNN), (LSTM, nn.LSTM), (GRU, nn.GRU)])
-@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("in_loop", [False, True])
 @pytest.mark.parametrize("steps", [1, 20])
-def test_a_layer_equals_pytorchs(kind: type[Layer], peer: Any, by_hand: bool, steps: int) -> None:
+def test_a_layer_equals_pytorchs(kind: type[RecurrentLayer], peer: Any, in_loop: bool, steps: int) -> None:
     """Whether PyTorch's kernel or our own loop computes it, which a mask that keeps all asks for."""
     layer, theirs = layer_of(kind, F, H), peer(F, H).double()
     with torch.no_grad():
@@ -239,7 +250,7 @@ def test_a_layer_equals_pytorchs(kind: type[Layer], peer: Any, by_hand: bool, st
         for name, parameter in layer.named_parameters():
             theirs.get_parameter(name.removeprefix("fused.")).copy_(parameter)
     x_BTF, state = tensors(layer, steps=steps)
-    mask_BH = torch.ones(B, H, dtype=torch.float64) if by_hand else None
+    mask_BH = torch.ones(B, H, dtype=torch.float64) if in_loop else None
     ours_TBH, _ = layer.run(x_BTF.transpose(0, 1), state, mask_BH)
     before = tuple(each[None] for each in state)
     theirs_TBH, _ = theirs(x_BTF.transpose(0, 1), before if kind is LSTM else before[0])
@@ -256,7 +267,9 @@ def test_a_layer_equals_pytorchs(kind: type[Layer], peer: Any, by_hand: bool, st
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 @every_layer
-def test_on_a_gpu_graphs_compute_what_the_loop_does(kind: type[Layer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_graphs_compute_what_the_loop_does(
+    kind: type[RecurrentLayer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also of inputs that come after the capture, and of two calls before the backward pass of the first."""
     torch.manual_seed(0)
     layer = kind(F, H, recurrent_dropout=0.5).cuda()
@@ -270,16 +283,16 @@ def test_on_a_gpu_graphs_compute_what_the_loop_does(kind: type[Layer], monkeypat
         return [one_BTH, other_BTH, *(parameter.grad for parameter in layer.parameters() if parameter.grad is not None)]
 
     with monkeypatch.context() as without:
-        without.setattr(graphs, "MOST", 0)
+        without.setattr(graphs, "MAX_GRAPHS", 0)
         expected = found()
-    for _ in range(graphs.SIGHTS):
+    for _ in range(graphs.CALLS_BEFORE_CAPTURE):
         found()
     for one, other in zip(found(), expected, strict=True):
         assert torch.equal(one, other)
 
 
 @every_layer
-def test_a_sequence_goes_on_from_a_state(kind: type[Layer]) -> None:
+def test_a_sequence_goes_on_from_a_state(kind: type[RecurrentLayer]) -> None:
     layer = layer_of(kind, F, H)
     x_BTF, _ = tensors(layer)
     whole_BTH, (last_BH, *_) = layer(x_BTF)
@@ -291,7 +304,7 @@ def test_a_sequence_goes_on_from_a_state(kind: type[Layer]) -> None:
 
 
 @every_layer
-def test_a_layer_learns_under_mixed_precision(kind: type[Layer]) -> None:
+def test_a_layer_learns_under_mixed_precision(kind: type[RecurrentLayer]) -> None:
     torch.manual_seed(0)
     layer = kind(F, H, recurrent_dropout=0.5)
     x_BTF = torch.randn(B, T, F)
@@ -338,7 +351,7 @@ def test_dropout_drops_the_same_inputs_at_every_step() -> None:
 
 
 @every_layer
-def test_dropout_comes_from_the_global_generator_and_ends_with_training(kind: type[Layer]) -> None:
+def test_dropout_comes_from_the_global_generator_and_ends_with_training(kind: type[RecurrentLayer]) -> None:
     dropping, plain = layer_of(kind, F, H, dropout=0.5, recurrent_dropout=0.5), layer_of(kind, F, H)
     x_BTF, _ = tensors(plain)
     found = []
@@ -354,7 +367,7 @@ def test_dropout_comes_from_the_global_generator_and_ends_with_training(kind: ty
 
 
 @every_layer
-def test_a_stack_hands_whole_sequences_on(kind: type[Layer]) -> None:
+def test_a_stack_hands_whole_sequences_on(kind: type[RecurrentLayer]) -> None:
     torch.manual_seed(0)
     stack = Stack(kind, F, [4, 6], ["tanh", "relu"]).double()
     x_BTF, _ = tensors(layer_of(kind, F, H))
@@ -368,7 +381,7 @@ def test_a_stack_hands_whole_sequences_on(kind: type[Layer]) -> None:
 
 
 @every_layer
-def test_a_bidirectional_stack_reads_from_both_ends(kind: type[Layer]) -> None:
+def test_a_bidirectional_stack_reads_from_both_ends(kind: type[RecurrentLayer]) -> None:
     torch.manual_seed(0)
     stack = Stack(kind, F, [4, 6], bidirectional=True).double()
     x_BTF, _ = tensors(layer_of(kind, F, H))
@@ -384,7 +397,7 @@ def test_a_bidirectional_stack_reads_from_both_ends(kind: type[Layer]) -> None:
 
 def network_of(name: str, features: int = F, **axes: Any) -> Network:
     shape = WindowShape(120, features, 1, horizon=24, day=24)
-    return build(name, REGISTRY[name].Hyperparameters(**axes), shape, seed=0)
+    return initialize_network(name, REGISTRY[name].Hyperparameters(**axes), shape, seed=0)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -482,7 +495,7 @@ def test_the_lectures_stack_of_simple_rnns_has_328320_parameters() -> None:
 
 
 def hyperparameters(**axes: Any) -> Any:
-    (found,) = configurations(Grid(seeds=(0,), architectures={"gru": axes}))
+    (found,) = expand_grid(Grid(seeds=(0,), architectures={"gru": axes}))
     return found.hyperparameters
 
 
@@ -508,7 +521,7 @@ def test_one_value_is_for_all_layers(units: int, layers: int) -> None:
         ({"units": [8, 0]}, r"gru\.units: must be at least 1; it is 0"),
         ({"units": [[8, 4]], "layers": [2]}, r"gru\.layers: layers must be left out where units lists"),
         ({"activation": ["than"]}, r"gru\.activation: must be 'tanh', 'relu' or 'sigmoid'; it is \"than\".*mean tanh"),
-        ({"activation": [["tanh", "relu"]]}, r"gru\.activation: activation must be one, or one for each.*, 1"),
+        ({"activation": [["tanh", "relu"]]}, r"gru\.activation: activation must be one, or one for each of the 1 layers"),
     ],
 )
 def test_a_wrong_value_is_named(axes: dict[str, Any], said: str) -> None:

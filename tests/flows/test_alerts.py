@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from flows.alerts import LOG, alert
+from flows.alerts import ALERT_LOG, alert
 from problems.errors import RecastError
 from project.settings.parsing import parse_settings
 from tests.support.checkout import ROOT, SETTINGS
@@ -121,7 +121,7 @@ def _email(received: Received, **more: Any) -> dict[str, Any]:
 def test_without_settings_an_alert_goes_to_the_log_alone(write: Any) -> None:
     write()
     alert("breach", "jena: new rows break the data contract", "T (degC) is stuck\nat 7.13 °C")
-    first, *rest = LOG.read_text().splitlines()
+    first, *rest = ALERT_LOG.read_text().splitlines()
     assert first.endswith(" breach: jena: new rows break the data contract")
     assert rest == ["    T (degC) is stuck", "    at 7.13 °C"]
 
@@ -154,7 +154,7 @@ def test_each_channel_has_kinds_of_its_own(
     )
     for kind in ("failure", "breach", "promotion", "refusal", "monitor"):
         alert(kind, f"a {kind}", "")
-    assert [line.split(" ", 1)[1] for line in LOG.read_text().splitlines()] == ["failure: a failure"]
+    assert [line.split(" ", 1)[1] for line in ALERT_LOG.read_text().splitlines()] == ["failure: a failure"]
     assert [mail["Subject"] for mail in mailbox.mails] == ["[recast] refusal: a refusal"]
     assert [post["text"].strip() for post in hook.posts] == ["*failure: a failure*", "*monitor: a monitor*"]
 
@@ -167,15 +167,15 @@ def test_a_channel_that_fails_is_told_and_stops_neither_the_caller_nor_the_other
     write(email=_email(nobody), webhook={"url": "${TEAM_HOOK}"})
     alert("failure", "retrain of jena has failed", "why")
     assert len(hook.posts) == 1
-    assert "did not go out by e-mail: ConnectionRefusedError" in LOG.read_text()
+    assert "did not go out by e-mail: ConnectionRefusedError" in ALERT_LOG.read_text()
     assert "did not go out by e-mail" in capsys.readouterr().err.replace("\n", " ")
     hook.status = 500
     alert("failure", "another", "why")
-    assert "'another' did not go out by webhook: HTTPStatusError: Server error '500" in LOG.read_text()
-    assert "/secret" not in LOG.read_text(), "who knows the address can post there"
+    assert "'another' did not go out by webhook: HTTPStatusError: Server error '500" in ALERT_LOG.read_text()
+    assert "/secret" not in ALERT_LOG.read_text(), "who knows the address can post there"
     monkeypatch.delenv("TEAM_HOOK")
     alert("failure", "a third", "why")
-    assert "the environment's TEAM_HOOK is no http(s) address" in LOG.read_text()
+    assert "the environment's TEAM_HOOK is not an http(s) address" in ALERT_LOG.read_text()
 
 
 def test_in_a_flow_alerts_and_their_failures_stand_in_the_log_of_its_run(
@@ -225,13 +225,13 @@ def test_wrong_settings_are_refused(alerts: dict[str, Any], said: str, write: An
 def test_with_settings_that_cannot_be_read_an_alert_goes_to_the_log_with_the_reason(write: Any) -> None:
     write(log=[], mail=None)
     alert("failure", "retrain of jena has failed", "why")
-    first, second, third, *_ = LOG.read_text().splitlines()
+    first, second, third, *_ = ALERT_LOG.read_text().splitlines()
     assert first.endswith(" failure: retrain of jena has failed") and second == "    why"
-    assert "the channels are not known: params.yaml: alerts" in third and "mail" in LOG.read_text()
+    assert "the channels are not known: params.yaml: alerts" in third and "mail" in ALERT_LOG.read_text()
 
 
 def test_that_the_settings_keep_what_is_deployed_from_running_is_told(write: Any) -> None:
     write(mail=None)
     with pytest.raises(RecastError, match=r"params\.yaml: alerts"):
         runpy.run_path(str(ROOT / "flows/deployed.py"))
-    assert "failure: what is deployed cannot run\n    params.yaml: alerts" in LOG.read_text()
+    assert "failure: what is deployed cannot run\n    params.yaml: alerts" in ALERT_LOG.read_text()

@@ -31,11 +31,11 @@ from ruamel.yaml import YAML
 from flows import deployments
 
 # Here, where the project's own params.yaml is the one that it reads.
-from flows.deployed import deployed as as_deployed
-from infra import servers
+from flows.deployed import as_deployed
+from infra import server_process, servers
 from problems.errors import RecastError
+from project.settings.operation import FlowSchedule
 from project.settings.parsing import parse_settings
-from project.settings.sections import Schedule
 from tests.support import checkout
 from tests.support.checkout import ROOT, Checkout
 
@@ -72,14 +72,14 @@ DEPLOY = {
     "predict": {"cron": None, "time_limit": "2s"},
 }
 
-WORKER = "import sys; from infra.servers import WORKER, start, stop; {}(WORKER)"
+WORKER = "import sys; from infra.server_process import start, stop; from infra.servers import WORKER; {}(WORKER)"
 
 
 @pytest.fixture(scope="module")
 def deployed(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A checkout whose small flows are deployed, and a worker that runs them."""
     root = tmp_path_factory.mktemp("deployed") / "checkout"
-    made = checkout.make(root, servers["mlflow_db"], PREFECT_API_URL=servers["api"])
+    made = checkout.make_checkout(root, servers["mlflow_db"], PREFECT_API_URL=servers["api"])
     shutil.copy(ROOT / "infra/prefect.yaml", root / "infra/prefect.yaml")
     for name in ("retrain", "predict", "monitor"):
         made.file(f"flows/{name}.py").write_text(FLOW.format(name=name))
@@ -208,7 +208,7 @@ def test_another_checkouts_deployments_are_not_taken(
     monkeypatch.chdir(tmp_path)
     settings = parse_settings()
     with pytest.raises(RecastError, match=r"this Prefect server has one of that name already.*deploy\.pool"):
-        deployments.deploy(settings, deployments.planned(settings, ["demo"]))
+        deployments.apply_deployments(settings, deployments.plan_deployments(settings, ["demo"]))
 
 
 def test_a_checkout_that_was_moved_takes_its_deployments_along(
@@ -216,10 +216,10 @@ def test_a_checkout_that_was_moved_takes_its_deployments_along(
 ) -> None:
     monkeypatch.chdir(deployed.root)
     settings = parse_settings()
-    (wanted, *_) = deployments.planned(settings, ["moved"])
+    (wanted, *_) = deployments.plan_deployments(settings, ["moved"])
     wanted.definition["work_pool"]["job_variables"]["working_dir"] = str(tmp_path / "gone")
-    identity = deployments.deploy(settings, [wanted])[wanted.name]
-    again = deployments.deploy(settings, deployments.planned(settings, ["moved"])[:1])
+    identity = deployments.apply_deployments(settings, [wanted])[wanted.name]
+    again = deployments.apply_deployments(settings, deployments.plan_deployments(settings, ["moved"])[:1])
     assert again == {wanted.name: identity}
     assert (client.read_deployment(identity).job_variables or {})["working_dir"] == str(deployed.root)
     client.delete_deployment(identity)
@@ -230,9 +230,9 @@ def test_the_flows_that_are_deployed_are_the_real_ones_with_what_params_yaml_say
 ) -> None:
     monkeypatch.chdir(ROOT)
     settings = parse_settings()
-    for each in deployments.planned(settings, ["jena"]):
+    for each in deployments.plan_deployments(settings, ["jena"]):
         flow = load_flow_from_entrypoint(each.definition["entrypoint"])
-        schedule: Schedule = getattr(settings.deploy, each.flow)
+        schedule: FlowSchedule = getattr(settings.deploy, each.flow)
         assert flow.name == each.flow and flow.retries == settings.deploy.retries
         assert flow.timeout_seconds == schedule.time_limit.total_seconds()
         assert "problem" in flow.parameters.properties and set(each.definition["parameters"]) <= set(
@@ -247,7 +247,7 @@ def test_a_schedule_that_is_none_is_refused(cron: str, deployed: Checkout, monke
     schedule = settings.deploy.retrain.model_copy(update={"cron": cron})
     wrong = settings.model_copy(update={"deploy": settings.deploy.model_copy(update={"retrain": schedule})})
     with pytest.raises(RecastError, match=r"deploy\.retrain\.cron"):
-        deployments.planned(wrong, ["demo"])
+        deployments.plan_deployments(wrong, ["demo"])
 
 
 def test_an_event_starts_the_flow_in_the_projects_root(deployed: Checkout, client: SyncPrefectClient) -> None:
@@ -394,14 +394,14 @@ def test_a_run_waits_or_is_skipped_while_another_that_has_lost_its_place_is_unde
 def test_a_question_that_no_process_would_hear_the_answer_to_is_ended_and_told(
     client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.worker import mend
+    from flows.worker import close_orphaned_runs
 
     monkeypatch.chdir(tmp_path)
     client.create_work_pool(WorkPoolCreate(name="asked", type="process"))
     deployment = client.create_deployment(client.create_flow_from_name("retrain"), "asked", work_pool_name="asked")
     asked = client.create_flow_run_from_deployment(deployment)
     client.set_flow_run_state(asked.id, Paused(timeout_seconds=600), force=True)
-    mend(client, "asked")
+    close_orphaned_runs(client, "asked")
     state = client.read_flow_run(asked.id).state
     assert state and state.is_crashed() and "the next run asks again" in str(state.message)
     assert "the next run asks again" in Path(".recast/alerts.log").read_text()
@@ -421,5 +421,5 @@ def test_the_worker_is_shown_and_stopped_with_all_that_it_has_started(
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     monkeypatch.chdir(deployed.root)
-    assert servers.url(servers.WORKER) is None
+    assert server_process.running_address(servers.WORKER) is None
     deployed.run(sys.executable, "-c", WORKER.format("start"))

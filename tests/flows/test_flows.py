@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -161,26 +162,54 @@ def test_code_edited_during_a_run_is_recorded_for_nothing(finished: Checkout, tm
     assert "changed" in checkout.dvc("status")
 
 
-def test_a_stage_that_has_run_waits_for_another_dvc_command_to_be_recorded(finished: Checkout, tmp_path: Path) -> None:
+def test_a_stage_that_has_run_waits_to_be_recorded_while_another_dvc_command_runs(
+    finished: Checkout, tmp_path: Path
+) -> None:
     """DVC gives up on its lock after three seconds; a stage that took hours is worth more."""
     checkout = finished.copy(tmp_path / "locked")
-    checkout.settings(train__epochs=40)
+    break_architecture(checkout, "waiting", "while not os.path.exists('locked'): signal.sigtimedwait([], 0.05)")
+    checkout.settings(grid={"seeds": [0], "architectures": {"persistence": {}, "waiting": {}}})
+    lock_file = checkout.file("dvc.lock").read_bytes()
     process = checkout.start(sys.executable, "-m", "flows", "run")
-    wait_for(checkout, "trials/*/*/checkpoint.pt", process)
-    holder = checkout.start(
-        sys.executable,
-        "-c",
-        "import time\n"
-        "from dvc.repo import Repo, lock_repo\n"
-        "with Repo() as repo, lock_repo(repo):\n"
-        "    open('held', 'w').close()\n"
-        "    time.sleep(8)\n",
+    wait_for(checkout, ".recast/running/*.json", process)
+    # It holds DVC's lock until its input is closed.
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys\n"
+            "from dvc.repo import Repo, lock_repo\n"
+            "with Repo() as repo, lock_repo(repo):\n"
+            "    open('locked', 'w').close()\n"
+            "    sys.stdin.read()\n",
+        ],
+        cwd=checkout.root,
+        env=checkout.environment,
+        stdin=subprocess.PIPE,
     )
-    wait_for(checkout, "held", holder)
+    try:
+        wait_for(checkout, "locked", process)
+        before = read_until("another DVC command runs in this checkout; waiting", process)
+        assert checkout.file("data/train/demo/trials.json").exists(), "the stage has run"
+        assert checkout.file("dvc.lock").read_bytes() == lock_file, "it is not recorded while the lock is held"
+        assert holder.poll() is None and process.poll() is None
+    finally:
+        holder.communicate(timeout=60)
     printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, printed
+    assert process.returncode == 0, before + printed
     assert "Ran: train@demo" in printed
-    holder.communicate(timeout=60)
+    assert checkout.file("dvc.lock").read_bytes() != lock_file
+
+
+def read_until(text: str, process: subprocess.Popen[str]) -> str:
+    """What a process prints up to the line with this text."""
+    assert process.stdout
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if text in line:
+            return printed
+    raise AssertionError(f"it has ended without {text!r}:\n{printed}")
 
 
 def test_workers_end_with_their_pool_alone(finished: Checkout, tmp_path: Path) -> None:

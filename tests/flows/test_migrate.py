@@ -16,13 +16,13 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Paused
 
 from flows import migrate as migration
-from infra import postgres
+from infra import postgres, server_process
 from infra import servers as own
 from project import profile
 from tests.support.checkout import Checkout
 
 pytestmark = pytest.mark.skipif(
-    not (list(postgres.PACKAGED.glob("*/bin/initdb")) or shutil.which("initdb")),
+    not (list(postgres.PACKAGED_PROGRAMS.glob("*/bin/initdb")) or shutil.which("initdb")),
     reason="PostgreSQL is not installed: apt install postgresql",
 )
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(
     ],
 )
 def test_the_checksum_of_rows_is_of_what_they_say(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
-    first, second, third = migration._Sum(), migration._Sum(), migration._Sum()
+    first, second, third = migration.RowChecksum(), migration.RowChecksum(), migration.RowChecksum()
     first.add([one, {"y": 1}])
     second.add([{"y": 1}])
     assert first.total != second.total, "a row is missing"
@@ -76,15 +76,15 @@ def test_a_laptops_runs_and_flows_are_the_servers(
     monkeypatch.chdir(laptop.root)
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    own.use("servers")
+    own.switch_profile("servers")
     try:
         for server in (own.PREFECT, own.MLFLOW):
-            own.start(server)
+            server_process.start(server)
         for server in (own.PREFECT, own.MLFLOW):
-            own.stop(server)
+            server_process.stop(server)
         # As a kill in the middle leaves it: some of the artifacts are there, and no row.
         some = sorted(Path("mlruns/artifacts").rglob("*.json"))[:3]
-        store = own.s3.client(own.start(own.S3))
+        store = own.s3.client(server_process.start(own.S3))
         for file in some:
             key = f"mlflow/{file.relative_to('mlruns/artifacts')}"
             store.upload_file(str(file), own.s3.BUCKET, key)
@@ -96,8 +96,8 @@ def test_a_laptops_runs_and_flows_are_the_servers(
 
         local = MlflowClient(f"sqlite:///{laptop.file('mlruns/mlflow.db')}")
         (experiment,) = local.search_experiments(filter_string="name = 'demo'")
-        remote = MlflowClient(own.start(own.MLFLOW))
-        assert profile.read().mlflow == remote.tracking_uri
+        remote = MlflowClient(server_process.start(own.MLFLOW))
+        assert profile.read_profile().mlflow == remote.tracking_uri
         mine, theirs = (
             {run.info.run_id: run for run in each.search_runs([experiment.experiment_id])} for each in (local, remote)
         )
@@ -114,7 +114,7 @@ def test_a_laptops_runs_and_flows_are_the_servers(
         assert fetched.read_bytes() == Path(local.download_artifacts(key, "weights.safetensors")).read_bytes()
         # A number that the laptop has is not given again.
         assert int(remote.create_experiment("next")) > int(experiment.experiment_id)
-        own.stop(own.MLFLOW)
+        server_process.stop(own.MLFLOW)
 
         with closing(sqlite3.connect("mlruns/mlflow.db")) as database, database:
             database.execute("pragma foreign_keys = off")
@@ -123,4 +123,4 @@ def test_a_laptops_runs_and_flows_are_the_servers(
             migration.migrate(Path(), replace=False)
     finally:
         for server in reversed(own.SERVERS):
-            own.stop(server)
+            server_process.stop(server)

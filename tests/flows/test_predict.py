@@ -1,20 +1,20 @@
 """Forecasts by file: the champion's, for rows of a user or the newest ingested, and the same when repeated."""
 
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from flows.predict import predict, read
-from lifecycle.champions import registry
-from lifecycle.champions.registry import Version
+from flows.predict import predict, read_rows
+from lifecycle.champions import promotion, registry
+from lifecycle.champions.history import Version
 from lifecycle.serving import forecast_log
 from problems.errors import RecastError
 from project import paths
 from project.settings.loading import load_settings
-from stages.training.trials import expand
+from stages.training.expansion import list_trials
+from tests.support.champions import roll_back
 from tests.support.checkout import Checkout
 
 TABLE = Path("data/ingest/demo/table.parquet")
@@ -24,23 +24,23 @@ TABLE = Path("data/ingest/demo/table.parquet")
 def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]]:
     """The versions 1, 2 and 3 of a checkout in which this process works; the first is the champion."""
     with finished.copy(tmp_path_factory.mktemp("predicted") / "checkout").entered():
-        trials = expand(load_settings(), "demo", paths.stage("window", "demo"))
+        trials = list_trials(load_settings(), "demo", paths.stage_folder("window", "demo"))
         with pytest.raises(RecastError, match="demo has no champion yet"):
             predict("demo")
-        found = [registry.register(trial, {}) for trial in trials if registry.is_stored(trial)]
-        registry.promote("demo", found[0], None)
+        found = [registry.register_version(trial, {}) for trial in trials if registry.is_stored(trial)]
+        promotion.promote("demo", found[0], None)
         yield found
 
 
 @pytest.fixture(autouse=True)
 def empty_log() -> Iterator[None]:
     yield
-    for file in forecast_log.FOLDER.glob("*"):
+    for file in forecast_log.FORECASTS_FOLDER.glob("*"):
         file.unlink()
 
 
 def logged() -> pl.DataFrame:
-    return forecast_log.between("demo", datetime(2000, 1, 1), datetime(2100, 1, 1))
+    return forecast_log.read_forecasts("demo")
 
 
 def test_the_newest_rows_are_forecast_from_and_again_gives_the_same_bytes(versions: list[Version]) -> None:
@@ -52,21 +52,21 @@ def test_the_newest_rows_are_forecast_from_and_again_gives_the_same_bytes(versio
         "forecast_id", "model_version", "series", "origin", "target_time", "lead", "forecast",
     ]  # fmt: skip
     assert made["origin"].to_list() == [table["time"][-1]] and made["model_version"].to_list() == [1]
-    expected = registry.load(versions[0]).forecast(table)
+    expected = registry.load_model(versions[0]).forecast(table)
     numbers = ["forecast", "low_0.5", "high_0.5", "low_0.8", "high_0.8", "low_0.95", "high_0.95"]
     assert made.select(numbers).equals(expected.select(numbers))
     log = logged()
     assert predict("demo").read_bytes() == first
     assert logged().equals(log) and log.drop("made", "inputs").select(made.columns).equals(made)
-    assert forecast_log.find(made["forecast_id"][0]) == {"problem": "demo", **log.row(0, named=True)}
-    assert forecast_log.find("0" * 16) is None
+    assert forecast_log.find_forecast(made["forecast_id"][0]) == {"problem": "demo", **log.row(0, named=True)}
+    assert forecast_log.find_forecast("0" * 16) is None
 
 
 def test_another_version_has_other_ids(versions: list[Version]) -> None:
     before = pl.read_parquet(predict("demo"))
-    registry.promote("demo", versions[1], None)
+    promotion.promote("demo", versions[1], None)
     after = pl.read_parquet(predict("demo"))
-    registry.rollback("demo")
+    roll_back("demo")
     assert pl.read_parquet(predict("demo")).equals(before)
     assert after["model_version"].to_list() == [2] and after["forecast_id"][0] != before["forecast_id"][0]
     assert logged().height == 2
@@ -90,7 +90,7 @@ def test_rows_of_a_file_are_forecast_from(versions: list[Version], tmp_path: Pat
         rows.write_parquet(file)
     assert predict("demo", file, out) == out
     made = pl.read_parquet(out)
-    expected = registry.load(versions[0]).forecast(pl.read_parquet(TABLE).slice(200, 60))
+    expected = registry.load_model(versions[0]).forecast(pl.read_parquet(TABLE).slice(200, 60))
     assert made["forecast"].to_list() == expected["forecast"].to_list()
     predict("demo", file, out, all_windows=True)
     every = pl.read_parquet(out)
@@ -112,14 +112,14 @@ def test_rows_that_cannot_be_forecast_from_leave_nothing(versions: list[Version]
         ("rows.csv", "time,T (degC),p (mbar)\nnoon,1,2\n", r"rows\.csv: column 'time' must hold times in one form of"),
         ("rows.csv", "", r"rows\.csv: empty"),
         ("rows.parquet", "no Parquet", r"rows\.parquet: "),
-        ("gone.csv", None, r"gone\.csv: not there"),
+        ("gone.csv", None, r"gone\.csv: there is no such file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(RecastError, match=message):
-        read(tmp_path / name)
+        read_rows(tmp_path / name)
 
 
 def test_the_newest_complete_window_is_found_behind_rows_with_nulls(versions: list[Version]) -> None:

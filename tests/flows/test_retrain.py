@@ -203,7 +203,7 @@ def test_another_grid_is_news_and_a_worse_challenger_is_refused(retraining: Retr
     knows(checkout, days=2)
     assert retraining.run() == "Refused"
     assert registered(checkout) == ([1, 2, 3], {"champion": 2, "previous": 1, "challenger": 3})
-    assert "than the champion beyond noise" in history(checkout)[-1]["reason"]
+    assert "than the champion at the 95" in history(checkout)[-1]["reason"]
     assert "is refused" in checkout.file(".recast/alerts.log").read_text()
     page = checkout.file("data/champion/demo/history.html").read_text()
     assert page.count(">refusal</td>") == 2 and page.count(">promotion</td>") == 3
@@ -217,7 +217,7 @@ def test_the_champion_with_other_intervals_is_another_version_that_takes_over(re
     assert retraining.run("people are told") == "killed"
     assert retraining.run() == "Promoted"
     assert registered(checkout) == ([1, 2, 3, 4], {"champion": 4, "previous": 2})
-    assert "The same network as version 2" in history(checkout)[-1]["reason"]
+    assert "the same network as version 2" in history(checkout)[-1]["reason"]
     assert "version 4, seasonal_naive days=1 seed=0, is promoted" in checkout.file(".recast/alerts.log").read_text()
     assert retraining.run() == "Nothing new"
     checkout.recast("rollback", "demo")

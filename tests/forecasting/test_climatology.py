@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from forecasting import climatology
-from forecasting.climatology import YEAR_DAYS, Climatology, waves
-from problems.columns import Harmonics, derived_names
+from forecasting.climatology import YEAR_DAYS, Climatology, compute_harmonics
+from problems.columns import Harmonics, derived_columns
 from problems.errors import RecastError
 from problems.problem import Problem
 from stages.normalize import normalize
-from stages.tables.table import Table, times, values
+from stages.tables.table import Table, read_times, read_values
 from stages.window import window
 
 START = np.datetime64("2009-01-01T00:00", "ms")
@@ -34,11 +34,11 @@ def angle(moments: np.ndarray, days: float) -> np.ndarray:
 
 def test_the_waves_are_those_of_the_year_then_those_of_the_day() -> None:
     moments = HOURS[::5]
-    found = waves(moments, Harmonics(year=2, day=1))
+    found = compute_harmonics(moments, Harmonics(year=2, day=1))
     year, day = angle(moments, YEAR_DAYS), angle(moments, 1)
     expected = [np.sin(year), np.cos(year), np.sin(2 * year), np.cos(2 * year), np.sin(day), np.cos(day)]
     np.testing.assert_allclose(found, np.stack(expected, axis=1), atol=1e-9)
-    assert waves(moments, Harmonics(year=0, day=0)).shape == (len(moments), 0)
+    assert compute_harmonics(moments, Harmonics(year=0, day=0)).shape == (len(moments), 0)
 
 
 def test_the_climatology_is_the_mean_by_day_of_year_and_hour() -> None:
@@ -48,9 +48,9 @@ def test_the_climatology_is_the_mean_by_day_of_year_and_hour() -> None:
     noise = np.random.default_rng(0).normal(0, 3, len(HOURS))
     fitted = Climatology.fit(Harmonics(year=1, day=2), [(HOURS, truth + noise)])
     assert fitted
-    assert np.abs(fitted.at(HOURS) - truth).max() < 0.2
+    assert np.abs(fitted.values_at(HOURS) - truth).max() < 0.2
     later = HOURS + np.timedelta64(30, "h")
-    assert np.abs(fitted.at(later)[:-30] - truth[30:]).max() < 0.2
+    assert np.abs(fitted.values_at(later)[:-30] - truth[30:]).max() < 0.2
 
 
 @hypothesis_settings(max_examples=20, deadline=None)
@@ -67,23 +67,23 @@ def test_pieces_and_nulls_give_least_squares_over_the_known(cuts: list[int], yea
     columns = np.stack(
         [
             a * b
-            for a in [np.ones(len(moments)), *waves(moments, Harmonics(year=year, day=0)).T]
-            for b in [np.ones(len(moments)), *waves(moments, Harmonics(year=0, day=day)).T]
+            for a in [np.ones(len(moments)), *compute_harmonics(moments, Harmonics(year=year, day=0)).T]
+            for b in [np.ones(len(moments)), *compute_harmonics(moments, Harmonics(year=0, day=day)).T]
         ],
         axis=1,
     )
     expected = columns @ np.linalg.lstsq(columns[known], target[known], rcond=None)[0]
-    np.testing.assert_allclose(fitted.at(moments), expected, atol=1e-6)
+    np.testing.assert_allclose(fitted.values_at(moments), expected, atol=1e-6)
 
 
 def test_memory_is_bounded_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     target = np.random.default_rng(2).normal(size=len(HOURS))
     whole = Climatology.fit(Harmonics(year=1, day=1), [(HOURS, target)])
-    monkeypatch.setattr(climatology, "BLOCK", 1000)
+    monkeypatch.setattr(climatology, "BLOCK_ROWS", 1000)
     blocks = Climatology.fit(Harmonics(year=1, day=1), [(HOURS, target)])
     assert whole
     assert blocks
-    np.testing.assert_allclose(whole.at(HOURS), blocks.at(HOURS), atol=1e-9)
+    np.testing.assert_allclose(whole.values_at(HOURS), blocks.values_at(HOURS), atol=1e-9)
 
 
 @pytest.mark.parametrize(("split", "hours"), [("half", 4), ("lecture", 6)])
@@ -99,7 +99,7 @@ def test_the_table_has_the_climatology_now_and_at_the_target(
     problem = make_problem(split=split, **derived)
     table = normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
     assert table == Table.read(tmp_path / "normalize")
-    assert table.preparation.features == ("a", "b", "c", *derived_names(problem.table))
+    assert table.preparation.features == ("a", "b", "c", *derived_columns(problem.table))
     assert table.preparation.features[3:] == (
         "year sin 1",
         "year cos 1",
@@ -108,16 +108,16 @@ def test_the_table_has_the_climatology_now_and_at_the_target(
         "climatology",
         "climatology at the target",
     )
-    assert table.preparation.climatology == (7, 8)
-    found, moments = np.array(values(tmp_path / "normalize")), np.array(times(tmp_path / "normalize"))
-    np.testing.assert_allclose(found[:, 3:7], waves(moments, Harmonics(year=1, day=1)), atol=1e-6)
+    assert table.preparation.climatology_indices == (7, 8)
+    found, moments = np.array(read_values(tmp_path / "normalize")), np.array(read_times(tmp_path / "normalize"))
+    np.testing.assert_allclose(found[:, 3:7], compute_harmonics(moments, Harmonics(year=1, day=1)), atol=1e-6)
     for series in table.series:
         rows = slice(series.first, series.first + series.rows)
         raw_target = raw[table.series.index(series)][: series.train, 1]
         fitted = Climatology.fit(Harmonics(year=0, day=1), [(moments[rows][: series.train], raw_target)])
         assert fitted
         for column, ahead in ((7, 0), (8, hours)):
-            expected = fitted.at(moments[rows] + np.timedelta64(ahead, "h"))
+            expected = fitted.values_at(moments[rows] + np.timedelta64(ahead, "h"))
             in_unit = found[rows, column] * table.preparation.scale[1] + table.preparation.center[1]
             np.testing.assert_allclose(in_unit, expected, atol=1e-4)
     windowing = window(problem, 1, tmp_path / "normalize", tmp_path / "window")
@@ -140,7 +140,7 @@ def test_a_series_without_a_target_is_named(
 
 
 def test_no_feature_has_the_name_of_a_derived_column(make_problem: Callable[..., Problem]) -> None:
-    with pytest.raises(ValidationError, match="'day sin 1': it is a column that Recast adds"):
+    with pytest.raises(ValidationError, match="'day sin 1': Recast adds a column of that name"):
         Problem.model_validate(
             make_problem().model_dump(mode="json")
             | {"table": {"features": ["b", "day sin 1"], "target": "b", "unit": "", "calendar": {"year": 0, "day": 1}}}
@@ -150,4 +150,4 @@ def test_no_feature_has_the_name_of_a_derived_column(make_problem: Callable[...,
 def test_the_start_is_a_time_in_utc() -> None:
     """What the columns call an hour is the hour of the table's times."""
     noon = np.array([np.datetime64(datetime(2020, 6, 1, 12, tzinfo=UTC).replace(tzinfo=None), "ms")])
-    np.testing.assert_allclose(waves(noon, Harmonics(year=0, day=1)), [[0, -1]], atol=1e-9)
+    np.testing.assert_allclose(compute_harmonics(noon, Harmonics(year=0, day=1)), [[0, -1]], atol=1e-9)

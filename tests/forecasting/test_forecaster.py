@@ -15,22 +15,25 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from architectures import REGISTRY, WindowShape
-from forecasting.forecaster import About, Forecaster, InputError
-from lifecycle.serving.requests import read
+from forecasting.about import About
+from forecasting.forecaster import Forecaster
+from forecasting.windows import InputError
+from learning.scores import sort_quantiles
+from lifecycle.serving.requests import parse_request
 from problems.errors import RecastError
 from problems.problem import Problem
 from project import paths
-from project.settings.grid import configurations
-from project.settings.sections import Grid, Train
-from stages.evaluation.forecasts import Forecasts, Targets, bands
+from project.settings.grid import expand_grid
+from project.settings.sections import Grid, TrainSettings
+from stages.evaluation.forecasts import Forecasts, Targets, build_bands
 from stages.normalize import normalize
-from stages.tables.table import Table, times
-from stages.tables.windows import Windowing
-from stages.tracking.packaging import example_of, forecaster_of
-from stages.training import batches, fit
-from stages.training.fit import answers
+from stages.tables.table import Table, read_times
+from stages.tables.windows import TableWindows
+from stages.tracking.served_model import build_forecaster, describe_model, read_example_rows
+from stages.training import fit, table_batches
 from stages.training.networks import load_network
-from stages.training.objectives import objective, ordered, shape_for
+from stages.training.objectives import choose_objective, choose_shape
+from stages.training.scoring import answer_windows
 from stages.training.trials import Trial, trial_folder
 from stages.window import window
 from tests.conftest import CADENCE, START
@@ -64,7 +67,9 @@ def make_offline(
 
     def make(architecture: str = "gru", train: dict[str, Any] | None = None, **problem: Any) -> Offline:
         patch.chdir(tmp_path_factory.mktemp("offline"))
-        ingested, normalized, windowed = (paths.stage(name, "demo") for name in ("ingest", "normalize", "window"))
+        ingested, normalized, windowed = (
+            paths.stage_folder(name, "demo") for name in ("ingest", "normalize", "window")
+        )
         generator = np.random.default_rng(0)
         series, moments = [], []
         for i in range(2):
@@ -80,11 +85,11 @@ def make_offline(
         normalize(declared, "standard", ingested, normalized)
         windowing = window(declared, 1, normalized, windowed)
         grid = Grid.model_validate_json(json.dumps({"seeds": [0], "architectures": {architecture: {}}}))
-        (configuration,) = configurations(grid)
-        trial = Trial("demo", configuration, 0, Train.model_validate(train or {}), "data", "code")
+        (configuration,) = expand_grid(grid)
+        trial = Trial("demo", configuration, 0, TrainSettings.model_validate(train or {}), "data", "code")
         if trial.trainable:
-            network = fit.build(
-                architecture, configuration.hyperparameters, shape_for(windowing, trial.train), trial.seed
+            network = fit.initialize_network(
+                architecture, configuration.hyperparameters, choose_shape(windowing, trial.train), trial.seed
             )
             trial_folder(trial).mkdir(parents=True)
             save_file(network.state_dict(), trial_folder(trial) / "weights.safetensors")
@@ -96,13 +101,16 @@ def make_offline(
 
 def _forecasts(trial: Trial, normalized: Path, windowed: Path) -> dict[str, dict[tuple[str, datetime], np.ndarray]]:
     """What `evaluate` would forecast at every window."""
-    windowing, table = Windowing.read(windowed), Table.read(normalized)
-    network, moments = load_network(trial, windowing), times(normalized)
-    center, scale = table.preparation.of_target
+    windowing, table = TableWindows.read(windowed), Table.read(normalized)
+    network, moments = load_network(trial, windowing), read_times(normalized)
+    center, scale = table.preparation.target_scaling
     found: dict[str, dict[tuple[str, datetime], np.ndarray]] = {}
-    for split, data in batches.read_rows(normalized, windowed, windowing, torch.device("cpu")).items():
-        y_NSO = torch.cat([ordered(y_BSO) for y_BSO, _ in answers(network, data)]).double().numpy() * scale + center
-        rows = data.rows(torch.arange(len(data))).tolist()
+    for split, data in table_batches.read_table_batches(normalized, windowed, windowing, torch.device("cpu")).items():
+        y_NSO = (
+            torch.cat([sort_quantiles(y_BSO) for y_BSO, _ in answer_windows(network, data)]).double().numpy() * scale
+            + center
+        )
+        rows = data.find_rows(torch.arange(len(data))).tolist()
         names = [next(s.name for s in table.series if row < s.first + s.rows) for row in rows]
         origins = [moments[row - windowing.step].item() for row in rows]
         found[split] = dict(zip(zip(names, origins, strict=True), y_NSO, strict=True))
@@ -110,7 +118,8 @@ def _forecasts(trial: Trial, normalized: Path, windowed: Path) -> dict[str, dict
 
 
 def forecaster(offline: Offline, levels: tuple[float, ...] = LEVELS) -> Forecaster:
-    return forecaster_of(offline.trial, "°C", synthetic=False, levels=levels, commit="0123abc")
+    about = describe_model(offline.trial, "°C", synthetic=False, levels=levels, commit="0123abc")
+    return build_forecaster(offline.trial, about)
 
 
 SEASONS = {"calendar": {"year": 1, "day": 2}, "climatology": {"year": 1, "day": 1}}
@@ -152,8 +161,8 @@ def test_a_served_forecast_is_the_offline_forecast_of_the_same_window(
     carried = timedelta(hours=3) if about.preparation and about.preparation.table.fill else timedelta(0)
     others = [name for name in "abc" if name not in problem.get("known", ())]
     for (series, origin), y_SO in list(offline_windows.items())[:: len(offline_windows) // 7]:
-        first = origin - (about.rows - 1) * CADENCE - carried
-        last = origin + about.horizon * CADENCE if "known" in problem else origin
+        first = origin - (about.window_rows - 1) * CADENCE - carried
+        last = origin + about.horizon_rows * CADENCE if "known" in problem else origin
         rows = table.filter(pl.col("series") == series, pl.col("time").is_between(first, last))
         rows = rows.with_columns(pl.when(pl.col("time") <= origin).then(pl.col(others)))
         alone = served.forecast(rows.sample(fraction=1, shuffle=True, seed=1))
@@ -168,18 +177,18 @@ def test_a_served_forecast_is_the_offline_forecast_of_the_same_window(
 def test_intervals_are_those_of_the_evaluation(make_offline: Callable[..., Offline], train: dict[str, Any]) -> None:
     offline = make_offline(window=LEADS, train=train)
     served = forecaster(offline, levels=(0.5, 0.6, 0.95))
-    normalized, windowed = paths.stage("normalize", "demo"), paths.stage("window", "demo")
-    windowing, table = Windowing.read(windowed), Table.read(normalized)
-    data = batches.read_rows(normalized, windowed, windowing, torch.device("cpu"))
-    center, scale = table.preparation.of_target
+    normalized, windowed = paths.stage_folder("normalize", "demo"), paths.stage_folder("window", "demo")
+    windowing, table = TableWindows.read(windowed), Table.read(normalized)
+    data = table_batches.read_table_batches(normalized, windowed, windowing, torch.device("cpu"))
+    center, scale = table.preparation.target_scaling
     targets = {}
     for split in ("validation", "test"):
-        rows_NL = data[split].targets(data[split].rows(torch.arange(len(data[split])))).numpy()
+        rows_NL = data[split].find_target_rows(data[split].find_rows(torch.arange(len(data[split])))).numpy()
         observed_NL = data[split].targets_N[rows_NL].double().numpy() * scale + center
-        targets[split] = Targets(observed_NL, rows_NL, times(normalized)[rows_NL])
+        targets[split] = Targets(observed_NL, rows_NL, read_times(normalized)[rows_NL])
     y_SNLO = {split: np.stack(list(offline.forecasts[split].values()))[None] for split in targets}
-    quantiles = objective(windowing, offline.trial.train).quantiles
-    evaluated = bands(
+    quantiles = choose_objective(windowing, offline.trial.train).quantiles
+    evaluated = build_bands(
         Forecasts(y_SNLO["validation"], y_SNLO["test"], quantiles), targets["validation"], targets["test"], (0.5, 0.6)
     )
     found = served.forecast(offline.ingested, all_windows=True)
@@ -199,12 +208,12 @@ def test_the_newest_window_is_cut_out_of_rows_that_end_with_gaps(make_offline: C
     served = forecaster(offline)
     others = pl.when(pl.col("time") <= datetime(2020, 1, 12)).then(pl.col("a", "b"))
     rows = offline.ingested.with_columns(others)
-    newest = served.forecast(served.newest(rows))
+    newest = served.forecast(served.window_builder.select_newest(rows))
     expected = served.forecast(rows, all_windows=True).group_by("series", maintain_order=True).last()
     numbers = ["origin", "inputs"]
     assert newest.select("series", *numbers).equals(expected.select("series", *numbers))
     assert newest["origin"].max() == datetime(2020, 1, 12)
-    assert served.newest(rows.head(3)).is_empty()
+    assert served.window_builder.select_newest(rows.head(3)).is_empty()
 
 
 def test_a_sentinel_is_what_is_not_known(make_offline: Callable[..., Offline]) -> None:
@@ -215,11 +224,14 @@ def test_a_sentinel_is_what_is_not_known(make_offline: Callable[..., Offline]) -
         told, null = _cut(rows, "c", 28, sentinel), _cut(rows, "c", 28, None)
         for all_windows in (False, True):
             assert served.forecast(told, all_windows).equals(served.forecast(null, all_windows))
-        assert served.forecast(served.newest(told)).equals(served.forecast(null))
-        answered = [served.answered(read(_body(each), served)) for each in (told, null)]
-        assert served.tabled(answered[0]).equals(served.tabled(answered[1]))
+        assert served.forecast(served.window_builder.select_newest(told)).equals(served.forecast(null))
+        answered = [served.forecast_windows(parse_request(_body(each), served)) for each in (told, null)]
+        assert served.tabulate(answered[0]).equals(served.tabulate(answered[1]))
     # Of another column it is a value.
-    assert served.implausible(_cut(rows, "a", 28, -9999.0).select("a", "b", "c").to_numpy()) is not None
+    assert (
+        served.window_builder.find_implausible(_cut(rows, "a", 28, -9999.0).select("a", "b", "c").to_numpy())
+        is not None
+    )
     with pytest.raises(InputError, match="column 'c' has no value at 2020-01-02T01:00"):
         served.forecast(rows.with_columns(c=pl.lit(-9999.0)))
 
@@ -263,13 +275,16 @@ def _cut(rows: pl.DataFrame, column: str, at: int, value: Any) -> pl.DataFrame:
         (lambda rows: pl.concat([rows, rows.tail(1)]), r"time 2020-01-04T12:00 does not come after the one before it"),
         (lambda rows: rows.drop("b"), r"there is no column 'b'; needed are time, a, b, c"),
         (lambda rows: rows.drop("time"), r"there is no column 'time'"),
-        (lambda rows: rows.drop("series"), r"no column 'series', which says of which a row is: series0, series1"),
+        (
+            lambda rows: rows.drop("series"),
+            r"no column 'series', which says which series a row is of: series0, series1",
+        ),
         (lambda rows: rows.with_columns(a=pl.lit("warm")), r"column 'a' holds String, not numbers"),
         (lambda rows: rows.with_columns(time=pl.lit(1)), r"column 'time' holds Int32, not times"),
         (lambda rows: _cut(rows, "time", 0, None), r"column 'time' is empty in 1 rows"),
         (
             lambda rows: rows.with_columns(series=pl.lit("elsewhere")),
-            r"series elsewhere: there is no climatology of it",
+            r"series elsewhere: it has no climatology",
         ),
     ],
 )
@@ -308,9 +323,9 @@ def test_times_of_a_zone_and_columns_of_another_type_are_read(seasonal: tuple[Fo
 def test_values_in_another_unit_are_told_from_those_of_training(seasonal: tuple[Forecaster, pl.DataFrame]) -> None:
     served, table = seasonal
     values = table.select("a", "b", "c").to_numpy().copy()
-    assert served.implausible(values) is None
+    assert served.window_builder.find_implausible(values) is None
     values[7, 1] = 10 + 273.15
-    assert served.implausible(values) == (
+    assert served.window_builder.find_implausible(values) == (
         "column 'b' holds 283.15, far outside "
         f"{served.about.ranges['b'][0]:g} to {served.about.ranges['b'][1]:g}, the range of the training rows: is it in "
         "another unit?"
@@ -323,8 +338,8 @@ def written(make_offline: Callable[..., Offline], tmp_path_factory: pytest.TempP
     served = forecaster(make_offline(**SEASONS))
     folder = tmp_path_factory.mktemp("model") / "artifacts"
     folder.mkdir(parents=True)
-    places_ = (paths.stage(name, "demo") for name in ("ingest", "normalize", "window"))
-    served.write(folder, example_of(served.about, *places_))
+    places_ = (paths.stage_folder(name, "demo") for name in ("ingest", "normalize", "window"))
+    served.write(folder, read_example_rows(served.about, *places_))
     return folder
 
 
@@ -338,7 +353,7 @@ def test_what_is_stored_is_loaded_and_forecasts_the_same(stored: Path) -> None:
     loaded = Forecaster.load(stored.parent)
     example = pl.read_parquet(stored / "example.parquet")
     assert loaded.forecast(example).equals(pl.read_parquet(stored / "answer.parquet"))
-    assert example.height <= loaded.about.rows + 3, "the window and what is carried into it"
+    assert example.height <= loaded.about.window_rows + 3, "the window and what is carried into it"
     assert (loaded.about.problem, loaded.about.unit, loaded.about.lead_names) == ("demo", "°C", ("4h",))
     assert not [file for file in stored.iterdir() if file.suffix not in (".json", ".parquet", ".safetensors")]
 
@@ -356,7 +371,7 @@ def test_a_forecaster_of_sequences_is_stored_and_takes_windows(
     objective: str, shape: dict[str, Any], answers: tuple[int, ...], tmp_path: Path
 ) -> None:
     told = WindowShape(**{"steps": 12, "target": None, "horizon": 0, "day": 0, **shape})
-    network = fit.build("gru", REGISTRY["gru"].Hyperparameters.model_validate({"units": 4}), told, seed=0)
+    network = fit.initialize_network("gru", REGISTRY["gru"].Hyperparameters.model_validate({"units": 4}), told, seed=0)
     served = Forecaster(
         About("demo", "key", "gru", {"units": 4}, told, objective, "", synthetic=True, code="", data="", commit=""),
         network,
@@ -371,7 +386,7 @@ def test_a_forecaster_of_sequences_is_stored_and_takes_windows(
         loaded.forecast(pl.DataFrame({"time": []}))
     stored = load_file(tmp_path / "example.safetensors")
     save_file({**stored, "answer": stored["answer"] + 0.1}, tmp_path / "example.safetensors")
-    with pytest.raises(RecastError, match=r"a forecast differs by 0\.1 .* check out the commit it is of"):
+    with pytest.raises(RecastError, match=r"a forecast differs by 0\.1 .* check out the commit that trained it"):
         Forecaster.load(tmp_path)
 
 
@@ -379,7 +394,7 @@ def test_a_forecaster_of_sequences_is_stored_and_takes_windows(
 def test_weights_under_changed_code_are_refused_with_the_commit_to_check_out(stored: Path, change: str) -> None:
     """Code cannot change here, so what is stored does."""
     weights, about = load_file(stored / "weights.safetensors"), json.loads((stored / "model.json").read_text())
-    message = r"demo [0-9a-f]{16}, gru: this code is not the one .*git checkout 0123abc;"
+    message = r"demo [0-9a-f]{16}, gru: this code is not the code .*git checkout 0123abc;"
     match change:
         case "output":
             weights[next(name for name in weights if weights[name].dim() == 1)] += 0.1
@@ -390,10 +405,10 @@ def test_weights_under_changed_code_are_refused_with_the_commit_to_check_out(sto
             about["architecture"], message = "gone", r"gone: this code is not .*'gone'.*git checkout 0123abc;"
         case "form":
             del about["objective"]
-            message = r"model.json: no forecaster that this version of Recast has stored"
+            message = r"model.json: not a forecaster that this version of Recast has stored"
         case "not there":
             shutil.rmtree(stored)
-            message = r"no forecaster"
+            message = r"not a forecaster"
     if stored.exists():
         save_file(weights, stored / "weights.safetensors")
         (stored / "model.json").write_text(json.dumps(about))

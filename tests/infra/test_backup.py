@@ -1,4 +1,4 @@
-"""What a backup holds comes back, elsewhere too; what is damaged does not."""
+"""A backup restores what it contains, in another folder too; a damaged one restores nothing."""
 
 import shutil
 import sqlite3
@@ -25,7 +25,7 @@ def test_a_backup_brings_everything_back_in_another_folder(
         log.execute("insert into forecasts values (1.5)")
     archive = str(tmp_path / "all.tar")
     assert "each with its hash" in before.recast("backup", archive)
-    assert "is there already" in before.recast("backup", archive, status=1)
+    assert "exists already" in before.recast("backup", archive, status=1)
 
     after = before.copy(tmp_path / "after")
     assert "--replace" in after.recast("restore", archive, status=1)
@@ -50,7 +50,7 @@ def test_a_backup_brings_everything_back_in_another_folder(
     assert after.file("data/evaluate/demo/report.html").exists()
 
 
-def test_what_is_damaged_or_no_backup_is_refused_and_nothing_touched(finished: Checkout, tmp_path: Path) -> None:
+def test_a_damaged_backup_is_refused_and_nothing_is_changed(finished: Checkout, tmp_path: Path) -> None:
     copied = finished.copy(tmp_path / "copied")
     folder = tmp_path / "folder"
     copied.recast("backup", str(folder))
@@ -60,5 +60,5 @@ def test_what_is_damaged_or_no_backup_is_refused_and_nothing_touched(finished: C
     assert "is damaged; nothing was restored" in copied.recast("restore", str(folder), "--replace", status=1)
     damaged.unlink()
     assert "lacks" in copied.recast("restore", str(folder), "--replace", status=1)
-    assert "is no backup" in copied.recast("restore", str(copied.file("demo.csv")), status=1)
+    assert "is not a backup" in copied.recast("restore", str(copied.file("demo.csv")), status=1)
     assert copied.file("mlruns/mlflow.db").read_bytes() == database

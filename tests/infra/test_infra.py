@@ -5,17 +5,24 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import time
+import threading
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+from filelock import FileLock, Timeout
 
-from infra import servers
-from infra.devices.slots import Slot, claimed, cores, slots
-from project.settings.sections import Runner
+from infra import server_process, servers
+from infra.devices.slots import Slot, claim_slot, machine_slots, usable_cores
+from infra.devices.status import DeviceStatus, RunningBundle, running_grids, status_file
+from infra.processes import creation_time, find_process
+from problems.errors import RecastError
+from project import paths
+from project.atomic import write_json
+from project.settings.operation import RunnerSettings
 from tests.support.checkout import ROOT
 
 RUNNER = {"kind": "local", "workers": 3, "slots_per_gpu": 2, "devices": "auto", "bundle": 1}
@@ -24,67 +31,92 @@ RUNNER = {"kind": "local", "workers": 3, "slots_per_gpu": 2, "devices": "auto", 
 def test_a_server_is_started_once_reused_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mlruns").mkdir()
-    # A proxy of the machine is none for its own loopback.
+    # The proxy of the machine is not used for its own loopback.
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    assert servers.url(servers.MLFLOW) is None
-    address = servers.start(servers.MLFLOW)
-    assert address.startswith("http://127.0.0.1:") and httpx.get(address + "/health", trust_env=False).is_success
-    assert servers.start(servers.MLFLOW) == address
+    assert server_process.running_address(servers.MLFLOW) is None
+    address = server_process.start(servers.MLFLOW)
+    assert address.startswith("http://127.0.0.1:")
+    assert httpx.get(address + "/health", trust_env=False).is_success
+    assert server_process.start(servers.MLFLOW) == address
     pid = json.loads(servers.MLFLOW.record.read_text())["pid"]
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    assert servers.stop(servers.MLFLOW)
-    assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-    assert servers.url(servers.MLFLOW) is None and not servers.stop(servers.MLFLOW)
+    assert server_process.stop(servers.MLFLOW)
+    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert server_process.running_address(servers.MLFLOW) is None
+    assert not server_process.stop(servers.MLFLOW)
 
 
 def test_another_checkouts_server_is_not_taken_for_this_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record whose process does not listen on its port, as after a crash, is no running server."""
+    """A process that does not listen on the port of its record, as after a crash, is not a running server."""
     monkeypatch.chdir(tmp_path)
-    servers.STATE.mkdir()
+    paths.STATE.mkdir()
     me = psutil.Process()
-    servers.write_json(servers.MLFLOW.record, {"pid": me.pid, "created": me.create_time(), "port": 1})
-    assert servers.url(servers.MLFLOW) is None
+    write_json(servers.MLFLOW.record, {"pid": me.pid, "created": me.create_time(), "port": 1})
+    assert server_process.running_address(servers.MLFLOW) is None
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "created": 0, "port": 1}'])
-def test_a_record_that_is_none_is_no_server(record: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_record_is_not_a_running_server(record: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    servers.STATE.mkdir()
+    paths.STATE.mkdir()
     servers.MLFLOW.record.write_text(record)
-    assert servers.url(servers.MLFLOW) is None
-    assert not servers.stop(servers.MLFLOW)
+    assert server_process.running_address(servers.MLFLOW) is None
+    assert not server_process.stop(servers.MLFLOW)
 
 
 def test_every_gpu_has_its_slots_and_one_of_each_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    found = [(slot.device, slot.number) for slot in slots(Runner.model_validate(RUNNER), 1)]
-    assert found == [("cuda:0", 0), ("cuda:1", 0), ("cuda:0", 1), ("cuda:1", 1)]
-    on_cpu = slots(Runner.model_validate({**RUNNER, "devices": "cpu"}), 1)
+    slots = [(slot.device, slot.number) for slot in machine_slots(RunnerSettings.model_validate(RUNNER), 1)]
+    assert slots == [("cuda:0", 0), ("cuda:1", 0), ("cuda:0", 1), ("cuda:1", 1)]
+    on_cpu = machine_slots(RunnerSettings.model_validate({**RUNNER, "devices": "cpu"}), 1)
     assert on_cpu == [Slot("cpu", 0), Slot("cpu", 1), Slot("cpu", 2)]
 
 
-def test_a_slot_is_one_owners_and_free_again_when_the_owner_dies(
+def test_a_slot_has_one_owner_and_is_free_again_when_the_owner_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     choice = [Slot("cpu", 0)]
     context = multiprocessing.get_context("spawn")
-    taken, wanted = context.Event(), context.Event()
-    first = context.Process(target=_hold, args=(choice, taken))
+    has_first, has_second, is_refused = context.Event(), context.Event(), context.Event()
+    first = context.Process(target=_hold_slot, args=(choice, has_first, None))
     first.start()
-    assert taken.wait(60)
-    second = context.Process(target=_hold, args=(choice, wanted))
+    assert has_first.wait(60)
+    second = context.Process(target=_hold_slot, args=(choice, has_second, is_refused))
     second.start()
-    assert not wanted.wait(0.5), "two owners of one slot"
+    # The process takes seconds to import what it needs: that it has no slot yet says nothing before it was refused one.
+    assert is_refused.wait(60)
+    assert not has_second.is_set(), "two owners of one slot"
     first.kill()
-    assert wanted.wait(60)
+    assert has_second.wait(60)
     second.kill()
 
 
-def _hold(choice: list[Slot], held: Event) -> None:
-    with claimed(choice):
-        held.set()
-        time.sleep(600)
+def _hold_slot(choice: list[Slot], has_slot: Event, is_refused: Event | None) -> None:
+    """Wait for a slot, and hold it for ever.
+
+    Args:
+        is_refused: is set once the slot was tried while another process held it.
+    """
+    if is_refused is not None:
+        _set_when_refused(is_refused)
+    with claim_slot(choice):
+        has_slot.set()
+        threading.Event().wait()
+
+
+def _set_when_refused(event: Event) -> None:
+    """Set the event each time that this process does not get a lock that another one holds."""
+    acquire = FileLock.acquire
+
+    def acquire_or_set(lock: FileLock, *args: Any, **options: Any) -> Any:
+        try:
+            return acquire(lock, *args, **options)
+        except Timeout:
+            event.set()
+            raise
+
+    FileLock.acquire = acquire_or_set  # type: ignore[method-assign]
 
 
 def test_a_process_keeps_its_slot_on_a_gpu_for_as_long_as_it_lives(
@@ -109,19 +141,22 @@ def test_a_process_keeps_its_slot_on_a_gpu_for_as_long_as_it_lives(
                 text=True,
             )
         )
-        assert keepers[-1].stdout and keepers[-1].stdout.readline().strip() == expected
+        assert keepers[-1].stdout
+        assert keepers[-1].stdout.readline().strip() == expected
     keepers[0].kill()
     keepers[0].communicate()
-    with claimed([Slot("cuda:0", 0), Slot("cuda:1", 0)]) as device:
+    with claim_slot([Slot("cuda:0", 0), Slot("cuda:1", 0)]) as device:
         assert str(device) == "cuda:0"
     keepers[1].communicate("")
 
 
 def test_trials_of_several_threads_share_the_cores() -> None:
-    anywhere = Runner.model_validate({**RUNNER, "workers": None, "devices": "cpu"})
-    assert len(slots(anywhere, 1)) == cores()
-    assert len(slots(anywhere, cores())) == len(slots(anywhere, 10 * cores())) == 1
-    assert len(slots(Runner.model_validate({**RUNNER, "devices": "cpu"}), 4)) == 3, "as many as `workers` says"
+    anywhere = RunnerSettings.model_validate({**RUNNER, "workers": None, "devices": "cpu"})
+    assert len(machine_slots(anywhere, 1)) == usable_cores()
+    assert len(machine_slots(anywhere, usable_cores())) == len(machine_slots(anywhere, 10 * usable_cores())) == 1
+    assert len(machine_slots(RunnerSettings.model_validate({**RUNNER, "devices": "cpu"}), 4)) == 3, (
+        "as many as `workers` says"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,4 +175,40 @@ def test_the_quota_of_a_container_bounds_the_cores(files: dict[str, str], expect
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert cores(tmp_path) == (expected or cores(tmp_path / "none"))
+    assert usable_cores(tmp_path) == (expected or usable_cores(tmp_path / "none"))
+
+
+def test_the_port_of_a_server_that_does_not_run_is_an_error_that_says_how_to_start_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecastError, match="PostgreSQL is not running; `recast up` starts it"):
+        server_process.running_port(servers.POSTGRES)
+
+
+def test_a_process_is_found_by_its_id_only_while_it_lives() -> None:
+    """The system may give the id of a process that has ended to another one."""
+    process = subprocess.Popen(["sleep", "600"])
+    created = creation_time(process.pid)
+    found = find_process(process.pid, created)
+    assert found is not None
+    assert found.pid == process.pid
+    assert find_process(process.pid, created - 60) is None, "another process had this id before"
+    process.kill()
+    process.wait()
+    assert find_process(process.pid, created) is None
+
+
+def test_the_status_of_a_killed_grid_is_removed_and_a_damaged_one_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with status_file("this grid") as status:
+        status.update([DeviceStatus("cpu", 1, None, None)], [RunningBundle("cpu", "gru", 0.0, None)], 2, None)
+        killed = status.file.with_name("killed.json")
+        killed.write_text(status.file.read_text().replace(f'"created": {creation_time()}', '"created": 1.0'))
+        status.file.with_name("damaged.json").write_text('{"title": ')
+        (grid,) = running_grids()
+        assert (grid.title, grid.queued, grid.running[0].label) == ("this grid", 2, "gru")
+        assert not killed.exists()
+    assert not running_grids()

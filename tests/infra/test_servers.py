@@ -21,7 +21,7 @@ from tests.support.checkout import ROOT, Checkout
 T = TypeVar("T")
 
 pytestmark = pytest.mark.skipif(
-    not (list(postgres.PACKAGED.glob("*/bin/initdb")) or shutil.which("initdb")),
+    not (list(postgres.PACKAGED_PROGRAMS.glob("*/bin/initdb")) or shutil.which("initdb")),
     reason="PostgreSQL is not installed: apt install postgresql",
 )
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A checkout whose servers run. No user but its owner can enter the folder."""
-    made = checkout.make(tmp_path_factory.mktemp("cluster") / "checkout")
+    made = checkout.make_checkout(tmp_path_factory.mktemp("cluster") / "checkout")
     made.root.parent.chmod(0o700)
     made.settings(grid__seeds=[0], grid__architectures={"persistence": {}, "dense": {"units": [4]}})
     try:
@@ -76,7 +76,8 @@ def test_a_run_writes_to_the_stores_and_to_no_database_of_a_laptop(cluster: Chec
     assert "dense" in cluster.recast("run")
     assert int(query(cluster, "mlflow", "select count(*) from runs").stdout) == 3
     assert int(query(cluster, "prefect", "select count(*) from flow_run").stdout) >= 2
-    assert not cluster.file("mlruns/mlflow.db").exists() and not cluster.file(".recast/prefect.db").exists()
+    assert not cluster.file("mlruns/mlflow.db").exists()
+    assert not cluster.file(".recast/prefect.db").exists()
     assert list(cluster.file(".recast/s3/recast/mlflow").rglob("weights.safetensors"))
     assert "broken" not in cluster.recast("doctor")
     cluster.dvc("push")
@@ -117,14 +118,15 @@ def test_a_backup_brings_back_what_was_written_to_the_stores(cluster: Checkout, 
     runs = "select count(*) from runs"
     before = query(cluster, "mlflow", runs).stdout
     flows = query(cluster, "prefect", "select count(*) from flow_run").stdout
-    assert "would go on with what is replaced" in cluster.recast("restore", archive, "--replace", status=1)
+    assert "would go on using what is replaced" in cluster.recast("restore", archive, "--replace", status=1)
     query(cluster, "mlflow", "delete from metrics; delete from latest_metrics")
     cluster.recast("down")
     shutil.rmtree(cluster.file(".recast/s3/recast"))
     assert "--replace" in cluster.recast("restore", archive, status=1)
     cluster.recast("restore", archive, "--replace")
     cluster.recast("up")
-    assert query(cluster, "mlflow", runs).stdout == before and int(before) > 0
+    assert query(cluster, "mlflow", runs).stdout == before
+    assert int(before) > 0
     assert int(query(cluster, "mlflow", "select count(*) from metrics").stdout) > 0
     assert int(query(cluster, "prefect", "select count(*) from flow_run").stdout) >= int(flows)
     shutil.rmtree(cluster.file(".dvc/cache"))
@@ -153,14 +155,16 @@ def test_down_leaves_no_process(cluster: Checkout) -> None:
     processes = _processes(cluster)
     cluster.recast("down")
     _, alive = psutil.wait_procs(processes, timeout=30)
-    assert len(processes) > 6 and not alive
+    assert len(processes) > 6
+    assert not alive
 
 
 def test_in_containers_no_secret_has_a_default_and_every_image_a_version() -> None:
     text = (ROOT / "infra/compose.yaml").read_text()
     services = YAML(typ="safe").load(text)["services"]
     images = [service["image"] for service in services.values()]
-    assert images and all(re.search(r":(\d|\$\{RECAST_TARGET|cuda)", image) for image in images)
+    assert images
+    assert all(re.search(r":(\d|\$\{RECAST_TARGET|cuda)", image) for image in images)
     secrets = set(re.findall(r"\$\{(\w*(?:PASSWORD|SECRET|TOKEN|KEY|AUTH)\w*)[^}]*\}", text))
     assert len(secrets) >= 8
     for secret in secrets:
@@ -168,7 +172,7 @@ def test_in_containers_no_secret_has_a_default_and_every_image_a_version() -> No
 
 
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "PACKAGED", Path("none"))
+    monkeypatch.setattr(postgres, "PACKAGED_PROGRAMS", Path("none"))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(Exception, match="apt install postgresql"):
         postgres.program("initdb")

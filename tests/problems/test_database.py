@@ -8,11 +8,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from problems import database
-from problems.database import FILE, DatabaseSource
 from problems.errors import RecastError
 from problems.problem import Problem
-from stages.ingest import Quality, ingest
+from problems.sources import database
+from problems.sources.database import ANSWER_FILE, DatabaseSource
+from stages.ingest import ingest
+from stages.tables.quality import Quality
 
 START = datetime(2020, 1, 1)
 QUERY = "select at, plant, kw, note from readings order by at"
@@ -68,9 +69,14 @@ def ingested(asked: DatabaseSource, store: Path, root: Path) -> tuple[pl.DataFra
 
 def test_an_answer_is_a_table(plant: Path, store: Path, tmp_path: Path) -> None:
     fetch(source(plant), store)
-    assert sorted(file.name for file in store.iterdir()) == [FILE, f"{FILE}.part.json", f"{FILE}.sha256"]
+    assert sorted(file.name for file in store.iterdir()) == [
+        ANSWER_FILE,
+        f"{ANSWER_FILE}.part.json",
+        f"{ANSWER_FILE}.sha256",
+    ]
     table, quality = ingested(source(plant), store, tmp_path)
-    assert list(quality.series) == ["north", "south"] and quality.rows_kept == 600
+    assert list(quality.series) == ["north", "south"]
+    assert quality.rows_kept == 600
     assert table["kw"].to_list() == [i % 24 + k for k in (0.0, 1.0) for i in range(300)]
     assert table["time"][0] == START
 
@@ -79,7 +85,7 @@ def test_batches_make_the_same_table(plant: Path, store: Path, tmp_path: Path, m
     """Also where a column is null in all of the first one, and so has no type yet."""
     fetch(source(plant), store)
     whole, _ = ingested(source(plant), store, tmp_path)
-    (store / FILE).unlink()
+    (store / ANSWER_FILE).unlink()
     monkeypatch.setattr(database, "BATCH_ROWS", 64)
     fetch(source(plant), store)
     parts, _ = ingested(source(plant), store, tmp_path)
@@ -88,7 +94,7 @@ def test_batches_make_the_same_table(plant: Path, store: Path, tmp_path: Path, m
 
 def test_it_is_asked_again_for_another_query_or_a_removed_file_alone(plant: Path, store: Path) -> None:
     def rows() -> int:
-        return pl.read_parquet(store / FILE).height
+        return pl.read_parquet(store / ANSWER_FILE).height
 
     fetch(source(plant), store)
     with sqlite3.connect(plant) as connection:
@@ -98,26 +104,26 @@ def test_it_is_asked_again_for_another_query_or_a_removed_file_alone(plant: Path
     assert rows() == 600, "the raw rows stay as they came"
     fetch(source(plant, query=f"{QUERY} limit 5"), store)
     assert rows() == 5
-    (store / FILE).unlink()
+    (store / ANSWER_FILE).unlink()
     fetch(source(plant), store)
     assert rows() == 2 * 4 * 24
 
 
 def test_a_changed_file_is_no_answer(plant: Path, store: Path) -> None:
     fetch(source(plant), store)
-    (store / FILE).write_bytes(b"other")
+    (store / ANSWER_FILE).write_bytes(b"other")
     with pytest.raises(RecastError, match=r"rows\.parquet: the file is not what was downloaded"):
         fetch(source(plant), store)
 
 
 def test_what_fails_keeps_the_former_answer(plant: Path, store: Path) -> None:
     fetch(source(plant), store)
-    before = (store / FILE).read_bytes()
+    before = (store / ANSWER_FILE).read_bytes()
     with pytest.raises(RecastError, match=r"source\.query: sqlite:.* refuses it: no such column: mw"):
         fetch(source(plant, query="select mw from readings"), store)
     with pytest.raises(RecastError, match="the answer has no rows"):
         fetch(source(plant, query=f"{QUERY.partition(' order')[0]} where kw > 1000"), store)
-    assert (store / FILE).read_bytes() == before
+    assert (store / ANSWER_FILE).read_bytes() == before
 
 
 def test_no_database_is_made_where_none_is(plant: Path, store: Path) -> None:
@@ -139,7 +145,8 @@ def test_secrets_come_from_the_environment_and_are_never_shown(
     monkeypatch.setenv("PASSWORD", "hunter2")
     with pytest.raises(RecastError) as raised:
         fetch(source(plant, address="mysql+nothing://reader:${PASSWORD}@localhost/plant"), store)
-    assert "no driver for mysql+nothing" in str(raised.value) and "hunter2" not in str(raised.value)
+    assert "no driver for mysql+nothing" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
 
 
 def test_a_file_that_is_no_database_is_named(plant: Path, store: Path) -> None:

@@ -8,6 +8,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,24 @@ from pydantic import ValidationError
 from scipy.io import loadmat, savemat
 from tenacity import wait_none
 
-from problems import download as downloading
-from problems import imdb, language, mnist, music
-from problems.adding import AddingSource
-from problems.copy_memory import CopyMemorySource
-from problems.digits import DigitsSource
-from problems.download import record
 from problems.errors import RecastError, Unreachable
-from problems.imdb import ImdbSource
-from problems.language import SPLITS, LanguageSource, blocks
-from problems.matlab import cells as matlab_cells
-from problems.mnist import MnistSource
-from problems.music import MusicSource
-from problems.public import PublicFile
-from problems.sequences import INPUTS, SPLIT, TARGET, SequenceSource
-from problems.source import PLACE
+from problems.files import download as downloading
+from problems.files import text_blocks
+from problems.files.download import checksum_file
+from problems.files.matlab import read_cells as matlab_cells
+from problems.files.public_files import PublicFile
+from problems.files.text_blocks import split_into_blocks
+from problems.sequences import INPUTS_COLUMN, SPLIT_COLUMN, TARGET_COLUMN, SequenceSource
+from problems.source import PLACE_COLUMN
+from problems.sources import imdb, language, mnist, music
+from problems.sources.adding import AddingSource
+from problems.sources.copy_memory import CopyMemorySource
+from problems.sources.digits import DigitsSource
+from problems.sources.imdb import ImdbSource
+from problems.sources.language import LanguageSource
+from problems.sources.mnist import MnistSource
+from problems.sources.music import MusicSource
+from problems.split import SPLITS
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 """Real files, where there are any."""
@@ -49,7 +53,7 @@ def silent(come: int, total: int | None) -> None:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(downloading, "WAIT", wait_none())
+    monkeypatch.setattr(downloading, "RETRY_WAIT", wait_none())
 
 
 @pytest.fixture
@@ -103,7 +107,7 @@ def published(file: PublicFile, content: bytes) -> PublicFile:
 def read(source: SequenceSource, store: Path, scratch: Path) -> pl.DataFrame:
     """The sequences of a source whose files are in the store."""
     scratch.mkdir(exist_ok=True)
-    return source.sequences(store, scratch).frame.collect()
+    return source.read_sequences(store, scratch).frame.collect()
 
 
 def ingested(source: SequenceSource, store: Path) -> pl.DataFrame:
@@ -143,19 +147,20 @@ def test_the_answer_to_addition_is_the_sum_of_the_two_marked_numbers(
     folders: Callable[[], Path], counts: dict[str, int], length: int, seed: int
 ) -> None:
     frame = made(folders, "adding", length=length, seed=seed, **counts)
-    inputs_NT2 = steps(frame[INPUTS], 2)
+    inputs_NT2 = steps(frame[INPUTS_COLUMN], 2)
     numbers_NT, marks_NT = inputs_NT2[..., 0], inputs_NT2[..., 1]
     assert inputs_NT2.shape == (sum(counts.values()), length, 2)
     assert ((numbers_NT >= 0) & (numbers_NT < 1)).all()
-    assert np.isin(marks_NT, (0, 1)).all() and (marks_NT.sum(axis=1) == 2).all()
-    np.testing.assert_allclose(steps(frame[TARGET])[:, 0, 0], (numbers_NT * marks_NT).sum(axis=1), rtol=1e-6)
+    assert np.isin(marks_NT, (0, 1)).all()
+    assert (marks_NT.sum(axis=1) == 2).all()
+    np.testing.assert_allclose(steps(frame[TARGET_COLUMN])[:, 0, 0], (numbers_NT * marks_NT).sum(axis=1), rtol=1e-6)
 
 
 def test_any_two_steps_may_be_marked_and_answering_one_is_a_sixth_off(folders: Callable[[], Path]) -> None:
     frame = made(folders, "adding", length=10, train=20_000)
-    marked_T = steps(frame[INPUTS], 2)[..., 1].mean(axis=0)
+    marked_T = steps(frame[INPUTS_COLUMN], 2)[..., 1].mean(axis=0)
     np.testing.assert_allclose(marked_T, 0.2, atol=0.015)
-    assert np.mean((steps(frame[TARGET]) - 1) ** 2) == pytest.approx(1 / 6, rel=0.03)
+    assert np.mean((steps(frame[TARGET_COLUMN]) - 1) ** 2) == pytest.approx(1 / 6, rel=0.03)
 
 
 @given(counts, st.integers(1, 60), seeds)
@@ -164,7 +169,7 @@ def test_the_ten_digits_are_to_be_said_again_after_the_blank(
     folders: Callable[[], Path], counts: dict[str, int], length: int, seed: int
 ) -> None:
     frame = made(folders, "copy_memory", length=length, seed=seed, **counts)
-    inputs_NL, answers_NL = steps(frame[INPUTS])[..., 0], steps(frame[TARGET])[..., 0]
+    inputs_NL, answers_NL = steps(frame[INPUTS_COLUMN])[..., 0], steps(frame[TARGET_COLUMN])[..., 0]
     assert inputs_NL.shape == answers_NL.shape == (sum(counts.values()), length + 20)
     digits_ND = inputs_NL[:, :10]
     assert np.isin(digits_ND, range(1, 9)).all()
@@ -175,7 +180,7 @@ def test_the_ten_digits_are_to_be_said_again_after_the_blank(
 
 
 def test_every_digit_is_as_likely_at_every_place(folders: Callable[[], Path]) -> None:
-    digits_ND = steps(made(folders, "copy_memory", length=1, train=8_000)[INPUTS])[:, :10, 0]
+    digits_ND = steps(made(folders, "copy_memory", length=1, train=8_000)[INPUTS_COLUMN])[:, :10, 0]
     for digit in range(1, 9):
         np.testing.assert_allclose((digits_ND == digit).mean(axis=0), 1 / 8, atol=0.02)
 
@@ -186,10 +191,10 @@ def test_generated_sequences_are_counted_by_split_and_no_two_are_the_same(
     folders: Callable[[], Path], kind: str, counts: dict[str, int], length: int, seed: int
 ) -> None:
     frame = made(folders, kind, length=length, seed=seed, **counts)
-    assert dict(frame.group_by(SPLIT).len().iter_rows()) == counts
-    assert frame[SPLIT].to_list() == [split for split in SPLITS for _ in range(counts[split])]
-    assert len({tuple(row) for row in frame[INPUTS].to_list()}) == frame.height
-    assert frame[PLACE].to_list()[-1] == f"generated test sequence {counts['test']}"
+    assert dict(frame.group_by(SPLIT_COLUMN).len().iter_rows()) == counts
+    assert frame[SPLIT_COLUMN].to_list() == [split for split in SPLITS for _ in range(counts[split])]
+    assert len({tuple(row) for row in frame[INPUTS_COLUMN].to_list()}) == frame.height
+    assert frame[PLACE_COLUMN].to_list()[-1] == f"generated test sequence {counts['test']}"
 
 
 @given(kinds, lengths, seeds)
@@ -201,21 +206,23 @@ def test_the_same_seed_makes_the_same_bytes_and_another_seed_others(
     for used in (seed, seed, seed + 1):
         scratch = folders()
         source = GENERATED[kind](kind=kind, length=length, seed=used, train=5, validation=5, test=5)
-        source.sequences(Path("nowhere"), scratch)
+        source.read_sequences(Path("nowhere"), scratch)
         written.append([file.read_bytes() for file in sorted(scratch.iterdir())])
     assert written[0] == written[1] != written[2]
 
 
 def test_the_number_of_other_sequences_changes_no_split_of_the_adding_problem(folders: Callable[[], Path]) -> None:
     few, many = (made(folders, "adding", length=5, train=train, test=9) for train in (3, 30))
-    assert few.filter(pl.col(SPLIT) == "test")[INPUTS].equals(many.filter(pl.col(SPLIT) == "test")[INPUTS])
+    assert few.filter(pl.col(SPLIT_COLUMN) == "test")[INPUTS_COLUMN].equals(
+        many.filter(pl.col(SPLIT_COLUMN) == "test")[INPUTS_COLUMN]
+    )
 
 
 @pytest.mark.parametrize("kind", sorted(GENERATED))
 def test_generated_sequences_are_said_to_be_and_lie_in_chunks(
     kind: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("problems.chunks.CHUNK_NUMBERS", 100)
+    monkeypatch.setattr("problems.files.sequence_chunks.CHUNK_NUMBERS", 100)
     source = GENERATED[kind](kind=kind, length=20, train=40, validation=1, test=1)
     assert source.synthetic
     source.fetch(store, silent, 1)
@@ -243,21 +250,22 @@ def test_more_sequences_than_can_all_differ_are_refused() -> None:
 def test_digits_are_read_pixel_by_pixel_from_the_installed_package(store: Path) -> None:
     frame = ingested(DigitsSource(kind="digits"), store)
     known_NC = np.loadtxt(store / "digits.csv.gz", delimiter=",")
-    np.testing.assert_allclose(steps(frame[INPUTS])[..., 0], known_NC[:, :64] / 16)
-    assert frame[TARGET].list.first().to_list() == known_NC[:, 64].tolist()
+    np.testing.assert_allclose(steps(frame[INPUTS_COLUMN])[..., 0], known_NC[:, :64] / 16)
+    assert frame[TARGET_COLUMN].list.first().to_list() == known_NC[:, 64].tolist()
     assert set(known_NC[:, 64]) == set(range(10))
-    assert frame[SPLIT].null_count() == frame.height == 1797
+    assert frame[SPLIT_COLUMN].null_count() == frame.height == 1797
     assert (store / "digits.csv.gz").is_symlink()
-    assert frame[PLACE][9].endswith("digits.csv.gz, line 10")
+    assert frame[PLACE_COLUMN][9].endswith("digits.csv.gz, line 10")
 
 
 def test_permuted_digits_have_their_pixels_in_one_other_order(store: Path) -> None:
     plain, one, same, other = (
-        steps(ingested(DigitsSource(kind="digits", permuted=permuted, seed=seed), store)[INPUTS])[..., 0]
+        steps(ingested(DigitsSource(kind="digits", permuted=permuted, seed=seed), store)[INPUTS_COLUMN])[..., 0]
         for permuted, seed in ((False, 3), (True, 3), (True, 3), (True, 4))
     )
     np.testing.assert_array_equal(one, same)
-    assert (one != plain).any() and (one != other).any()
+    assert (one != plain).any()
+    assert (one != other).any()
     order = np.random.default_rng(3).permutation(64)
     np.testing.assert_array_equal(one, plain[:, order])
 
@@ -287,7 +295,7 @@ def test_a_file_that_holds_no_digits_is_refused(content: bytes, store: Path, tmp
 
 
 def test_without_the_package_digits_say_what_to_install(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("problems.digits.find_spec", lambda name: None)
+    monkeypatch.setattr("problems.sources.digits.find_spec", lambda name: None)
     with pytest.raises(RecastError, match="pip install scikit-learn"):
         DigitsSource(kind="digits").fetch(store, silent, 1)
 
@@ -325,18 +333,18 @@ def laid(folder: Path, files: Mapping[str, bytes]) -> Path:
 def test_mnist_is_read_pixel_by_pixel_with_its_own_split(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("problems.chunks.CHUNK_NUMBERS", 3 * 784)
+    monkeypatch.setattr("problems.files.sequence_chunks.CHUNK_NUMBERS", 3 * 784)
     files = digits()
     folder = laid(tmp_path / "mine", files)
     frame = ingested(MnistSource(kind="mnist", path=str(folder)), store)
-    assert frame[SPLIT].to_list() == ["train"] * 7 + ["test"] * 4
+    assert frame[SPLIT_COLUMN].to_list() == ["train"] * 7 + ["test"] * 4
     pixels = np.frombuffer(gzip.decompress(files[IMAGES])[16:], dtype=np.uint8).reshape(7, 784)
-    np.testing.assert_allclose(steps(frame[INPUTS])[:7, :, 0], pixels / 255, rtol=1e-6)
-    assert frame[TARGET].list.first().to_list() == [*range(7), *range(4)]
-    assert frame[PLACE][8].endswith("t10k-images-idx3-ubyte.gz, image 2")
+    np.testing.assert_allclose(steps(frame[INPUTS_COLUMN])[:7, :, 0], pixels / 255, rtol=1e-6)
+    assert frame[TARGET_COLUMN].list.first().to_list() == [*range(7), *range(4)]
+    assert frame[PLACE_COLUMN][8].endswith("t10k-images-idx3-ubyte.gz, image 2")
     permuted = ingested(MnistSource(kind="mnist", path=str(folder), permuted=True, seed=5), store)
     order = np.random.default_rng(5).permutation(784)
-    np.testing.assert_array_equal(steps(permuted[INPUTS])[..., 0], steps(frame[INPUTS])[:, order, 0])
+    np.testing.assert_array_equal(steps(permuted[INPUTS_COLUMN])[..., 0], steps(frame[INPUTS_COLUMN])[:, order, 0])
 
 
 def test_mnist_is_downloaded_once_and_what_is_missing_again(
@@ -407,13 +415,13 @@ def test_reviews_are_read_from_a_parquet_file_in_its_order(store: Path, tmp_path
     file = tmp_path / "mine.parquet"
     reviews().write_parquet(file)
     frame = ingested(ImdbSource(kind="imdb", path=str(file)), store)
-    assert frame.select(SPLIT, INPUTS, TARGET).rows() == [
+    assert frame.select(SPLIT_COLUMN, INPUTS_COLUMN, TARGET_COLUMN).rows() == [
         ("train", "bad", [0.0]),
         ("test", "good", [1.0]),
         ("train", "fine <br /> film", [1.0]),
     ]
-    assert frame[PLACE][1].endswith("mine.parquet, row 2")
-    assert frame.schema[TARGET] == pl.List(pl.Float32)
+    assert frame[PLACE_COLUMN][1].endswith("mine.parquet, row 2")
+    assert frame.schema[TARGET_COLUMN] == pl.List(pl.Float32)
 
 
 @pytest.mark.parametrize(
@@ -426,8 +434,8 @@ def test_reviews_are_read_from_a_parquet_file_in_its_order(store: Path, tmp_path
         ({"text": ["bad", "good", " \n"]}, "row 3: the review is empty"),
         ({"text": [None, "good", "fine"]}, "row 1: the review is empty"),
         ({"text": [1, 2, 3]}, "column text holds Int64, not text"),
-        ({"split": ["train", "test", "dev"]}, "row 3: its split is none of train, validation, test"),
-        ({"split": [None, "test", "dev"]}, "row 1: its split is none of"),
+        ({"split": ["train", "test", "dev"]}, "row 3: its split is not one of train, validation, test"),
+        ({"split": [None, "test", "dev"]}, "row 1: its split is not one of"),
     ],
 )
 def test_a_wrong_review_is_named(columns: dict[str, list[Any]], said: str, store: Path, tmp_path: Path) -> None:
@@ -448,7 +456,7 @@ def test_a_file_that_holds_no_reviews_is_refused(store: Path, tmp_path: Path) ->
     file.write_text("split,label,text\ntrain,0,bad\n")
     with pytest.raises(RecastError, match=r"mine\.parquet: not a readable table"):
         ingested(source, store)
-    with pytest.raises(RecastError, match=r"is no \.parquet or \.tar\.gz file; give it the right name"):
+    with pytest.raises(RecastError, match=r"is not a \.parquet or \.tar\.gz file; give it the right name"):
         ingested(ImdbSource(kind="imdb", path=str(file.rename(tmp_path / "mine.csv"))), store)
 
 
@@ -482,14 +490,17 @@ def test_reviews_are_downloaded_and_read_from_the_archive(
     monkeypatch.setattr(imdb, "ARCHIVE", published(imdb.ARCHIVE, mirror.files[imdb.ARCHIVE.name]))
     monkeypatch.setattr(imdb, "CHUNK_REVIEWS", 1)
     frame = ingested(source, store)
-    assert frame.select(SPLIT, INPUTS, TARGET).rows() == [("test", "dull", [0.0]), ("train", "café, good", [1.0])]
-    assert frame[PLACE][1].endswith("aclImdb_v1.tar.gz, train/pos/0_9.txt")
+    assert frame.select(SPLIT_COLUMN, INPUTS_COLUMN, TARGET_COLUMN).rows() == [
+        ("test", "dull", [0.0]),
+        ("train", "café, good", [1.0]),
+    ]
+    assert frame[PLACE_COLUMN][1].endswith("aclImdb_v1.tar.gz, train/pos/0_9.txt")
     assert not list(tmp_path.rglob("outside.txt"))
     asked = len(mirror.asked)
     source.fetch(store, silent, 1)
     assert len(mirror.asked) == asked, "what is there was downloaded again"
     local = ImdbSource(kind="imdb", path=str((store / imdb.ARCHIVE.name).rename(tmp_path / "mine.tar.gz")))
-    record(store / imdb.ARCHIVE.name).unlink()
+    checksum_file(store / imdb.ARCHIVE.name).unlink()
     assert ingested(local, store).height == 2
 
 
@@ -513,8 +524,8 @@ def test_a_local_file_and_a_download_take_each_others_place(
         (packed({**ACL, "aclImdb/test/pos/1_8.txt": b" "}), r"test/pos/1_8\.txt: the review is empty"),
         (packed({**ACL, "aclImdb/test/pos/1_8.txt": b"ab\xff"}), r"test/pos/1_8\.txt: not UTF-8 at byte 2"),
         (packed({"aclImdb/train/pos/0_9.txt": b"good"}), "no review was found under aclImdb/test"),
-        (packed(ACL)[:-30], "cut short or no tar.gz archive"),
-        (b"<html>", "cut short or no tar.gz archive"),
+        (packed(ACL)[:-30], "cut short or not a tar.gz archive"),
+        (b"<html>", "cut short or not a tar.gz archive"),
     ],
     ids=["empty", "encoding", "one split", "cut", "page"],
 )
@@ -529,8 +540,8 @@ def test_a_broken_archive_of_reviews_is_named(content: bytes, said: str, store: 
 def test_the_real_reviews_are_fifty_thousand(store: Path) -> None:
     source = ImdbSource(kind="imdb", path=str(SHARED / "imdb.parquet"))
     source.fetch(store, silent, 1)
-    frame = source.sequences(store, store.parent).frame
-    counted = frame.group_by(SPLIT, pl.col(TARGET).list.first()).len().collect()
+    frame = source.read_sequences(store, store.parent).frame
+    counted = frame.group_by(SPLIT_COLUMN, pl.col(TARGET_COLUMN).list.first()).len().collect()
     assert sorted(counted.rows()) == [(split, label, 12_500) for split in ("test", "train") for label in (0.0, 1.0)]
 
 
@@ -562,12 +573,12 @@ def matlab(content: dict[str, Any], packed: bool = True) -> bytes:
 def test_pieces_are_their_steps_of_88_keys(store: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.mat").write_bytes(matlab(collection() | {"more": "ignored"}))
     frame = ingested(MusicSource(kind="music", path=str(tmp_path / "mine.mat")), store)
-    assert frame[SPLIT].to_list() == ["train", "train", "validation", "test"]
-    assert frame[INPUTS].list.len().to_list() == [88 * length for length in (5, 7, 4, 2)]
-    np.testing.assert_array_equal(np.array(frame[INPUTS][1]).reshape(7, 88), piece(7, 1))
-    assert frame.schema[INPUTS] == pl.List(pl.Float32)
-    assert TARGET not in frame.columns
-    assert frame[PLACE][1].endswith("mine.mat, traindata, piece 2")
+    assert frame[SPLIT_COLUMN].to_list() == ["train", "train", "validation", "test"]
+    assert frame[INPUTS_COLUMN].list.len().to_list() == [88 * length for length in (5, 7, 4, 2)]
+    np.testing.assert_array_equal(np.array(frame[INPUTS_COLUMN][1]).reshape(7, 88), piece(7, 1))
+    assert frame.schema[INPUTS_COLUMN] == pl.List(pl.Float32)
+    assert TARGET_COLUMN not in frame.columns
+    assert frame[PLACE_COLUMN][1].endswith("mine.mat, traindata, piece 2")
 
 
 def test_a_collection_is_downloaded(mirror: Mirror, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -671,7 +682,7 @@ def test_the_real_chorales_are_the_public_ones(store: Path) -> None:
     file = SHARED / "JSB_Chorales.mat"
     assert hashlib.sha256(file.read_bytes()).hexdigest() == music.FILES["jsb_chorales"].sha256
     frame = ingested(MusicSource(kind="music", path=str(file)), store)
-    assert dict(frame.group_by(SPLIT).len().iter_rows()) == {"train": 229, "validation": 76, "test": 77}
+    assert dict(frame.group_by(SPLIT_COLUMN).len().iter_rows()) == {"train": 229, "validation": 76, "test": 77}
 
 
 # Language
@@ -688,30 +699,30 @@ def language_source(**settings: Any) -> LanguageSource:
 def test_blocks_are_the_text_and_cut_no_word(parts: list[str], size: int) -> None:
     text = "".join(parts)
     content = text.encode()
-    found = list(blocks((content[i : i + size] for i in range(0, len(content), size)), "x"))
+    found = list(split_into_blocks((content[i : i + size] for i in range(0, len(content), size)), "x"))
     assert "".join(found) == (text if text.strip() else "")
     assert all(block.strip() for block in found)
     assert all(block[0] in " \n\t" for block in found[1:])
 
 
 def test_a_block_without_a_space_is_cut_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language, "BLOCK", 4)
-    assert list(blocks([b"abcdef", b"ghij", b"k"], "x")) == ["abcdef", "ghij", "k"]
+    monkeypatch.setattr(text_blocks, "BLOCK_BYTES", 4)
+    assert list(split_into_blocks([b"abcdef", b"ghij", b"k"], "x")) == ["abcdef", "ghij", "k"]
 
 
 def test_a_text_file_comes_in_blocks_in_its_order(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language, "BLOCK", 50)
-    monkeypatch.setattr(language, "CHUNK_BLOCKS", 3)
+    monkeypatch.setattr(text_blocks, "BLOCK_BYTES", 50)
+    monkeypatch.setattr(text_blocks, "CHUNK_BLOCKS", 3)
     text = "".join(f"Wort {i} weiß ß\n" for i in range(100))
     (tmp_path / "mine.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     frame = ingested(language_source(path=str(tmp_path / "mine.txt")), store)
-    assert "".join(frame[INPUTS]) == text
+    assert "".join(frame[INPUTS_COLUMN]) == text
     assert frame.height > 20
-    assert frame[SPLIT].null_count() == frame.height
-    first = len(frame[INPUTS][0])
-    assert frame[PLACE][1].endswith(f"mine.txt, from character {first + 1}")
+    assert frame[SPLIT_COLUMN].null_count() == frame.height
+    first = len(frame[INPUTS_COLUMN][0])
+    assert frame[PLACE_COLUMN][1].endswith(f"mine.txt, from character {first + 1}")
     (tmp_path / "mine.txt.gz").write_bytes(gzip.compress(text.encode()))
-    assert "".join(ingested(language_source(path=str(tmp_path / "mine.txt.gz")), store)[INPUTS]) == text
+    assert "".join(ingested(language_source(path=str(tmp_path / "mine.txt.gz")), store)[INPUTS_COLUMN]) == text
 
 
 def test_three_text_files_are_the_three_splits(store: Path, tmp_path: Path) -> None:
@@ -720,7 +731,7 @@ def test_three_text_files_are_the_three_splits(store: Path, tmp_path: Path) -> N
         (tmp_path / f"{split}.txt").write_text(f"the words of {split}\n", encoding="utf-8")
         files[split] = str(tmp_path / f"{split}.txt")
     frame = ingested(language_source(path=files), store)
-    assert frame.select(SPLIT, INPUTS).rows() == [
+    assert frame.select(SPLIT_COLUMN, INPUTS_COLUMN).rows() == [
         (split, f"the words of {split}\n") for split in ("train", "validation", "test")
     ]
     (tmp_path / "link.txt").symlink_to(tmp_path / "train.txt")
@@ -752,7 +763,7 @@ def test_the_byte_of_an_error_is_counted_over_all_pieces() -> None:
     content = "aé漢".encode() + b" b\xff c"
     for size in range(1, len(content) + 1):
         with pytest.raises(RecastError, match="x: not UTF-8 at byte 8;"):
-            list(blocks((content[i : i + size] for i in range(0, len(content), size)), "x"))
+            list(split_into_blocks((content[i : i + size] for i in range(0, len(content), size)), "x"))
 
 
 def test_settings_that_name_no_text_are_refused(store: Path, tmp_path: Path) -> None:
@@ -816,10 +827,10 @@ CORPORA: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {
 
 @pytest.fixture
 def small_corpora(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language, "TEXT8_CUTS", (18, 5, 4))
+    monkeypatch.setattr(language, "TEXT8_SIZES", (18, 5, 4))
     for name, (files, _) in CORPORA.items():
         public = tuple(published(file, files[file.name]) for file in language.CORPORA[name].files)
-        monkeypatch.setitem(language.CORPORA, name, language.Corpus(public, language.CORPORA[name].mirrors))
+        monkeypatch.setitem(language.CORPORA, name, replace(language.CORPORA[name], files=public))
 
 
 @pytest.mark.usefixtures("small_corpora")
@@ -830,13 +841,13 @@ def test_a_public_corpus_is_downloaded_and_read_without_unpacking_it(
     mirror.files, texts = CORPORA[name]
     source = language_source(corpus=name, mirrors=(mirror.url,))
     frame = ingested(source, store)
-    found = {split: "".join(frame.filter(pl.col(SPLIT) == split)[INPUTS]) for split in texts}
+    found = {split: "".join(frame.filter(pl.col(SPLIT_COLUMN) == split)[INPUTS_COLUMN]) for split in texts}
     assert found == texts
     assert {file.name for file in store.iterdir()} == {*mirror.files, *(f"{file}.sha256" for file in mirror.files)}
     assert not list(tmp_path.rglob("outside.txt"))
     folder = laid(tmp_path / "mine", mirror.files)
     again = ingested(language_source(corpus=name, path=str(folder)), tmp_path / "raw" / "texts")
-    assert again.select(SPLIT, INPUTS).equals(frame.select(SPLIT, INPUTS))
+    assert again.select(SPLIT_COLUMN, INPUTS_COLUMN).equals(frame.select(SPLIT_COLUMN, INPUTS_COLUMN))
     mirror.files = {}
     with pytest.raises(Unreachable, match=r"(?s)could not be downloaded.*404.*problems\.texts\.source\.path"):
         ingested(source, store)
@@ -847,7 +858,7 @@ def test_every_public_file_has_a_checksum_and_an_address() -> None:
         assert all(address.startswith("http") and address.endswith("/") for address in corpus.mirrors)
         for file in corpus.files:
             assert len(bytes.fromhex(file.sha256)) == 32
-    assert sum(language.TEXT8_CUTS) == 100_000_000
+    assert sum(language.TEXT8_SIZES) == 100_000_000
 
 
 @pytest.mark.usefixtures("small_corpora")
@@ -857,7 +868,7 @@ def test_every_public_file_has_a_checksum_and_an_address() -> None:
         ("text8", "text8.zip", zipped({"text8": TEXT8[:-1]}), "test: 3 of 4 characters"),
         ("text8", "text8.zip", zipped({"text8": TEXT8 + b"x"}), "longer than 27 characters"),
         ("text8", "text8.zip", zipped({"text9": TEXT8}), "the archive has no text8"),
-        ("text8", "text8.zip", b"PK\x03\x04", "cut short or no zip archive"),
+        ("text8", "text8.zip", b"PK\x03\x04", "cut short or not a zip archive"),
         ("wikitext_103", "wikitext-103-v1.zip", zipped({}), r"no wikitext-103/wiki\.train\.tokens"),
         ("lambada", "lambada-dataset.tar.gz", packed({}), "the archive has no lambada_dev"),
         (

@@ -20,14 +20,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tenacity import wait_none
 
-from problems import download as downloading
-from problems.download import download, record, verify
 from problems.errors import RecastError, Unreachable
-from problems.jena import ARCHIVE, JenaSource
-from problems.nyc import NycSource
-from problems.source import PLACE
-from problems.station import StationSource, physics, simulate
-from problems.table import TableSource, link_only
+from problems.files import download as downloading
+from problems.files.download import checksum_file, download, verify_checksum
+from problems.files.raw_store import replace_with_links
+from problems.source import PLACE_COLUMN
+from problems.sources.jena import ARCHIVE_VARIABLE, JenaSource
+from problems.sources.nyc import NycSource
+from problems.sources.station import StationSource, derive_quantities, simulate_rows
+from problems.sources.table import TableSource
 
 HEADER = (
     "Date Time,p (mbar),T (degC),Tpot (K),Tdew (degC),rh (%),VPmax (mbar),VPact (mbar),VPdef (mbar),sh (g/kg),"
@@ -51,9 +52,9 @@ def silent(come: int, total: int | None) -> None:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (ARCHIVE, "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+    for name in (ARCHIVE_VARIABLE, "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(downloading, "WAIT", wait_none())
+    monkeypatch.setattr(downloading, "RETRY_WAIT", wait_none())
 
 
 @pytest.fixture
@@ -127,13 +128,13 @@ def test_download_records_what_came(mirror: Mirror, tmp_path: Path) -> None:
     told: list[tuple[int, int | None]] = []
     download([mirror.url], tmp_path / "a.zip", lambda come, total: told.append((come, total)), magic=b"PK")
     assert (tmp_path / "a.zip").read_bytes() == mirror.body
-    assert record(tmp_path / "a.zip").read_text().split() == [hashlib.sha256(mirror.body).hexdigest(), "a.zip"]
+    assert checksum_file(tmp_path / "a.zip").read_text().split() == [hashlib.sha256(mirror.body).hexdigest(), "a.zip"]
     assert told[-1] == (len(mirror.body), len(mirror.body))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.zip", "a.zip.sha256"]
-    verify(tmp_path / "a.zip")
+    verify_checksum(tmp_path / "a.zip")
     (tmp_path / "a.zip").write_bytes(b"PK")
     with pytest.raises(RecastError, match=r"a\.zip: the file is not what was downloaded"):
-        verify(tmp_path / "a.zip")
+        verify_checksum(tmp_path / "a.zip")
 
 
 def test_a_cut_connection_is_resumed(mirror: Mirror, tmp_path: Path) -> None:
@@ -192,7 +193,8 @@ def test_a_web_page_is_refused_and_the_next_mirror_asked(mirror: Mirror, tmp_pat
     mirror.answers = [mirror.page]
     with pytest.raises(Unreachable, match="answered with a web page, not with a zip file"):
         download([mirror.url], tmp_path / "b.zip", silent, magic=b"PK")
-    assert not list(tmp_path.glob("b.zip*.part")) and not (tmp_path / "b.zip").exists()
+    assert not list(tmp_path.glob("b.zip*.part"))
+    assert not (tmp_path / "b.zip").exists()
 
 
 def test_an_unexpected_checksum_is_refused(mirror: Mirror, tmp_path: Path) -> None:
@@ -212,8 +214,10 @@ def test_unreachable_names_every_mirror_and_the_mend_at_once(mirror: Mirror, sto
     assert time.monotonic() - began < 3
     message = str(raised.value).splitlines()
     assert len(message) == 4
-    assert closed in message[1] and "refused" in message[1]
-    assert mirror.url in message[2] and "404" in message[2]
+    assert closed in message[1]
+    assert "refused" in message[1]
+    assert mirror.url in message[2]
+    assert "404" in message[2]
     assert "JENA_ARCHIVE" in message[3]
     assert len(mirror.asked) == 1
 
@@ -233,7 +237,7 @@ def rows_of(source: JenaSource, store: Path, tmp_path: Path) -> pl.DataFrame:
     """What a source reads, without the places."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    return source.read(store, scratch).frame.drop(PLACE).collect()
+    return source.read(store, scratch).frame.drop(PLACE_COLUMN).collect()
 
 
 def test_jena_prefers_the_variable_then_the_setting(
@@ -246,23 +250,24 @@ def test_jena_prefers_the_variable_then_the_setting(
     source.fetch(store, silent, 1)
     assert [file.name for file in store.iterdir()] == ["b.csv"]
     assert (store / "b.csv").readlink() == tmp_path / "b.csv"
-    monkeypatch.setenv(ARCHIVE, str(tmp_path / "a"))
+    monkeypatch.setenv(ARCHIVE_VARIABLE, str(tmp_path / "a"))
     source.fetch(store, silent, 1)
     assert [file.name for file in store.iterdir()] == ["rows.csv.zip"]
-    monkeypatch.delenv(ARCHIVE)
+    monkeypatch.delenv(ARCHIVE_VARIABLE)
     # Neither is set: what is there stays.
     plain = JenaSource(kind="jena", mirrors=("http://127.0.0.1:1/x.zip",))
     plain.fetch(store, silent, 1)
     rows = rows_of(plain, store, tmp_path)
-    assert rows.columns == HEADER.split(",") and rows.height == 6
+    assert rows.columns == HEADER.split(",")
+    assert rows.height == 6
     assert [file.name for file in store.iterdir()] == ["rows.csv.zip"], "reading leaves the store as it is"
 
 
 def test_jena_spans_eight_years_unless_the_file_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert JenaSource(kind="jena").span() == timedelta(days=2922)
-    assert JenaSource(kind="jena", path="x.csv").span() is None
-    monkeypatch.setenv(ARCHIVE, "x.csv")
-    assert JenaSource(kind="jena").span() is None
+    assert JenaSource(kind="jena").longest_span == timedelta(days=2922)
+    assert JenaSource(kind="jena", path="x.csv").longest_span is None
+    monkeypatch.setenv(ARCHIVE_VARIABLE, "x.csv")
+    assert JenaSource(kind="jena").longest_span is None
 
 
 def test_a_missing_or_ambiguous_local_file_names_the_setting(
@@ -275,7 +280,7 @@ def test_a_missing_or_ambiguous_local_file_names_the_setting(
         JenaSource(kind="jena", path=str(tmp_path / "rows.txt")).fetch(store, silent, 1)
     folder = tmp_path / "two"
     folder.mkdir()
-    monkeypatch.setenv(ARCHIVE, str(folder))
+    monkeypatch.setenv(ARCHIVE_VARIABLE, str(folder))
     with pytest.raises(RecastError, match=r"variable JENA_ARCHIVE: .* found: none"):
         JenaSource(kind="jena").fetch(store, silent, 1)
     (folder / "a.csv").touch()
@@ -287,8 +292,8 @@ def test_a_missing_or_ambiguous_local_file_names_the_setting(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.zip", zipped()[:-40], "cut short or no zip archive"),
-        ("rows.zip", b"", "cut short or no zip archive"),
+        ("rows.zip", zipped()[:-40], "cut short or not a zip archive"),
+        ("rows.zip", b"", "cut short or not a zip archive"),
         ("rows.zip", b"\n<html>sign in</html>", "a web page"),
         ("rows.csv", b"<!DOCTYPE html>", "a web page"),
         ("rows.csv", b"", "the file is empty"),
@@ -305,7 +310,7 @@ def test_a_damaged_member_is_named(tmp_path: Path, store: Path) -> None:
     damaged = bytearray(zipped())
     damaged[60:70] = bytes(10)
     (store / "rows.zip").write_bytes(damaged)
-    with pytest.raises(RecastError, match=r"rows\.zip: cut short or no zip archive"):
+    with pytest.raises(RecastError, match=r"rows\.zip: cut short or not a zip archive"):
         rows_of(JenaSource(kind="jena"), store, tmp_path)
 
 
@@ -313,17 +318,19 @@ def test_the_store_never_loses_a_file_put_there_by_hand(tmp_path: Path, store: P
     (tmp_path / "a.csv").write_text(CSV)
     (store / "mine.csv").write_text(CSV)
     with pytest.raises(RecastError, match=r"mine\.csv: neither a link nor a download"):
-        link_only(store, [tmp_path / "a.csv"])
-    link_only(store, [store / "mine.csv"])
-    assert (store / "mine.csv").read_text() == CSV and not (store / "mine.csv").is_symlink()
+        replace_with_links(store, [tmp_path / "a.csv"])
+    replace_with_links(store, [store / "mine.csv"])
+    assert (store / "mine.csv").read_text() == CSV
+    assert not (store / "mine.csv").is_symlink()
 
 
 def test_a_link_replaces_a_download(tmp_path: Path, store: Path) -> None:
     (store / "a.csv").write_text("old")
     (store / "a.csv.sha256").write_text("0 a.csv")
     (tmp_path / "a.csv").write_text(CSV)
-    link_only(store, [tmp_path / "a.csv"])
-    assert [file.name for file in store.iterdir()] == ["a.csv"] and (store / "a.csv").read_text() == CSV
+    replace_with_links(store, [tmp_path / "a.csv"])
+    assert [file.name for file in store.iterdir()] == ["a.csv"]
+    assert (store / "a.csv").read_text() == CSV
 
 
 def test_a_table_is_a_file_a_folder_or_a_pattern(tmp_path: Path, store: Path) -> None:
@@ -336,7 +343,7 @@ def test_a_table_is_a_file_a_folder_or_a_pattern(tmp_path: Path, store: Path) ->
         source = TableSource(kind="table", path=str(path), time="when", separator=";")
         source.fetch(store, silent, 1)
         read = source.read(store, tmp_path)
-        assert read.frame.select("when", "load", PLACE).collect().rows() == [
+        assert read.frame.select("when", "load", PLACE_COLUMN).collect().rows() == [
             ("2020-01-01", "1", f"{tmp_path}/plant/a-1.csv, line 2"),
             ("2020-01-02", "2", f"{tmp_path}/plant/a-2.csv, line 2"),
         ]
@@ -353,35 +360,41 @@ def test_nyc_is_in_si_units(tmp_path: Path, store: Path) -> None:
     rows = source.read(store, tmp_path)
     first = rows.frame.head(1).collect().row(0, named=True)
     assert (rows.time, rows.series) == ("time_hour", "origin")
-    assert first["origin"] == "EWR" and first["time_hour"] == "2013-01-01T06:00:00Z"
+    assert first["origin"] == "EWR"
+    assert first["time_hour"] == "2013-01-01T06:00:00Z"
     assert (first["T (degC)"], first["wv (m/s)"], first["visib (km)"]) == (3.9, 4.63, 16.09)
     ranges = rows.frame.select(pl.col(pl.Float64).max()).collect().row(0, named=True)
-    assert ranges["T (degC)"] < 40 and 1000 < ranges["p (mbar)"] < 1060
+    assert ranges["T (degC)"] < 40
+    assert 1000 < ranges["p (mbar)"] < 1060
     assert ranges["wv (m/s)"] == 468.66, "the known outlier is left for the problem's sentinels"
 
 
 def test_a_station_is_physically_consistent() -> None:
-    rows = pl.concat(simulate(20_000, timedelta(hours=1), seed=3))
+    rows = pl.concat(simulate_rows(20_000, timedelta(hours=1), seed=3))
     assert rows.columns == ["time", *HEADER.split(",")[1:]]
     values = {name: rows[name].to_numpy() for name in rows.columns}
-    again = physics(values["T (degC)"], values["p (mbar)"], values["rh (%)"])
+    again = derive_quantities(values["T (degC)"], values["p (mbar)"], values["rh (%)"])
     for name, computed in again.items():
         np.testing.assert_allclose(values[name], computed, atol=0.0051, err_msg=name)
     assert (values["Tdew (degC)"] <= values["T (degC)"] + 0.01).all()
-    assert (values["max. wv (m/s)"] >= values["wv (m/s)"]).all() and (values["wv (m/s)"] >= 0).all()
+    assert (values["max. wv (m/s)"] >= values["wv (m/s)"]).all()
+    assert (values["wv (m/s)"] >= 0).all()
     assert ((values["wd (deg)"] >= 0) & (values["wd (deg)"] <= 360)).all()
     assert ((values["rh (%)"] >= 12) & (values["rh (%)"] <= 100)).all()
 
 
 def test_a_station_has_jenas_climate() -> None:
-    rows = pl.concat(simulate(8 * 8766, timedelta(hours=1), seed=0))
+    rows = pl.concat(simulate_rows(8 * 8766, timedelta(hours=1), seed=0))
     T = pl.col("T (degC)")
     mean, deviation = rows.select(T.mean(), T.std().alias("deviation")).row(0)
-    assert 8.5 < mean < 10.5 and 7 < deviation < 9
+    assert 8.5 < mean < 10.5
+    assert 7 < deviation < 9
     by_month = rows.group_by(pl.col("time").dt.month()).agg(T.mean()).sort(T)["time"]
-    assert by_month[0] in (1, 2) and by_month[-1] in (7, 8)
+    assert by_month[0] in (1, 2)
+    assert by_month[-1] in (7, 8)
     by_hour = rows.group_by(pl.col("time").dt.hour()).agg(T.mean()).sort(T)["time"]
-    assert by_hour[0] in (1, 2, 3, 4) and by_hour[-1] in (14, 15)
+    assert by_hour[0] in (1, 2, 3, 4)
+    assert by_hour[-1] in (14, 15)
     tomorrow = rows.select((T.shift(-24) - T).abs().mean()).item()
     assert 2.2 < tomorrow < 2.8, "the last temperature forecasts Jena's next day to 2.57 degC"
 
@@ -389,17 +402,18 @@ def test_a_station_has_jenas_climate() -> None:
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(2, 400), chunk=st.integers(1, 500), seed=st.integers(0, 9))
 def test_a_stations_rows_do_not_depend_on_the_chunks(rows: int, chunk: int, seed: int) -> None:
-    whole = pl.concat(simulate(rows, timedelta(minutes=10), seed))
-    assert pl.concat(simulate(rows, timedelta(minutes=10), seed, chunk)).equals(whole)
-    assert pl.concat(simulate(rows + 7, timedelta(minutes=10), seed)).head(rows).equals(whole)
-    assert not pl.concat(simulate(rows, timedelta(minutes=10), seed + 1)).equals(whole)
+    whole = pl.concat(simulate_rows(rows, timedelta(minutes=10), seed))
+    assert pl.concat(simulate_rows(rows, timedelta(minutes=10), seed, chunk)).equals(whole)
+    assert pl.concat(simulate_rows(rows + 7, timedelta(minutes=10), seed)).head(rows).equals(whole)
+    assert not pl.concat(simulate_rows(rows, timedelta(minutes=10), seed + 1)).equals(whole)
 
 
 def test_a_station_is_as_long_as_it_says(tmp_path: Path, store: Path) -> None:
     source = StationSource.model_validate({"kind": "station", "years": 0.01, "cadence": "1h"})
     assert source.synthetic
     times = source.read(store, tmp_path).frame.select("time").collect()["time"]
-    assert len(times) == 87 and times[-1] - times[0] == source.span()
+    assert len(times) == 87
+    assert times[-1] - times[0] == source.longest_span
     assert not list(store.iterdir())
     for length in ({}, {"rows": 10, "years": 1}, {"rows": 1}, {"years": 1e-9}):
         with pytest.raises(ValidationError):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from problems.durations import format_duration
 from problems.errors import RecastError
 from problems.problem import Problem
-from problems.source import written
 from problems.split import SPLITS, DateSplit, RecentSplit, Split
 from stages import normalize as stage
 from stages.normalize import normalize
@@ -42,9 +42,9 @@ def splits(draw: st.DrawFn) -> Split:
     if draw(st.booleans()):
         return RecentSplit.model_validate(
             {
-                "train": written(draw(hours)) if draw(st.booleans()) else None,
-                "validation": written(draw(hours)),
-                "test": written(draw(hours)),
+                "train": format_duration(draw(hours)) if draw(st.booleans()) else None,
+                "validation": format_duration(draw(hours)),
+                "test": format_duration(draw(hours)),
             }
         )
     ends = sorted(draw(st.lists(st.integers(0, 150), min_size=4, max_size=4, unique=True)))
@@ -86,9 +86,9 @@ def test_cuts_are_those_of_a_loop_over_rows(series: list[datetime], split: Split
     expected = parts(split, series)
     if not all(expected.values()):
         with pytest.raises(RecastError, match=r"^split: .* leave a part of the series empty: of its "):
-            split.cuts(len(series), HOUR, series[-1], before)
+            split.find_cuts(len(series), HOUR, series[-1], before)
         return
-    begin, train, validation, end = split.cuts(len(series), HOUR, series[-1], before)
+    begin, train, validation, end = split.find_cuts(len(series), HOUR, series[-1], before)
     assert series[begin:train] == expected["train"]
     assert series[train:validation] == expected["validation"]
     assert series[validation:end] == expected["test"]
@@ -107,7 +107,7 @@ def test_rows_that_are_left_out_are_as_if_they_were_not_there(
         each[random.random(each.shape) < 0.1] = np.nan
     derived = {"fill": "3h", "calendar": {"year": 1, "day": 1}, "climatology": {"year": 0, "day": 1}}
     with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "CHUNK", data.draw(st.sampled_from([7, 10_000])))
+        patch.setattr(stage, "CHUNK_ROWS", data.draw(st.sampled_from([7, 10_000])))
         folder = Path(place)
         write_ingested(folder / "all", columns, several)
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from infra import servers
+from infra import server_process, servers
 from tests.support import checkout
 from tests.support.checkout import Checkout
 
@@ -44,11 +44,11 @@ def main(times: int, epochs: int, longest: float, seed: int) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        api = f"{servers.start(servers.PREFECT)}/api"
+        api = f"{server_process.start(servers.PREFECT)}/api"
         try:
             _compare(Path(folder), api, times, epochs, longest, random.Random(seed))
         finally:
-            servers.stop(servers.PREFECT)
+            server_process.stop(servers.PREFECT)
 
 
 def _compare(folder: Path, api: str, times: int, epochs: int, longest: float, chance: random.Random) -> None:
@@ -81,7 +81,7 @@ def _compare(folder: Path, api: str, times: int, epochs: int, longest: float, ch
 
 
 def _make(root: Path, api: str, epochs: int) -> Checkout:
-    made = checkout.make(root, PREFECT_API_URL=api)
+    made = checkout.make_checkout(root, PREFECT_API_URL=api)
     made.settings(grid=GRID, train__epochs=epochs, runner__kind="local")
     return made
 

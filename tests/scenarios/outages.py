@@ -126,7 +126,7 @@ def main(outages: list[str], runners: list[str], away: float, epochs: int) -> in
 @contextmanager
 def _served(root: Path, runner: str, epochs: int) -> Iterator[Checkout]:
     """A checkout with the grid, whose servers run."""
-    made = checkout.make(root)
+    made = checkout.make_checkout(root)
     problem = YAML(typ="safe").load((ROOT / "params.yaml").read_text())["problems"][PROBLEM]
     made.settings(
         run=[PROBLEM],

@@ -49,7 +49,7 @@ def main(seconds: float) -> None:
 
 
 def _compare(work: Path, cluster: Cluster, seconds: float) -> None:
-    inline = checkout.make(work / "inline")
+    inline = checkout.make_checkout(work / "inline")
     break_architecture(
         inline, "held", "while os.path.exists(os.path.expanduser('~/held')): signal.sigtimedwait([], 0.1)"
     )

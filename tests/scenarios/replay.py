@@ -119,7 +119,7 @@ def prepare(root: Path, data: Path, year: int) -> tuple[Checkout, list[pl.DataFr
     """A fresh checkout whose base ends with the year before, and the months of the year."""
     rows = pl.read_csv(data, infer_schema=False)
     when = pl.col("Date Time").str.to_datetime("%d.%m.%Y %H:%M:%S")
-    made = checkout.make(root)
+    made = checkout.make_checkout(root)
     base = rows.filter(when.is_between(datetime(year - 2, 1, 1), datetime(year, 1, 1), closed="left"))
     base.write_csv(root / "base.csv")
     (root / "arrivals").mkdir()
@@ -146,7 +146,11 @@ def servers(made: Checkout) -> Iterator[None]:
 
 def address(made: Checkout) -> str:
     """Prefect's API on the checkout's own server."""
-    printed = made.run(sys.executable, "-c", "from infra.servers import PREFECT, url; print(url(PREFECT))")
+    printed = made.run(
+        sys.executable,
+        "-c",
+        "from infra.server_process import running_address; from infra.servers import PREFECT; print(running_address(PREFECT))",
+    )
     return f"{printed.strip().splitlines()[-1]}/api"
 
 

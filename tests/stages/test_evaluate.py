@@ -15,11 +15,13 @@ from problems.errors import RecastError
 from problems.problem import Problem
 from project import paths
 from project.settings.sections import Settings
-from stages.evaluate import evaluate, metrics, plots
+from stages.evaluation.dvc_outputs import summarize_metrics, tabulate_plots
+from stages.evaluation.grid_evaluation import evaluate_grid
 from stages.evaluation.leaderboard import Evaluation
 from stages.normalize import normalize
 from stages.training.bundle import train_bundle
-from stages.training.trials import Trial, expand, trial_folder
+from stages.training.expansion import list_trials
+from stages.training.trials import Trial, trial_folder
 from stages.window import window
 from tests.support.checkout import SETTINGS
 
@@ -44,7 +46,7 @@ class Case:
         delay: int = DELAY,
     ) -> None:
         self.ingested, self.normalized, self.windowed = (
-            paths.stage(name, "demo") for name in ("ingest", "normalize", "window")
+            paths.stage_folder(name, "demo") for name in ("ingest", "normalize", "window")
         )
         self.settings = Settings.model_validate_json(
             json.dumps(SETTINGS | {"grid": {"seeds": [0, 1], "architectures": grid}})
@@ -54,11 +56,11 @@ class Case:
         self.problem = make_problem(2, window=lengths, fill="2h")
         normalize(self.problem, "standard", self.ingested, self.normalized)
         window(self.problem, 1, self.normalized, self.windowed)
-        self.trials = expand(self.settings, "demo", self.windowed)
+        self.trials = list_trials(self.settings, "demo", self.windowed)
         train_bundle(self.trials, CPU, None)
 
     def evaluate(self) -> Evaluation:
-        return evaluate(
+        return evaluate_grid(
             "demo",
             self.problem,
             self.settings.evaluate,
@@ -145,7 +147,7 @@ def test_errors_are_those_of_a_loop_over_rows(make_problem: Make, write_ingested
             own = [abs(error) for moment, error in expected if of(moment) == group]
             assert value == (pytest.approx(np.mean(own), rel=1e-5) if own else None)
     assert found.best == "persistence" and found.runner_up is None and found.comparison is None
-    assert metrics(found)["best"] == {
+    assert summarize_metrics(found)["best"] == {
         "configuration": "persistence",
         **{
             f"validation_{name}": pytest.approx(row.validation[name].mean, abs=1e-4)
@@ -170,7 +172,7 @@ def test_the_forecasts_shown_are_of_one_series(make_problem: Make, write_ingeste
     expected = [f"{moment:%Y-%m-%dT%H:%M}" for moment, _ in persistent_errors([one], [one_times])]
     assert found.forecasts["time"] == expected[: 4 * 24]
     assert len(expected) < 4 * 24
-    assert plots(found)["forecasts.csv"].height == 2 * len(expected)
+    assert tabulate_plots(found)["forecasts.csv"].height == 2 * len(expected)
 
 
 @pytest.mark.usefixtures("here")
@@ -273,13 +275,15 @@ def test_nothing_is_best_where_nothing_is_complete(trained: Case) -> None:
     assert not any(row.selected for row in found.rows)
     assert found.rows[-1].configuration == "persistence", "not one seed of it has finished"
     assert found.persistence_test
-    assert metrics(found) == {"persistence": {"test_mae": round(found.persistence_test, 4)}}
-    assert set(plots(found)) == {"curves.csv", "hours.csv", "months.csv", "forecasts.csv"}
+    assert summarize_metrics(found) == {"persistence": {"test_mae": round(found.persistence_test, 4)}}
+    assert set(tabulate_plots(found)) == {"curves.csv", "hours.csv", "months.csv", "forecasts.csv"}
 
 
 def test_a_trial_that_was_not_run_is_named_with_the_mend(trained: Case) -> None:
     """Its key has changed with the code or the settings: `dvc repro evaluate` alone would train it first."""
     missing = trained.trial(OTHER, 0)
     (trial_folder(missing) / "trial.json").unlink()
-    with pytest.raises(RecastError, match=f"{OTHER} seed=0 was not trained with the code, .*: recast run demo$"):
+    with pytest.raises(
+        RecastError, match=f"{OTHER} seed=0 was not trained with the present code, .*: recast run demo$"
+    ):
         trained.evaluate()

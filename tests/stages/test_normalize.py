@@ -16,8 +16,8 @@ from problems.errors import RecastError
 from problems.problem import Problem
 from stages import normalize as stage
 from stages.normalize import normalize
-from stages.tables.table import Table, observed, times, values
-from stages.training import batches
+from stages.tables.table import Table, read_observed, read_times, read_values
+from stages.training import reading
 from stages.window import window
 
 START = datetime(2020, 1, 1)
@@ -35,7 +35,7 @@ def normalized(tmp_path: Path, make_problem: Make, write_ingested: Write) -> Cal
         write_ingested(tmp_path / "ingest", series, when)
         problem = make_problem(series[0].shape[1], **keys)
         about = normalize(problem, scale, tmp_path / "ingest", tmp_path / "out")
-        return about, np.array(values(tmp_path / "out"))
+        return about, np.array(read_values(tmp_path / "out"))
 
     return run
 
@@ -124,9 +124,9 @@ def test_a_filled_target_is_not_taken_for_an_observed_one(tmp_path: Path, normal
     raw[[3, 4], 0] = np.nan
     raw[[7, 8, 39], 1] = np.nan
     _, table = normalized(raw, scale="none", fill="1h")
-    np.testing.assert_array_equal(np.flatnonzero(~observed(tmp_path / "out")), [7, 8, 39])
+    np.testing.assert_array_equal(np.flatnonzero(~read_observed(tmp_path / "out")), [7, 8, 39])
     np.testing.assert_array_equal(table[[7, 8, 39], 1], [6, np.nan, 38])
-    assert isinstance(observed(tmp_path / "out"), np.memmap)
+    assert isinstance(read_observed(tmp_path / "out"), np.memmap)
 
 
 def test_nothing_is_carried_across_a_gap_or_into_another_series(normalized: Any) -> None:
@@ -177,13 +177,13 @@ def test_pieces_and_fill_equal_a_loop_over_rows(
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         write_ingested(Path(folder, "ingest"), series, moments)
         normalize(problem, "none", Path(folder, "ingest"), Path(folder, "whole"))
-        patch.setattr(stage, "CHUNK", chunk)
+        patch.setattr(stage, "CHUNK_ROWS", chunk)
         normalize(problem, "none", Path(folder, "ingest"), Path(folder, "pieces"))
         for file in ("table.npy", "time.npy", "observed.npy", "table.json"):
             assert Path(folder, "whole", file).read_bytes() == Path(folder, "pieces", file).read_bytes()
-        table = np.array(values(Path(folder, "whole")))
-        moments_N = np.array(times(Path(folder, "whole")))
-        observed_N = np.array(observed(Path(folder, "whole")))
+        table = np.array(read_values(Path(folder, "whole")))
+        moments_N = np.array(read_times(Path(folder, "whole")))
+        observed_N = np.array(read_observed(Path(folder, "whole")))
     for i, gap in enumerate(gaps):
         gap[0] = True
         span = slice(sum(lengths[:i]), sum(lengths[: i + 1]))
@@ -201,7 +201,7 @@ def test_the_statistics_of_pieces_are_those_of_the_whole(
     raw[RANDOM.random(raw.shape) < 0.2] = np.nan
     raw[20:40, 0] = np.nan
     write_ingested(tmp_path / "ingest", [raw[:300], raw[300:]])
-    monkeypatch.setattr(stage, "CHUNK", 7)
+    monkeypatch.setattr(stage, "CHUNK_ROWS", 7)
     about = normalize(make_problem(2), "standard", tmp_path / "ingest", tmp_path / "out")
     training = np.concatenate([raw[:150], raw[300:350]])
     np.testing.assert_allclose(about.preparation.center, np.nanmean(training, axis=0), rtol=1e-14)
@@ -233,13 +233,13 @@ def test_the_table_is_mapped_and_a_write_stays_private(
 ) -> None:
     write_ingested(tmp_path / "ingest", [RANDOM.normal(size=(40, 2))])
     about = normalize(make_problem(2), "standard", tmp_path / "ingest", tmp_path / "out")
-    table = values(tmp_path / "out")
+    table = read_values(tmp_path / "out")
     assert isinstance(table, np.memmap)
-    assert isinstance(times(tmp_path / "out"), np.memmap)
+    assert isinstance(read_times(tmp_path / "out"), np.memmap)
     assert table.dtype == np.float32
     before = table[0, 0]
     table[0, 0] += 1
-    assert values(tmp_path / "out")[0, 0] == before
+    assert read_values(tmp_path / "out")[0, 0] == before
     assert Table.read(tmp_path / "out") == about
 
 
@@ -248,7 +248,7 @@ def test_what_is_known_in_advance_stands_a_horizon_before(
     normalized: Any, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     """In its own units, in each series by itself; windows of the fixture forecast four hours ahead."""
-    monkeypatch.setattr(stage, "CHUNK", chunk)
+    monkeypatch.setattr(stage, "CHUNK_ROWS", chunk)
     one, two = RANDOM.normal(5, 3, (40, 3)), RANDOM.normal(-2, 7, (60, 3))
     about, table = normalized(one, two, known=["c", "a"], calendar={"year": 0, "day": 1})
     assert about.preparation.features == ("a", "b", "c", "c at the target", "a at the target", "day sin 1", "day cos 1")
@@ -279,18 +279,18 @@ def test_a_window_is_given_what_is_known_of_its_target(
         found = window(problem, 1, tmp_path / "out", tmp_path / "windows")
         counts.append(found.windows)
         if known:
-            test = batches.read(tmp_path / "out", tmp_path / "windows", torch.device("cpu"))["test"]
+            test = reading.read_batches(tmp_path / "out", tmp_path / "windows", torch.device("cpu"))["test"]
             positions = torch.arange(len(test))
-            targets = (test.rows(positions) + found.delay).numpy()
+            targets = (test.find_rows(positions) + found.delay).numpy()
             expected = (raw[targets, 0] - about.preparation.center[0]) / about.preparation.scale[0]
-            x_BTF = test.at(positions).x_BTF
+            x_BTF = test.select(positions).x_BTF
             np.testing.assert_allclose(x_BTF[:, -1, 2], expected, rtol=1e-6)
     assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize(
     ("known", "said"),
-    [(["b"], "the target is what is not known in advance"), (["x"], "no features"), (["a", "a"], "twice")],
+    [(["b"], "the target is what is not known in advance"), (["x"], "not features"), (["a", "a"], "twice")],
 )
 def test_what_cannot_be_known_in_advance_is_refused(make_problem: Make, known: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):

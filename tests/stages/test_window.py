@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 
 from architectures import REGISTRY, Axes
 from problems.errors import RecastError
-from problems.jena import ARCHIVE
 from problems.problem import Problem
+from problems.sources.jena import ARCHIVE_VARIABLE
 from problems.split import LectureSplit
-from project.settings.sections import Train
+from project.settings.sections import TrainSettings
 from stages import window as stage
 from stages.ingest import ingest
 from stages.normalize import normalize
-from stages.tables.windows import Windowing, ranges
-from stages.training import batches
-from stages.training.fit import means
-from stages.training.objectives import objective
-from stages.window import SPLITS, count, subtract, window
+from stages.tables.windows import TableWindows, read_ranges
+from stages.training import reading, table_batches
+from stages.training.objectives import choose_objective
+from stages.training.scoring import mean_scores
+from stages.window import SPLITS, count_rows, subtract_ranges, window
 
 Make = Callable[..., Problem]
 Write = Callable[..., None]
@@ -84,8 +84,8 @@ class Lecture:
         problem = make_problem(split="lecture", window={"lookback": "20d", "step": "2d", "delay": "3d"})
         self.table = normalize(problem, "standard", folder / "ingest", folder / "normalize")
         self.windowing = window(problem, 1, folder / "normalize", folder / "window")
-        self.data = batches.read(folder / "normalize", folder / "window", CPU)
-        self.found = {split: members(ranges(folder / "window", split)) for split in SPLITS}
+        self.data = reading.read_batches(folder / "normalize", folder / "window", CPU)
+        self.found = {split: members(read_ranges(folder / "window", split)) for split in SPLITS}
 
     def generated(self, min_index: int, max_index: int | None, shuffle: bool) -> Iterator[tuple[Any, Any, Any]]:
         """The lecture's batches, with the rows that they are of."""
@@ -158,14 +158,18 @@ def test_a_network_is_told_the_horizon_from_the_last_input(lecture: Lecture) -> 
 def test_lecture_cuts_are_whole_rows_of_exact_time(minutes: int) -> None:
     cadence = timedelta(minutes=minutes)
     rows = 300_000 * 10 // minutes + 1
-    assert LectureSplit().cuts(rows, cadence, START, never)[:3] == (0, 200_000 * 10 // minutes, 300_000 * 10 // minutes)
+    assert LectureSplit().find_cuts(rows, cadence, START, never)[:3] == (
+        0,
+        200_000 * 10 // minutes,
+        300_000 * 10 // minutes,
+    )
     with pytest.raises(RecastError, match="lecture needs more than"):
-        LectureSplit().cuts(rows - 1, cadence, START, never)
+        LectureSplit().find_cuts(rows - 1, cadence, START, never)
 
 
 def test_lecture_cuts_do_not_suffer_from_rounding() -> None:
     cadence = timedelta(seconds=15625)  # 200,000 * (600 / 15,625) is 7,679.999... in floats
-    assert LectureSplit().cuts(11_521, cadence, START, never) == (0, 7680, 11_520, 11_521)
+    assert LectureSplit().find_cuts(11_521, cadence, START, never) == (0, 7680, 11_520, 11_521)
 
 
 # Windows by a loop over rows, for any table. A row is 100 days, so that `lecture` cuts at rows 13 and 20.
@@ -266,21 +270,24 @@ def test_windows_equal_a_loop_over_rows(data: st.DataObject, make_problem: Make,
     problem = case.problem(make_problem)
     expected = {split: case.windows(split) for split in SPLITS}
     with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "CHUNK", 7)
+        patch.setattr(stage, "CHUNK_ROWS", 7)
         folder = Path(place)
         write_ingested(folder / "ingest", case.series, case.times, ROW)
+
+        def run_stages() -> TableWindows:
+            normalize(problem, "none", folder / "ingest", folder / "normalize")
+            return window(problem, 1, folder / "normalize", folder / "window")
+
         if not all(expected.values()):
             with pytest.raises(RecastError, match=r"no window fits|leave a part of the series empty"):
-                normalize(problem, "none", folder / "ingest", folder / "normalize")
-                window(problem, 1, folder / "normalize", folder / "window")
+                run_stages()
             return
         assume(
             all(0 < train < validation < len(each) for each in case.times for train, validation in [case.cuts(each)])
         )
-        normalize(problem, "none", folder / "ingest", folder / "normalize")
-        about = window(problem, 1, folder / "normalize", folder / "window")
-        found = {split: ranges(folder / "window", split) for split in SPLITS}
-        loaded = batches.read(folder / "normalize", folder / "window", CPU)
+        about = run_stages()
+        found = {split: read_ranges(folder / "window", split) for split in SPLITS}
+        loaded = reading.read_batches(folder / "normalize", folder / "window", CPU)
         values = np.concatenate(case.filled)
         for split, rows_K2 in found.items():
             rows = members(rows_K2)
@@ -291,15 +298,15 @@ def test_windows_equal_a_loop_over_rows(data: st.DataObject, make_problem: Make,
             assert about.lost_to_gaps[split] == whole - gapless
             assert about.lost_to_nulls[split] == gapless - len(rows)
             positions = torch.arange(len(rows))
-            assert loaded[split].rows(positions).tolist() == rows
-            x_BTF, y_BSK, *_ = loaded[split].at(positions)
+            assert loaded[split].find_rows(positions).tolist() == rows
+            x_BTF, y_BSK, *_ = loaded[split].select(positions)
             last = [row - case.step for row in rows]
             ahead = case.delay + (case.step if case.split == "lecture" else 0)
             np.testing.assert_array_equal(x_BTF[:, -1].numpy(), values[last])
             np.testing.assert_array_equal(y_BSK[:, 0, 0].numpy(), values[[row + ahead for row in last], 1])
             assert not x_BTF.isnan().any()
             assert not np.isnan(np.concatenate(case.series)[[row + ahead for row in last], 1]).any(), "observed"
-        assert Windowing.read(folder / "window") == about
+        assert TableWindows.read(folder / "window") == about
 
 
 @settings(max_examples=60)
@@ -309,7 +316,9 @@ def test_no_row_is_seen_by_two_splits(data: st.DataObject) -> None:
     case = Case(data)
     lecture = case.split == "lecture"
     inputs = [{k for row in case.windows(s) for k in range(row - case.lookback, row, case.step)} for s in SPLITS]
-    assert not (inputs[0] & inputs[1] or inputs[1] & inputs[2] or inputs[0] & inputs[2])
+    assert not (inputs[0] & inputs[1])
+    assert not (inputs[1] & inputs[2])
+    assert not (inputs[0] & inputs[2])
     ahead = case.delay if lecture else case.delay - case.step
     seen = [own | {row + ahead for row in case.windows(s)} for s, own in zip(SPLITS, inputs, strict=True)]
     assert lecture or not (seen[0] & seen[1] or seen[1] & seen[2] or seen[0] & seen[2])
@@ -322,10 +331,10 @@ spans = st.lists(st.tuples(st.integers(-5, 60), st.integers(0, 15)).map(lambda s
 def test_subtract_is_the_difference_of_sets(spoilt: list[tuple[int, int]], cuts: set[int]) -> None:
     ends = sorted(cuts)[: len(cuts) // 2 * 2]
     rows_K2 = np.array(ends, dtype=np.int64).reshape(-1, 2)
-    left = subtract(rows_K2, np.array(spoilt, dtype=np.int64).reshape(-1, 2))
+    left = subtract_ranges(rows_K2, np.array(spoilt, dtype=np.int64).reshape(-1, 2))
     expected = set(members(rows_K2)) - {row for first, until in spoilt for row in range(first, until)}
     assert members(left) == sorted(expected)
-    assert count(left) == len(expected)
+    assert count_rows(left) == len(expected)
     assert left.shape == (len(left), 2)
     assert (np.diff(left.ravel()) > 0).all(), "no empty range, and none that touches the next"
 
@@ -336,7 +345,7 @@ def test_a_length_that_is_no_whole_number_of_rows_is_named(
     write_ingested(tmp_path / "ingest", [np.ones((60, 2))])
     problem = make_problem(2, window={"lookback": "6h", "step": "1h", "delay": "90m"})
     normalize(problem, "none", tmp_path / "ingest", tmp_path / "normalize")
-    message = r"^problems\.weather\.window\.delay: 90m is no whole number of rows, which come every 1h"
+    message = r"^problems\.weather\.window\.delay: 90m is not a whole number of rows, which come every 1h"
     with pytest.raises(RecastError, match=message):
         window(problem, 1, tmp_path / "normalize", tmp_path / "weather")
 
@@ -358,7 +367,9 @@ def test_a_split_without_a_window_says_what_one_takes(
     write_ingested(tmp_path / "ingest", [np.ones((30, 2))])
     problem = make_problem(2)
     normalize(problem, "none", tmp_path / "ingest", tmp_path / "normalize")
-    with pytest.raises(RecastError, match=r"validation: no window fits.*30 rows every 1h; a window takes 9 rows") as it:
+    with pytest.raises(
+        RecastError, match=r"validation: no window fits.*30 rows every 1h; a window takes 9 consecutive rows"
+    ) as it:
         window(problem, 1, tmp_path / "normalize", tmp_path / "weather")
     assert "problems.weather.window.lookback" in str(it.value)
     assert "problems.weather.table.fill" in str(it.value)
@@ -381,7 +392,7 @@ def test_a_filled_target_makes_no_window_and_a_filled_input_does(
         normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
         about = window(problem, 1, tmp_path / "normalize", tmp_path / "window")
         # The delay counts from the last input, which is the row before the one that names the window.
-        found[bool(fill)] = {row + 2 for split in SPLITS for row in members(ranges(tmp_path / "window", split))}
+        found[bool(fill)] = {row + 2 for split in SPLITS for row in members(read_ranges(tmp_path / "window", split))}
         whole = {"train": 60 - 6, "validation": 30 - 6, "test": 30 - 6}
         assert {s: about.windows[s] + about.lost_to_nulls[s] for s in SPLITS} == whole
     inside = {target for first, until in ((0, 60), (60, 90), (90, 120)) for target in range(first + 6, until)}
@@ -391,16 +402,18 @@ def test_a_filled_target_makes_no_window_and_a_filled_input_does(
 
 
 @pytest.fixture
-def loaded(tmp_path: Path, make_problem: Make, write_ingested: Write) -> Callable[[int], dict[str, batches.Batches]]:
+def loaded(
+    tmp_path: Path, make_problem: Make, write_ingested: Write
+) -> Callable[[int], dict[str, table_batches.TableBatches]]:
     """Batches of two series under a training stride."""
 
-    def load(stride: int) -> dict[str, batches.Batches]:
+    def load(stride: int) -> dict[str, table_batches.TableBatches]:
         random = np.random.default_rng(0)
         write_ingested(tmp_path / "ingest", [random.normal(size=(n, 2)) for n in (90, 131)])
         problem = make_problem(2)
         normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
         window(problem, stride, tmp_path / "normalize", tmp_path / "window")
-        return batches.read(tmp_path / "normalize", tmp_path / "window", CPU)
+        return reading.read_batches(tmp_path / "normalize", tmp_path / "window", CPU)
 
     return load
 
@@ -408,21 +421,21 @@ def loaded(tmp_path: Path, make_problem: Make, write_ingested: Write) -> Callabl
 @pytest.mark.parametrize("stride", [1, 2, 7])
 def test_a_stride_takes_every_so_manieth_training_window(loaded: Any, stride: int) -> None:
     every, some = loaded(1), loaded(stride)
-    rows = {split: data.rows(torch.arange(len(data))).tolist() for split, data in every.items()}
-    assert some["train"].rows(torch.arange(len(some["train"]))).tolist() == rows["train"][::stride]
+    rows = {split: data.find_rows(torch.arange(len(data))).tolist() for split, data in every.items()}
+    assert some["train"].find_rows(torch.arange(len(some["train"]))).tolist() == rows["train"][::stride]
     for split in ("validation", "test"):
-        assert some[split].rows(torch.arange(len(some[split]))).tolist() == rows[split]
+        assert some[split].find_rows(torch.arange(len(some[split]))).tolist() == rows[split]
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_every_window_once_in_order_or_shuffled(loaded: Any, size: int) -> None:
     data = loaded(1)["train"]
-    x_NTF, y_NSK, *_ = data.at(torch.arange(len(data)))
-    in_order = list(data.in_order(size))
-    assert len(in_order) == data.steps(size)
+    x_NTF, y_NSK, *_ = data.select(torch.arange(len(data)))
+    in_order = list(data.iterate_in_order(size))
+    assert len(in_order) == data.count_batches(size)
     assert torch.equal(torch.cat([batch.x_BTF for batch in in_order]), x_NTF)
     assert torch.equal(torch.cat([batch.y_BSK for batch in in_order]), y_NSK)
-    shuffled = list(data.shuffled(size, None, torch.Generator().manual_seed(1)))
+    shuffled = list(data.iterate_shuffled(size, None, torch.Generator().manual_seed(1)))
     y_shuffled_N = torch.cat([batch.y_BSK for batch in shuffled]).flatten()
     assert not torch.equal(y_shuffled_N, y_NSK.flatten())
     assert torch.equal(y_shuffled_N.sort().values, y_NSK.flatten().sort().values)
@@ -431,15 +444,17 @@ def test_every_window_once_in_order_or_shuffled(loaded: Any, size: int) -> None:
 
 def test_an_epoch_of_steps_draws_with_replacement_from_all_windows(loaded: Any) -> None:
     data = loaded(1)["train"]
-    drawn = list(data.shuffled(8, 200, torch.Generator().manual_seed(1)))
-    again = list(data.shuffled(8, 200, torch.Generator().manual_seed(1)))
+    drawn = list(data.iterate_shuffled(8, 200, torch.Generator().manual_seed(1)))
+    again = list(data.iterate_shuffled(8, 200, torch.Generator().manual_seed(1)))
     assert [batch.y_BSK.tolist() for batch in drawn] == [batch.y_BSK.tolist() for batch in again]
     assert {len(batch.y_BSK) for batch in drawn} == {8}
-    y_N = data.at(torch.arange(len(data))).y_BSK.flatten()
+    y_N = data.select(torch.arange(len(data))).y_BSK.flatten()
     assert set(torch.cat([batch.y_BSK for batch in drawn]).flatten().tolist()) == set(y_N.tolist())
 
 
-@pytest.mark.skipif(not os.environ.get(ARCHIVE), reason=f"{ARCHIVE} names no file of the Jena station")
+@pytest.mark.skipif(
+    not os.environ.get(ARCHIVE_VARIABLE), reason=f"{ARCHIVE_VARIABLE} names no file of the Jena station"
+)
 @pytest.mark.parametrize(
     ("split", "part", "celsius", "normalized"),
     [("lecture", "validation", 2.56, 0.290), ("half", "validation", 2.44, None), ("half", "test", 2.62, None)],
@@ -461,9 +476,9 @@ def test_the_last_temperature_is_off_by_what_the_lecture_says(
     ingest(problem, tmp_path / "raw", tmp_path / "ingest")
     table = normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
     windowing = window(problem, 1, tmp_path / "normalize", tmp_path / "window")
-    aim = objective(windowing, Train())
-    data = batches.read(tmp_path / "normalize", tmp_path / "window", CPU)[part]
+    objective = choose_objective(windowing, TrainSettings())
+    data = reading.read_batches(tmp_path / "normalize", tmp_path / "window", CPU)[part]
     persistence = REGISTRY["persistence"](windowing.shape, Axes())
-    mae = aim.measured(means(persistence, data, aim))["mae"]
-    assert mae * table.preparation.of_target[1] == pytest.approx(celsius, abs=0.01)
+    mae = objective.compute_measures(mean_scores(persistence, data, objective))["mae"]
+    assert mae * table.preparation.target_scaling[1] == pytest.approx(celsius, abs=0.01)
     assert normalized is None or mae == pytest.approx(normalized, abs=0.001)

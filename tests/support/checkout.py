@@ -18,7 +18,7 @@ from project.source_code import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-FILES = ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
+PROJECT_FILES = ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
 
 SETTINGS: dict[str, Any] = {
     "run": ["demo"],
@@ -136,14 +136,14 @@ class Checkout:
             patch.chdir(self.root)
             # By a whole path: MLflow keeps what it has opened by its name, and the relative one is every checkout's.
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{self.file('mlruns/mlflow.db')}")
-            store.client.cache_clear()
+            store.get_client.cache_clear()
             try:
                 yield
             finally:
-                store.client.cache_clear()
+                store.get_client.cache_clear()
 
 
-def make(root: Path, mlflow_db: Path | None = None, rows: int = 600, **environment: str) -> Checkout:
+def make_checkout(root: Path, mlflow_db: Path | None = None, rows: int = 600, **environment: str) -> Checkout:
     """A new checkout with the small settings and a table of `rows` hourly rows.
 
     Args:
@@ -151,7 +151,7 @@ def make(root: Path, mlflow_db: Path | None = None, rows: int = 600, **environme
     """
     for name in PACKAGES:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in FILES:
+    for name in PROJECT_FILES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     if mlflow_db:
@@ -160,13 +160,13 @@ def make(root: Path, mlflow_db: Path | None = None, rows: int = 600, **environme
     write_table(root / "demo.csv", rows)
     (root / "data/raw/demo").mkdir(parents=True)
     (root / "data/raw/demo/demo.csv").symlink_to(root / "demo.csv")
-    checkout = found(root, **environment)
+    checkout = open_checkout(root, **environment)
     checkout.run("git", "init", "--quiet")
     checkout.settings()
     return checkout
 
 
-def found(root: Path, **environment: str) -> Checkout:
+def open_checkout(root: Path, **environment: str) -> Checkout:
     """The checkout that is in a folder.
 
     Args:

@@ -15,11 +15,12 @@ from typing import Any
 
 import mlflow
 
-import flows.retrain as retraining
+import flows.retrain
 from flows import experiments
 from flows.connection import connect
-from lifecycle.champions import comparison, registry
-from lifecycle.new_rows import refresh
+from flows.retraining import conclusion
+from lifecycle.champions import decisions, history, promotion
+from lifecycle.new_rows import quarantine
 
 KILLED = 9
 
@@ -55,27 +56,28 @@ def within(holder: Any, name: str, other: Callable[[], None]) -> Callable[[], No
 
 PLACES: dict[str, Callable[[], None]] = {
     "whole": lambda: None,
-    "the increment is accepted": after(refresh, "accept"),
-    "the rows are in quarantine": after(refresh, "quarantine"),
-    "the pipeline has run": after(retraining, "pipeline"),
+    "the increment is accepted": after(quarantine, "accept_increment"),
+    "the rows are in quarantine": after(quarantine, "quarantine_increment"),
+    "the pipeline has run": after(flows.retrain, "pipeline"),
     "the version is made": after(mlflow.MlflowClient, "create_model_version"),
-    "the decision is written": after(comparison, "compare"),
-    "the experiment is saved": after(experiments, "save"),
-    "the promotion is written": within(registry, "promote", before(registry, "_set_aliases")),
+    "the decision is written": after(decisions, "decide"),
+    "the experiment is saved": after(experiments, "save_experiment"),
+    "the promotion is written": within(promotion, "promote", before(promotion, "_set_aliases")),
     "an alias is set": after(mlflow.MlflowClient, "set_registered_model_alias"),
-    "people are told": after(retraining, "alert"),
+    "people are told": after(conclusion, "alert"),
 }
 
 
 def run(problem: str, place: str) -> None:
     """Retrain once, and die."""
     if place == "rollback":
-        registry.rollback(problem)
+        history.roll_back(problem, history.RETRAIN, reason="")
+        promotion.reconcile(problem)
         print("answer: rolled back", flush=True)
         os._exit(0)
     PLACES["whole" if place == "forced" else place]()
     connect()
-    state = retraining.retrain(problem, place == "forced", return_state=True)
+    state = flows.retrain.retrain(problem, place == "forced", return_state=True)
     print(f"answer: {state.name}", flush=True)
     os._exit(0)
 

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from flows.cli import app
-from project.lock import only_pipeline
+from project.lock import hold_pipeline_lock
 from tests.support.checkout import ROOT, Checkout
 
 LONG = {"train__epochs": 100_000, "runner__kind": "local", "runner__workers": 1}
@@ -152,7 +152,7 @@ def test_a_second_pipeline_in_one_checkout_is_refused(
     checkout = finished.copy(tmp_path / "two")
     checkout.settings(evaluate__bootstrap__resamples=150)
     monkeypatch.chdir(checkout.root)
-    with only_pipeline():
+    with hold_pipeline_lock():
         for printed in (checkout.recast("run", status=1), checkout.dvc("repro", status=255)):
             assert "another pipeline runs in this checkout" in printed and "--wait" in printed
         assert "another pipeline runs in this checkout" in checkout.recast("fetch", status=1)

@@ -1,4 +1,4 @@
-"""Which bundle goes to which device next: rules that hold for any jobs and devices."""
+"""Which bundle goes to which device next: rules that hold for all jobs and devices."""
 
 import heapq
 import itertools
@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.devices.costs import Costs, Observation, Pace, observed, shape
-from infra.devices.mps import shared_gpus
-from infra.devices.packing import PILOT_SHARE, Device, Job, Packer, bound, share
+from infra.devices.costs import Costs, Observation, Pace, cost_shape, read_observations
+from infra.devices.mps import multi_process_service
+from infra.devices.packing import PILOT_SHARE, Device, Job, Packer, gpu_share, shortest_possible_seconds
 from project import paths
 from project.settings.loading import load_settings
-from stages.training.trials import expand
+from stages.training.expansion import list_trials
 from tests.support.checkout import Checkout
 
 PEAKS = {"small": 10, "middle": 30, "large": 90, "too large": 150}
@@ -33,8 +33,9 @@ def grids(draw: st.DrawFn) -> tuple[list[Job], list[Device]]:
 
 
 def schedule(packer: Packer) -> float:
-    """Let the jobs run, each for its seconds; when the last has ended. What a device holds is checked at each step."""
-    now, running = 0.0, []
+    """Run each job for its seconds, and check the devices at each step; the time when the last job has ended."""
+    now = 0.0
+    running: list[tuple[float, int]] = []
     while True:
         for job, _ in packer.start():
             heapq.heappush(running, (now + job.seconds, job.number))
@@ -45,7 +46,7 @@ def schedule(packer: Packer) -> float:
         if not running:
             return now
         now, number = heapq.heappop(running)
-        packer.ended(number)
+        packer.remove(number)
 
 
 @given(grids())
@@ -53,16 +54,18 @@ def test_every_job_is_run_once_and_no_device_is_overfull(grid: tuple[list[Job], 
     jobs, devices = grid
     packer = Packer(jobs, devices, PEAKS)
     longest = schedule(packer)
-    assert len(packer) == 0 and not packer.running and not any(device.running for device in devices)
+    assert len(packer) == 0
+    assert not packer.running
+    assert not any(device.running for device in devices)
     assert longest >= max(job.seconds for job in jobs) - 1e-9
     assert longest <= sum(job.seconds for job in jobs) + 1e-6
     fit = [job for job in jobs if job.shape in ("small", "middle", "large")]
-    assert longest >= bound(fit, devices, PEAKS) - 1e-6
+    assert longest >= shortest_possible_seconds(fit, devices, PEAKS) - 1e-6
 
 
 @given(grids())
-def test_without_memory_it_is_within_graham_s_bound(grid: tuple[list[Job], list[Device]]) -> None:
-    """Of list scheduling in any order: mean load + longest."""
+def test_without_memory_the_schedule_is_within_grahams_bound(grid: tuple[list[Job], list[Device]]) -> None:
+    """The bound of list scheduling in any order: mean load + longest job."""
     jobs, devices = grid
     for device in devices:
         device.memory = None
@@ -72,7 +75,7 @@ def test_without_memory_it_is_within_graham_s_bound(grid: tuple[list[Job], list[
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=6), st.integers(1, 3))
-def test_longest_first_is_within_graham_s_bound_of_the_best_schedule(lengths: list[float], slots: int) -> None:
+def test_longest_first_is_within_grahams_bound_of_the_best_schedule(lengths: list[float], slots: int) -> None:
     """At most 4/3 - 1/(3 m) of the best on m slots, which is found by trying all."""
     jobs = [Job(i, "a", length) for i, length in enumerate(lengths)]
     best = min(
@@ -87,7 +90,7 @@ def test_the_longest_that_fits_goes_first() -> None:
     device = Device("cuda:0", 9, 100)
     packer = Packer(jobs, [device], PEAKS)
     assert [job.number for job, _ in packer.start()] == [1, 3], "beside the large one a small one has room"
-    packer.ended(1)
+    packer.remove(1)
     assert [job.number for job, _ in packer.start()] == [2, 0]
 
 
@@ -101,11 +104,14 @@ def test_a_shape_is_measured_by_one_job_before_the_device_is_filled() -> None:
     device = Device("cuda:0", 16, 100)
     packer = Packer([Job(i, "a", 1) for i in range(8)] + [Job(8 + i, "b", 5) for i in range(8)], [device])
     (first,) = (job for job, _ in packer.start())
-    assert first.shape == "b" and device.used == 100, "it has all of the device until it is known what it takes"
-    packer.measured("b", 20)
-    assert [job.shape for job, _ in packer.start()] == ["a"], "the other shape's first, before the rest of this one"
+    assert first.shape == "b"
+    assert device.used == 100, "it has all of the device until it was measured"
+    packer.record_peak("b", 20)
+    assert [job.shape for job, _ in packer.start()] == ["a"], (
+        "the first of the other shape, before the rest of this one"
+    )
     assert device.used == 100
-    packer.measured("a", 10)
+    packer.record_peak("a", 10)
     assert [job.shape for job, _ in packer.start()] == ["b"] * 3 + ["a"]
     assert device.used == 100
 
@@ -113,17 +119,17 @@ def test_a_shape_is_measured_by_one_job_before_the_device_is_filled() -> None:
 def test_a_shape_that_is_not_measured_waits_for_much_of_a_device() -> None:
     device = Device("cuda:0", 16, 100)
     packer = Packer([Job(0, "a", 9), Job(1, "b", 1)], [device], {"a": int(100 * (1 - PILOT_SHARE)) + 1})
-    device.keep(99, 10)
+    device.reserve(99, 10)
     assert [job.number for job, _ in packer.start()] == [1]
-    packer.ended(1)
+    packer.remove(1)
     packer.add(Job(1, "b", 1))
-    packer.measured("b", 1)
+    packer.record_peak("b", 1)
     assert [job.number for job, _ in packer.start()] == [0, 1]
 
 
 @pytest.mark.parametrize(("peak", "expected"), [(0, 0.01), (9, 0.1), (45, 0.5), (90, 1.0), (1000, 1.0)])
 def test_the_share_of_a_gpu_leaves_a_margin(peak: int, expected: float) -> None:
-    assert share(peak, 100) == pytest.approx(expected)
+    assert gpu_share(peak, 100) == pytest.approx(expected)
 
 
 def test_what_trials_took_is_learnt_from_their_folders(tmp_path: Path) -> None:
@@ -146,21 +152,24 @@ def test_what_trials_took_is_learnt_from_their_folders(tmp_path: Path) -> None:
         about = {"status": "finished", "architecture": "gru", "parameters": parameters}
         (tmp_path / name / "trial.json").write_text(json.dumps(about))
     (tmp_path / "begun").mkdir()
-    found = sorted(observed(tmp_path, "cpu"), key=lambda each: each.epoch_seconds)
-    assert [(each.shape, each.epoch_seconds, each.peak) for each in found] == [
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text('{"device": "cpu", "sec')
+    (tmp_path / "damaged" / "trial.json").write_text("[]")
+    observations = sorted(read_observations(tmp_path, "cpu"), key=lambda observation: observation.epoch_seconds)
+    assert [(seen.shape, seen.epoch_seconds, seen.peak) for seen in observations] == [
         ("", 0.5, None),
         ("x", 2, 7),
         ("x", 4, 9),
     ]
-    assert [each.epoch_seconds for each in observed(tmp_path, "cuda")] == [1.0]
-    assert Costs(found).peaks == {"x": 9}
-    assert observed(tmp_path / "none", "cpu") == []
+    assert [seen.epoch_seconds for seen in read_observations(tmp_path, "cuda")] == [1.0]
+    assert Costs(observations).peaks == {"x": 9}
+    assert read_observations(tmp_path / "none", "cpu") == []
 
 
 def seconds(taken: Sequence[tuple[float, float]], known: bool) -> float | None:
     pace = Pace(known)
-    for each in taken:
-        pace.tell(*each)
+    for seconds_taken, seconds_expected in taken:
+        pace.record(seconds_taken, seconds_expected)
     return pace.seconds(10)
 
 
@@ -171,36 +180,44 @@ def test_the_time_that_is_left_follows_what_bundles_take_now() -> None:
 
 
 def test_what_a_trial_is_expected_to_take(finished: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As others of its shape did; else by parameters, as those of its architecture, or all; else in no unit."""
+    """As others of its shape; else by its weights, as those of its architecture, or as all; else not in seconds."""
     monkeypatch.chdir(finished.copy(tmp_path / "copy").root)
     gru = next(
-        trial for trial in expand(load_settings(), "demo", paths.stage("window", "demo")) if "gru" in trial.label
+        trial
+        for trial in list_trials(load_settings(), "demo", paths.stage_folder("window", "demo"))
+        if "gru" in trial.label
     )
     weights = Costs([]).parameters(gru)
-    assert Costs([]).seconds(gru) == 2 * weights and not Costs([]).known
+    assert Costs([]).seconds(gru) == 2 * weights
+    assert not Costs([]).are_seconds
     others = [Observation("", "lstm", 10, 40.0, None)]
     assert Costs(others).seconds(gru) == pytest.approx(2 * weights * 4.0)
     others.append(Observation("another", "gru", 10, 20.0, None))
     assert Costs(others).seconds(gru) == pytest.approx(2 * weights * 2.0)
-    others.append(Observation(shape(gru), "gru", weights, 3.0, 7))
+    others.append(Observation(cost_shape(gru), "gru", weights, 3.0, 7))
     assert Costs(others).seconds(gru) == 6.0
-    learnt = Costs.of([gru], "cpu")
-    assert learnt.known and learnt.peaks[shape(gru)] > 10 << 20, "from the trials that stand in its folder"
+    learnt = Costs.read([gru], "cpu")
+    assert learnt.are_seconds
+    assert learnt.peaks[cost_shape(gru)] > 10 << 20, "from the trials in its folder"
 
 
 def test_mps_runs_for_the_time_of_a_grid_where_its_program_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program itself needs a GPU: this one notes what it is told."""
+    """The real program needs a GPU: this one records its commands."""
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    with shared_gpus(True) as served:
-        assert not served, "it is not there"
+    with multi_process_service(True) as served:
+        assert not served, "it is not installed"
     program = tmp_path / "nvidia-cuda-mps-control"
-    program.write_text(f'#!/bin/sh\n[ "$1" = -d ] && echo started >> {tmp_path}/told || cat >> {tmp_path}/told\n')
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = -d ] && echo started >> {tmp_path}/commands || cat >> {tmp_path}/commands\n'
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with shared_gpus(True) as served, shared_gpus(True) as too:
-        assert served and too and Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"]).is_dir()
+    with multi_process_service(True) as served, multi_process_service(True) as too:
+        assert served
+        assert too
+        assert Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"]).is_dir()
     assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
-    assert (tmp_path / "told").read_text() == "started\nquit\n", "once for all grids of a process"
-    with shared_gpus(False) as served:
+    assert (tmp_path / "commands").read_text() == "started\nquit\n", "once for all grids of a process"
+    with multi_process_service(False) as served:
         assert not served

@@ -1,4 +1,4 @@
-"""Backtests: origins on a beat, data that end where they should, a choice by validation, nothing trained twice."""
+"""Backtests: regular origins, data that end where they should, selection by validation, nothing trained twice."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -14,12 +14,12 @@ from mlflow.entities import Run
 
 from flows.backtest import backtest
 from flows.cli.backtest import backtest as command
-from lifecycle.backtests import backtest as rolling
-from lifecycle.backtests.backtest import BEAT, Plan, origins
+from lifecycle.backtests.plan import ORIGIN_EPOCH, Plan, place_origins
+from lifecycle.backtests.result import Backtest, read_backtest, result_folder
 from problems.errors import RecastError
 from project import paths
-from stages.evaluation.phrasing import fixed
-from stages.tables.table import times
+from stages.evaluation.number_format import format_number
+from stages.tables.table import read_times
 from stages.tracking import store
 from tests.support.checkout import Checkout
 
@@ -34,59 +34,59 @@ hours = st.integers(1, 24 * 40).map(lambda count: timedelta(hours=count))
     end=st.datetimes(datetime(2005, 1, 1), datetime(2030, 1, 1)),
     later=st.integers(0, 200).map(lambda count: timedelta(hours=count)),
 )
-def test_origins_are_the_last_ones_on_a_beat(
+def test_origins_are_the_latest_multiples_of_the_distance_between_them(
     count: int, every: timedelta, test: timedelta, end: datetime, later: timedelta
 ) -> None:
     plan = Plan(count, every, test, 3 * test, None, None)
-    found = [each.split for each in origins(plan, end)]
-    assert len(found) == count
-    assert all(one.test_from + every == other.test_from for one, other in pairwise(found))
-    for split in found:
-        assert (split.test_from - BEAT) % every == timedelta(0)
+    splits = [origin.split for origin in place_origins(plan, end)]
+    assert len(splits) == count
+    assert all(one.test_from + every == other.test_from for one, other in pairwise(splits))
+    for split in splits:
+        assert (split.test_from - ORIGIN_EPOCH) % every == timedelta(0)
         assert split.test_until is not None and split.test_until - split.test_from == test
         assert split.test_from - split.validation_from == 3 * test and split.train_from is None
-    assert found[-1].test_until is not None and found[-1].test_until <= end < found[-1].test_until + every
-    # Whoever asks again later finds the origins that are still wanted among the new ones.
-    again = {each.split.test_from for each in origins(plan, end + later)}
-    shift = (origins(plan, end + later)[0].split.test_from - found[0].test_from) // every
-    assert again.issuperset(split.test_from for split in found[shift:])
+    assert splits[-1].test_until is not None and splits[-1].test_until <= end < splits[-1].test_until + every
+    # A later backtest has the origins that still belong to it.
+    later_origins = {origin.split.test_from for origin in place_origins(plan, end + later)}
+    shift = (place_origins(plan, end + later)[0].split.test_from - splits[0].test_from) // every
+    assert later_origins.issuperset(split.test_from for split in splits[shift:])
 
 
 @pytest.fixture(scope="module")
 def checkout(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    """A finished checkout that this process works in."""
+    """A copy of a finished checkout, as the current folder of this process."""
     copied = finished.copy(tmp_path_factory.mktemp("backtest") / "checkout")
     with copied.entered():
         yield copied
 
 
 @pytest.fixture(scope="module")
-def found(checkout: Checkout) -> rolling.Backtest:
+def found(checkout: Checkout) -> Backtest:
     return backtest("demo", origins=2, every="3d", validation="5d", train="8d")
 
 
 def runs(kind: str) -> list[Run]:
-    client = store.client()
+    client = store.get_client()
     experiment = client.get_experiment_by_name("demo")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], f"tags.`recast.kind` = '{kind}'"))
 
 
-def test_each_origin_has_the_rows_that_there_were_then(found: rolling.Backtest) -> None:
+def test_each_origin_has_the_rows_that_there_were_then(found: Backtest) -> None:
     assert [origin.name for origin in found.origins] == ["2020-01-19", "2020-01-22"]
     for origin in found.origins:
-        normalized = paths.stage("normalize", "demo", origin.name)
-        moments = times(normalized)
+        normalized = paths.stage_folder("normalize", "demo", origin.name)
+        moments = read_times(normalized)
         begin, end = datetime.fromisoformat(origin.train_from), datetime.fromisoformat(origin.test_until)
         assert moments[0] == np.datetime64(begin) and moments[-1] == np.datetime64(end - timedelta(hours=1))
         assert datetime.fromisoformat(origin.test_from) - begin == 13 * DAY
         assert origin.windows["test"] == 72 - 48 - 24 + 1
 
 
-def test_errors_are_those_of_a_loop_over_rows_and_validation_chooses(found: rolling.Backtest) -> None:
+def test_errors_are_those_of_a_loop_over_rows_and_validation_chooses(found: Backtest) -> None:
     table = pl.read_parquet("data/ingest/demo/table.parquet")
     target = dict(zip(table["time"], table["T (degC)"], strict=True))
-    (persistence,) = (line for line in found.lines if line.configuration == "persistence")
+    (persistence,) = (line for line in found.configurations if line.configuration == "persistence")
     for place, origin in enumerate(found.origins):
         test_from, until = datetime.fromisoformat(origin.test_from), datetime.fromisoformat(origin.test_until)
         errors = [
@@ -94,48 +94,54 @@ def test_errors_are_those_of_a_loop_over_rows_and_validation_chooses(found: roll
             for moment in target
             if test_from + 3 * DAY - timedelta(hours=1) <= moment < until
         ]
-        cell = persistence.at[place]
+        cell = persistence.by_origin[place]
         assert cell is not None and cell.test.mean == pytest.approx(np.mean(errors), rel=1e-5)
         assert origin.persistence == pytest.approx(cell.test.mean)
-        by_validation = {line.configuration: each.validation.mean for line in found.lines if (each := line.at[place])}
+        by_validation = {
+            line.configuration: score.validation.mean
+            for line in found.configurations
+            if (score := line.by_origin[place])
+        }
         assert len(by_validation) == 3
         assert origin.best == min(by_validation, key=lambda label: by_validation[label])
-        (chosen,) = (line for line in found.lines if line.configuration == origin.best)
-        assert found.chosen.at[place] == chosen.at[place]
-    assert sum(line.chosen for line in found.lines) == len(found.origins)
-    assert rolling.read(rolling.result("demo")) == found
-    page = (rolling.result("demo") / "backtest.html").read_text()
-    assert all(line.configuration in page for line in found.lines) and "http://" not in page.replace(
+        (chosen,) = (line for line in found.configurations if line.configuration == origin.best)
+        assert found.chosen.by_origin[place] == chosen.by_origin[place]
+    assert sum(line.times_chosen for line in found.configurations) == len(found.origins)
+    assert read_backtest(result_folder("demo")) == found
+    page = (result_folder("demo") / "backtest.html").read_text()
+    assert all(line.configuration in page for line in found.configurations) and "http://" not in page.replace(
         "http://www.w3", ""
     )
 
 
-def test_mlflow_has_a_run_of_it_with_one_of_each_origin_below(found: rolling.Backtest) -> None:
+def test_mlflow_has_a_run_of_it_with_one_of_each_origin_below(found: Backtest) -> None:
     (whole,) = runs("backtest")
-    each = {run.data.tags["recast.origin"]: run for run in runs("origin")}
-    assert set(each) == {origin.name for origin in found.origins}
-    assert {run.info.status for run in (whole, *each.values())} == {"FINISHED"}
-    assert {run.data.tags["mlflow.parentRunId"] for run in each.values()} == {whole.info.run_id}
+    by_origin = {run.data.tags["recast.origin"]: run for run in runs("origin")}
+    assert set(by_origin) == {origin.name for origin in found.origins}
+    assert {run.info.status for run in (whole, *by_origin.values())} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in by_origin.values()} == {whole.info.run_id}
     trials = [
-        run for run in runs("trial") if run.data.tags["mlflow.parentRunId"] in {r.info.run_id for r in each.values()}
+        run
+        for run in runs("trial")
+        if run.data.tags["mlflow.parentRunId"] in {r.info.run_id for r in by_origin.values()}
     ]
     assert len(trials) == 2 * 5 and all("test_mae" in run.data.metrics for run in trials)
     assert found.chosen.test is not None
     assert whole.data.metrics["mean_test_mae"] == pytest.approx(found.chosen.test.mean)
-    history = store.client().get_metric_history(whole.info.run_id, "best_test_mae")
+    history = store.get_client().get_metric_history(whole.info.run_id, "best_test_mae")
     assert [metric.value for metric in history] == found.chosen.test.values
 
 
-def test_nothing_is_trained_twice_and_the_pipeline_does_not_notice(checkout: Checkout, found: rolling.Backtest) -> None:
-    trained = {file: file.stat().st_mtime_ns for file in paths.backtest("demo").glob("trials/*/trial.json")}
+def test_nothing_is_trained_twice_and_the_pipeline_does_not_notice(checkout: Checkout, found: Backtest) -> None:
+    trained = {file: file.stat().st_mtime_ns for file in paths.backtest_folder("demo").glob("trials/*/trial.json")}
     before = {kind: len(runs(kind)) for kind in ("pipeline", "backtest", "origin", "trial")}
     assert len(trained) == 10
     assert backtest("demo", origins=2, every="3d", validation="5d", train="8d") == found
     assert {kind: len(runs(kind)) for kind in before} == before
-    # One origin less: the data of the other go, the trials stay.
+    # With one origin less, the data of the other are deleted, but not the trials.
     fewer = backtest("demo", origins=1, every="3d", validation="5d", train="8d")
     assert fewer.origins == found.origins[1:]
-    assert not paths.stage("window", "demo", found.origins[0].name).exists()
+    assert not paths.stage_folder("window", "demo", found.origins[0].name).exists()
     assert {file: file.stat().st_mtime_ns for file in trained} == trained
     assert "up to date" in checkout.dvc("status")
 
@@ -155,10 +161,8 @@ def test_what_does_not_fit_is_said(checkout: Checkout, options: dict[str, Any], 
         backtest("demo", **options)
 
 
-def test_the_command_shows_the_table(
-    checkout: Checkout, found: rolling.Backtest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_shows_the_table(checkout: Checkout, found: Backtest, capsys: pytest.CaptureFixture[str]) -> None:
     command("demo", origins=2, every="3d", validation="5d", train="8d")
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("2020-01-19", "2020-01-22", "chosen by validation", "dense units=4"))
-    assert found.chosen.test is not None and fixed(found.chosen.test.mean, 3) in printed
+    assert found.chosen.test is not None and format_number(found.chosen.test.mean, 3) in printed

@@ -9,16 +9,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lifecycle.champions import comparison, pages, registry
-from lifecycle.champions.comparison import VALIDATED_UNTIL, Decision
-from lifecycle.champions.registry import Version
+from lifecycle.champions import comparison, decisions, evidence, pages, promotion, registry
+from lifecycle.champions.comparison import Decision
+from lifecycle.champions.history import Version, champion_folder
+from lifecycle.champions.registry import VALIDATED_UNTIL_TAG
 from problems.errors import RecastError
 from project import paths
 from project.settings.loading import load_settings
 from project.settings.sections import Settings
 from stages.evaluation.forecasts import Targets
 from stages.tracking import store
-from stages.training.trials import Trial, expand
+from stages.training.expansion import list_trials
+from stages.training.trials import Trial
+from tests.support.champions import roll_back
 from tests.support.checkout import Checkout
 
 
@@ -39,19 +42,19 @@ def changed(**retrain: Any) -> Settings:
 
 def registered(architecture: str) -> tuple[Trial, Version]:
     """The trial of an architecture whose model is stored, and its version."""
-    trials = expand(load_settings(), "demo", paths.stage("window", "demo"))
+    trials = list_trials(load_settings(), "demo", paths.stage_folder("window", "demo"))
     trial = next(t for t in trials if t.configuration.architecture == architecture and registry.is_stored(t))
-    return trial, registry.register(trial, {VALIDATED_UNTIL: comparison.validated_until("demo")})
+    return trial, registry.register_version(trial, {VALIDATED_UNTIL_TAG: decisions.find_validated_until("demo")})
 
 
 def compared(challenger: str, champion: str | None, **retrain: Any) -> Decision:
     """A decision about two architectures."""
     trial, version = registered(challenger)
-    return comparison.compare(trial, version, registered(champion)[1] if champion else None, changed(**retrain))
+    return decisions.decide(trial, version, registered(champion)[1] if champion else None, changed(**retrain))
 
 
 def test_the_challenger_is_the_best_by_validation(checkout: Checkout) -> None:
-    assert comparison.best("demo", load_settings()).configuration.architecture == "persistence"
+    assert decisions.select_challenger("demo", load_settings()).configuration.architecture == "persistence"
 
 
 def test_a_better_challenger_is_promoted_and_a_worse_one_refused(checkout: Checkout) -> None:
@@ -59,8 +62,8 @@ def test_a_better_challenger_is_promoted_and_a_worse_one_refused(checkout: Check
     assert better.promoted and not worse.promoted
     assert better.comparison and worse.comparison
     assert better.comparison.high < 0 < worse.comparison.low
-    assert "better than the champion beyond noise" in better.reasons[0]
-    assert "worse than the champion beyond noise" in worse.reasons[0]
+    assert "significantly better than the champion at the 95" in better.reasons[0]
+    assert "significantly worse than the champion at the 95" in worse.reasons[0]
     # Both are the errors that the leaderboard has of the same rows.
     board = json.loads(checkout.file("data/evaluate/demo/leaderboard.json").read_text())
     persistence = next(row for row in board["rows"] if row["configuration"] == "persistence")
@@ -75,20 +78,20 @@ def test_a_better_challenger_is_promoted_and_a_worse_one_refused(checkout: Check
 
 def test_the_first_champion_has_to_beat_persistence(checkout: Checkout) -> None:
     same, worse = compared("persistence", None), compared("gru", None)
-    assert not same.promoted and "not better than persistence" in same.reasons[0]
+    assert not same.promoted and "not significantly better than persistence" in same.reasons[0]
     assert not worse.promoted and "worse than persistence" in worse.reasons[0]
 
 
 def test_windows_that_the_champion_was_selected_on_are_left_out(checkout: Checkout) -> None:
     _, champion = registered("gru")
     known = np.datetime64("2020-01-24T00:00")
-    registry.tag(champion, {VALIDATED_UNTIL: str(known)})
+    registry.set_tags(champion, {VALIDATED_UNTIL_TAG: str(known)})
     found = compared("persistence", "gru", windows=20)
     assert found.left_out and found.first and np.datetime64(found.first) > known
     few = compared("persistence", "gru", windows=70)
     assert not few.promoted and few.comparison is None and "too few windows" in few.reasons[0]
     assert few.windows == found.windows < 70
-    pages.decision_page(few)
+    pages.render_decision(few)
 
 
 def test_no_part_may_be_worse_by_more_than_the_limit(checkout: Checkout) -> None:
@@ -107,7 +110,9 @@ def test_parts_are_of_the_targets_time_and_size() -> None:
     targets = Targets(observed_N1, np.arange(len(times_N1))[:, None], times_N1)
     champion_N1 = np.ones_like(observed_N1)
     challenger_N1 = np.where(hours_N1 == 5, 1.5, 0.5) + np.where(months_N1 == 11, 0.25, 0.0)
-    found = {(each.group, each.name): each for each in comparison.slices(targets, challenger_N1, champion_N1, 366)}
+    found = {
+        (each.group, each.name): each for each in comparison.compare_slices(targets, challenger_N1, champion_N1, 366)
+    }
     assert len(found) == 4 + 24 + 2
     hour = found["hour", "05"]
     assert hour.targets == 366 and hour.challenger == pytest.approx(1.5 + 0.25 * 31 / 366)
@@ -115,17 +120,17 @@ def test_parts_are_of_the_targets_time_and_size() -> None:
     winter = found["season", "Dec to Feb"]
     assert winter.targets == 24 * (31 + 31 + 29)
     assert found["extreme", "highest tenth"].targets == found["extreme", "lowest tenth"].targets == 879
-    few = {each.name: each for each in comparison.slices(targets, challenger_N1, champion_N1, 367)}
+    few = {each.name: each for each in comparison.compare_slices(targets, challenger_N1, champion_N1, 367)}
     assert not few["05"].judged and not few["05"].is_worse(0.0)
 
 
 def test_a_gain_does_not_make_up_for_a_part_that_gets_worse(checkout: Checkout) -> None:
-    """The verdict on a challenger that is better on the whole, and worse at one hour."""
+    """The verdict on a challenger that is better overall, and worse at one hour."""
     found = compared("persistence", "dense")
     worse = comparison.Slice("hour", "05", 40, 1.5, 1.0, judged=True)
-    promoted, reasons = comparison.verdict(replace(found, slices=[*found.slices, worse]), changed().retrain)
+    promoted, reasons = comparison.judge(replace(found, slices=[*found.slices, worse]), changed().retrain)
     assert not promoted and "worse by more than 10" in reasons[0] and "hour 05" in reasons[0]
-    promoted, _ = comparison.verdict(replace(found, slices=[worse]), changed(worse=0.5).retrain)
+    promoted, _ = comparison.judge(replace(found, slices=[worse]), changed(worse=0.5).retrain)
     assert promoted
 
 
@@ -146,23 +151,23 @@ def test_what_was_decided_is_not_decided_again(checkout: Checkout) -> None:
 def test_a_champion_of_other_leads_is_told(checkout: Checkout) -> None:
     _, champion = registered("dense")
     trial, version = registered("persistence")
-    first, second = registry.load(version).about, registry.load(champion).about
-    assert comparison.mismatch(first, second) is None
-    assert "other columns" in str(comparison.mismatch(first, replace(second, preparation=None)))
-    assert "4h ahead, the challenger 1d" in str(comparison.mismatch(first, replace(second, leads=(3,))))
-    assert "°F" in str(comparison.mismatch(first, replace(second, unit="°F")))
+    first, second = registry.load_model(version).about, registry.load_model(champion).about
+    assert evidence.find_mismatch(first, second) is None
+    assert "other columns" in str(evidence.find_mismatch(first, replace(second, preparation=None)))
+    assert "4h ahead, the challenger 1d" in str(evidence.find_mismatch(first, replace(second, leads=(3,))))
+    assert "°F" in str(evidence.find_mismatch(first, replace(second, unit="°F")))
     assert trial.key == version.key
 
 
 def test_a_champion_that_serves_no_more_stops_no_retraining(checkout: Checkout) -> None:
     _, champion = registered("dense")
-    registry.load(champion)
+    registry.load_model(champion)
     (model,) = checkout.root.glob(f".recast/models/demo/{champion.version}-*/**/model.json")
     text = model.read_text()
     model.write_text(text.replace('"dense"', '"a cell of another time"'))
     found = compared("persistence", "dense", worse=0.3)
     assert not found.promoted and "The champion cannot be loaded" in found.reasons[0]
-    pages.decision_page(found)
+    pages.render_decision(found)
     model.write_text(text)
     rows = pl.read_parquet("data/ingest/demo/table.parquet")
     rows.drop("p (mbar)").write_parquet("data/ingest/demo/table.parquet")
@@ -174,38 +179,38 @@ def test_a_champion_that_serves_no_more_stops_no_retraining(checkout: Checkout) 
 def test_the_evidence_is_a_page_an_artifact_and_tags(checkout: Checkout) -> None:
     trial, version = registered("persistence")
     decision = compared("persistence", "dense")
-    page = pages.decision_page(decision)
-    comparison.publish(decision, version, page)
-    comparison.publish(decision, version, page)
+    page = pages.render_decision(decision)
+    decisions.publish_decision(decision, version, page)
+    decisions.publish_decision(decision, version, page)
     assert "src=" not in page and "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     assert page.count("<svg role") == 4 and "Promote" in page
-    client = store.client()
+    client = store.get_client()
     artifacts = {each.path for each in client.list_artifacts(version.run, f"decisions/{decision.id}")}
     assert artifacts == {f"decisions/{decision.id}/decision.json", f"decisions/{decision.id}/page.html"}
     assert client.get_model_version("demo", str(version.version)).tags["recast.decision"] == decision.id
-    registry.promote("demo", version, decision.id, decision.reasons[0])
+    promotion.promote("demo", version, decision.id, decision.reasons[0])
     assert trial.label in pages.write_history("demo").read_text()
 
 
 def test_what_a_person_has_chosen_stays_until_the_rules_change(checkout: Checkout) -> None:
-    history = registry.folder("demo") / "history.json"
+    history = champion_folder("demo") / "history.json"
     history.unlink(missing_ok=True)
     (_, first), (_, second), (trial, version) = (registered(each) for each in ("gru", "dense", "persistence"))
     for champion in (first, second):
-        registry.promote("demo", champion, None, by="a person")
-    assert comparison.settled(trial, second, changed()) is None, "it is no challenger yet"
+        promotion.promote("demo", champion, None, by="a person")
+    assert decisions.reason_not_to_compare(trial, second, changed()) is None, "it is no challenger yet"
     decision = compared("persistence", "dense")
-    registry.promote("demo", version, decision.id, expected=second)
-    registry.rollback("demo")
-    assert comparison.settled(trial, second, changed()) == "it was decided on before (promotion)"
-    registry.rollback("demo")
-    assert comparison.settled(trial, first, changed()) == "it was promoted and rolled back before"
-    assert comparison.settled(trial, first, changed(level=0.5)) is None
+    promotion.promote("demo", version, decision.id, expected=second)
+    roll_back("demo")
+    assert decisions.reason_not_to_compare(trial, second, changed()) == "it was decided on before (promotion)"
+    roll_back("demo")
+    assert decisions.reason_not_to_compare(trial, first, changed()) == "it was promoted and rolled back before"
+    assert decisions.reason_not_to_compare(trial, first, changed(level=0.5)) is None
     history.unlink()
-    registry.refuse(version, decision.id, "it is worse")
-    registry.promote("demo", second, "a decision", expected=None)
-    assert comparison.settled(trial, first, changed()) is None, "no person has chosen"
-    registry.promote("demo", first, None, by="a person")
+    promotion.refuse(version, decision.id, "it is worse")
+    promotion.promote("demo", second, "a decision", expected=None)
+    assert decisions.reason_not_to_compare(trial, first, changed()) is None, "no person has chosen"
+    promotion.promote("demo", first, None, by="a person")
     expected = f"a person has chosen version {first.version} since it was a challenger"
-    assert comparison.settled(trial, first, changed()) == expected
-    assert comparison.settled(trial, first, changed(level=0.5)) is None
+    assert decisions.reason_not_to_compare(trial, first, changed()) == expected
+    assert decisions.reason_not_to_compare(trial, first, changed(level=0.5)) is None

@@ -12,14 +12,17 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from typer.testing import CliRunner
 
 from flows.cli import app
-from lifecycle.champions import registry
-from lifecycle.champions.registry import CHALLENGER, CHAMPION, PREVIOUS, Version
+from lifecycle.champions import history, promotion, registry
+from lifecycle.champions.history import Version
+from lifecycle.champions.promotion import CHALLENGER, CHAMPION, PREVIOUS
 from problems.errors import RecastError
 from project import paths
 from project.settings.loading import load_settings
 from stages.tracking import store
-from stages.tracking.packaging import CONTENT
-from stages.training.trials import Trial, expand
+from stages.tracking.packaging import CONTENT_TAG
+from stages.training.expansion import list_trials
+from stages.training.trials import Trial
+from tests.support.champions import roll_back
 from tests.support.checkout import Checkout
 
 
@@ -33,93 +36,99 @@ def checkout(finished: Checkout, tmp_path: Path) -> Iterator[Checkout]:
 
 def trials() -> list[Trial]:
     """Those whose models are stored: one an architecture."""
-    return [each for each in expand(load_settings(), "demo", paths.stage("window", "demo")) if registry.is_stored(each)]
+    return [
+        each
+        for each in list_trials(load_settings(), "demo", paths.stage_folder("window", "demo"))
+        if registry.is_stored(each)
+    ]
 
 
 def versions() -> list[Version]:
     """Three versions, registered."""
-    found = [registry.register(trial, {"recast.data": trial.data}) for trial in trials()]
+    found = [registry.register_version(trial, {"recast.data": trial.data}) for trial in trials()]
     assert len(found) == 3
     return found
 
 
 def aliases() -> dict[str, int]:
     """What MLflow's aliases stand for."""
-    return {name: int(at) for name, at in MlflowClient(store.uri()).get_registered_model("demo").aliases.items()}
+    return {
+        name: int(at) for name, at in MlflowClient(store.tracking_uri()).get_registered_model("demo").aliases.items()
+    }
 
 
 def test_a_trial_has_one_version_however_often_it_is_registered(checkout: Checkout) -> None:
     first = versions()
-    assert versions() == first and list(registry.known("demo").values()) == first
-    found = MlflowClient(store.uri()).get_model_version("demo", str(first[1].version))
-    assert found.tags[registry.KEY] == trials()[1].key and found.run_id == first[1].run
+    assert versions() == first and list(registry.list_versions("demo").values()) == first
+    found = MlflowClient(store.tracking_uri()).get_model_version("demo", str(first[1].version))
+    assert found.tags[registry.KEY_TAG] == trials()[1].key and found.run_id == first[1].run
     assert found.tags["recast.data"] == trials()[1].data
 
 
 def test_a_model_that_was_stored_again_with_another_content_is_another_version(checkout: Checkout) -> None:
     _, two, _ = versions()
-    registry.promote("demo", two, None)
+    promotion.promote("demo", two, None)
     trial = trials()[1]
-    before = store.client().get_run(two.run).data.tags[CONTENT]
-    store.client().set_tag(two.run, CONTENT, "other intervals")
-    other = registry.register(trial, {})
+    before = store.get_client().get_run(two.run).data.tags[CONTENT_TAG]
+    store.get_client().set_tag(two.run, CONTENT_TAG, "other intervals")
+    other = registry.register_version(trial, {})
     assert (other.version, other.key, other.run) == (4, two.key, two.run)
-    assert registry.register(trial, {}) == other and len(registry.known("demo")) == 4
-    assert registry.champion("demo") == two and aliases() == {CHAMPION: two.version}
-    store.client().set_tag(two.run, CONTENT, before)
-    assert registry.register(trial, {}) == two
+    assert registry.register_version(trial, {}) == other and len(registry.list_versions("demo")) == 4
+    assert history.find_champion("demo") == two and aliases() == {CHAMPION: two.version}
+    store.get_client().set_tag(two.run, CONTENT_TAG, before)
+    assert registry.register_version(trial, {}) == two
 
 
 def test_aliases_follow_the_history_and_a_rollback_goes_back_step_by_step(checkout: Checkout) -> None:
     one, two, three = versions()
     with pytest.raises(RecastError, match="there is no champion"):
-        registry.rollback("demo")
+        roll_back("demo")
     for version in (one, two):
-        registry.challenge(version)
-        assert registry.challenger("demo") == version
-        registry.promote("demo", version, None, "it is better")
+        promotion.propose_challenger(version)
+        assert history.find_challenger("demo") == version
+        promotion.promote("demo", version, None, "it is better")
     assert aliases() == {CHAMPION: two.version, PREVIOUS: one.version}
-    registry.challenge(three)
-    registry.refuse(three, "a decision", "it is worse")
-    registry.refuse(three, "a decision", "it is worse")
+    promotion.propose_challenger(three)
+    promotion.refuse(three, "a decision", "it is worse")
+    promotion.refuse(three, "a decision", "it is worse")
     assert aliases() == {CHAMPION: two.version, PREVIOUS: one.version, CHALLENGER: three.version}
     # By hand, against the decision.
-    registry.promote("demo", three, None, "by hand", by="a person")
-    registry.promote("demo", three, None, "by hand", by="a person")
-    assert registry.champion("demo") == three
-    assert registry.rollback("demo") == two and registry.champion("demo") == two
-    assert registry.rollback("demo") == one and aliases() == {CHAMPION: one.version}
+    promotion.promote("demo", three, None, "by hand", by="a person")
+    promotion.promote("demo", three, None, "by hand", by="a person")
+    assert history.find_champion("demo") == three
+    assert roll_back("demo") == two and history.find_champion("demo") == two
+    assert roll_back("demo") == one and aliases() == {CHAMPION: one.version}
     with pytest.raises(RecastError, match=f"version {one.version} is the first champion"):
-        registry.rollback("demo")
-    registry.promote("demo", three, None, "by hand")
+        roll_back("demo")
+    promotion.promote("demo", three, None, "by hand")
     assert aliases() == {CHAMPION: three.version, PREVIOUS: one.version}
-    kinds = [entry.kind for entry in registry.history("demo")]
+    kinds = [entry.kind for entry in history.read_history("demo")]
     assert kinds == ["challenge", "promotion"] * 2 + ["challenge", "refusal", "promotion"] + ["rollback"] * 2 + [
         "promotion"
     ]
-    assert [entry.former for entry in registry.history("demo") if entry.kind == "promotion"] == [None, 1, 2, 1]
+    assert [entry.former for entry in history.read_history("demo") if entry.kind == "promotion"] == [None, 1, 2, 1]
 
 
 def test_a_rollback_restores_the_exact_former_model(checkout: Checkout) -> None:
     _, two, three = versions()
     rows = pl.read_parquet("data/ingest/demo/table.parquet")
-    registry.promote("demo", two, None)
-    before = registry.load(two).forecast(rows, all_windows=True)
-    registry.promote("demo", three, None)
-    assert not registry.load(three).forecast(rows, all_windows=True).equals(before)
-    registry.rollback("demo")
-    now = registry.champion("demo")
+    promotion.promote("demo", two, None)
+    before = registry.load_model(two).forecast(rows, all_windows=True)
+    promotion.promote("demo", three, None)
+    assert not registry.load_model(three).forecast(rows, all_windows=True).equals(before)
+    roll_back("demo")
+    now = history.find_champion("demo")
     assert now == two
-    assert registry.load(now).forecast(rows, all_windows=True).equals(before)
-    served = MlflowClient(store.uri()).get_model_version_by_alias("demo", CHAMPION)
-    assert (int(served.version), served.run_id, served.tags[registry.KEY]) == (two.version, two.run, two.key)
+    assert registry.load_model(now).forecast(rows, all_windows=True).equals(before)
+    served = MlflowClient(store.tracking_uri()).get_model_version_by_alias("demo", CHAMPION)
+    assert (int(served.version), served.run_id, served.tags[registry.KEY_TAG]) == (two.version, two.run, two.key)
 
 
 def test_what_dies_between_the_history_and_the_aliases_is_mended(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two, _ = versions()
-    registry.promote("demo", one, None)
+    promotion.promote("demo", one, None)
     with monkeypatch.context() as patch:
 
         def refuse(*arguments: object) -> None:
@@ -127,51 +136,51 @@ def test_what_dies_between_the_history_and_the_aliases_is_mended(
 
         patch.setattr(MlflowClient, "set_registered_model_alias", refuse)
         with pytest.raises(store.TrackingError, match="the server has gone"):
-            registry.promote("demo", two, None)
-    assert registry.champion("demo") == two and aliases() == {CHAMPION: one.version}
-    registry.reconcile("demo")
+            promotion.promote("demo", two, None)
+    assert history.find_champion("demo") == two and aliases() == {CHAMPION: one.version}
+    promotion.reconcile("demo")
     assert aliases() == {CHAMPION: two.version, PREVIOUS: one.version}
-    MlflowClient(store.uri()).delete_registered_model_alias("demo", PREVIOUS)
-    MlflowClient(store.uri()).set_registered_model_alias("demo", CHALLENGER, "1")
-    registry.promote("demo", two, None)
+    MlflowClient(store.tracking_uri()).delete_registered_model_alias("demo", PREVIOUS)
+    MlflowClient(store.tracking_uri()).set_registered_model_alias("demo", CHALLENGER, "1")
+    promotion.promote("demo", two, None)
     assert aliases() == {CHAMPION: two.version, PREVIOUS: one.version}
-    assert len(registry.history("demo")) == 2
+    assert len(history.read_history("demo")) == 2
 
 
 def test_a_checkout_without_a_history_takes_over_the_champion_that_there_is(checkout: Checkout) -> None:
     one, two, three = versions()
-    MlflowClient(store.uri()).set_registered_model_alias("demo", CHAMPION, str(two.version))
+    MlflowClient(store.tracking_uri()).set_registered_model_alias("demo", CHAMPION, str(two.version))
     others = {CHAMPION: two.version, PREVIOUS: one.version, CHALLENGER: three.version}
     for alias in (PREVIOUS, CHALLENGER):
-        MlflowClient(store.uri()).set_registered_model_alias("demo", alias, str(others[alias]))
-    registry.reconcile("demo")
-    registry.reconcile("demo")
-    assert registry.champion("demo") == two and len(registry.history("demo")) == 1
+        MlflowClient(store.tracking_uri()).set_registered_model_alias("demo", alias, str(others[alias]))
+    promotion.reconcile("demo")
+    promotion.reconcile("demo")
+    assert history.find_champion("demo") == two and len(history.read_history("demo")) == 1
     assert aliases() == others and one.version == 1
-    registry.promote("demo", three, None, by="a person")
+    promotion.promote("demo", three, None, by="a person")
     assert aliases() == {CHAMPION: three.version, PREVIOUS: two.version}
 
 
 def test_a_champion_that_was_not_expected_stays(checkout: Checkout) -> None:
     one, two, three = versions()
-    assert registry.promote("demo", one, "a decision", expected=None)
-    registry.promote("demo", two, None, by="a person")
-    assert not registry.promote("demo", three, "another", expected=one)
-    assert not registry.promote("demo", three, "another", expected=None)
-    assert registry.champion("demo") == two and len(registry.history("demo")) == 2
-    assert registry.promote("demo", three, "another", expected=two) and registry.champion("demo") == three
+    assert promotion.promote("demo", one, "a decision", expected=None)
+    promotion.promote("demo", two, None, by="a person")
+    assert not promotion.promote("demo", three, "another", expected=one)
+    assert not promotion.promote("demo", three, "another", expected=None)
+    assert history.find_champion("demo") == two and len(history.read_history("demo")) == 2
+    assert promotion.promote("demo", three, "another", expected=two) and history.find_champion("demo") == three
 
 
 def test_versions_that_mlflow_has_lost_are_told_with_the_mend(checkout: Checkout) -> None:
     version = versions()[0]
-    registry.promote("demo", version, None)
-    MlflowClient(store.uri()).delete_registered_model("demo")
+    promotion.promote("demo", version, None)
+    MlflowClient(store.tracking_uri()).delete_registered_model("demo")
     with pytest.raises(RecastError, match="MLFLOW_TRACKING_URI"):
-        registry.reconcile("demo")
-    file = registry.folder("demo") / "history.json"
+        promotion.reconcile("demo")
+    file = history.champion_folder("demo") / "history.json"
     file.write_text(json.dumps([{"kind": "coronation"}]))
     with pytest.raises(RecastError, match=r"history.json: 0\.kind"):
-        registry.champion("demo")
+        history.find_champion("demo")
 
 
 def test_mlflow_out_of_reach_is_waited_for_and_a_refusal_is_not(checkout: Checkout) -> None:
@@ -180,7 +189,7 @@ def test_mlflow_out_of_reach_is_waited_for_and_a_refusal_is_not(checkout: Checko
     def once_gone() -> str:
         calls.append(1)
         if len(calls) == 1:
-            with store.reported():
+            with store.translate_errors():
                 raise MlflowException("connection refused")
         return "there"
 
@@ -188,7 +197,7 @@ def test_mlflow_out_of_reach_is_waited_for_and_a_refusal_is_not(checkout: Checko
 
     def refused() -> None:
         calls.append(1)
-        with store.reported():
+        with store.translate_errors():
             raise MlflowException("no such thing", error_code=RESOURCE_DOES_NOT_EXIST)
 
     calls.clear()
@@ -207,15 +216,15 @@ def recast(*arguments: str) -> str:
 
 def test_commands_show_promote_and_roll_back(checkout: Checkout) -> None:
     one, two, _ = versions()
-    assert "there is no champion yet; `recast retrain demo` finds the first" in recast("champion", "demo")
+    assert "there is no champion yet; `recast retrain demo` makes the first" in recast("champion", "demo")
     for version in (one, two):
-        registry.promote("demo", version, None, "it is better")
+        promotion.promote("demo", version, None, "it is better")
     printed = recast("rollback", "demo")
-    assert f"version {one.version}, {one.label}, is champion again; version {two.version} was" in printed
+    assert f"version {one.version}, {one.label}, is the champion again; version {two.version} was" in printed
     with pytest.raises(RecastError, match="there is no former one"):
         recast("rollback", "demo")
     assert aliases() == {CHAMPION: one.version}
-    assert "is champion now" in recast("promote", "demo", "3")
+    assert "is the champion now" in recast("promote", "demo", "3")
     assert "is the champion already" in recast("promote", "demo", "3")
     with pytest.raises(RecastError, match="MLflow has no version 9"):
         recast("promote", "demo", "9")

@@ -1,7 +1,8 @@
-"""Watching: figures as a loop over forecasts finds them, once however often it is run, and people told once."""
+"""Monitoring: figures as a loop over forecasts computes them, the same however often it runs, each alert sent once."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,23 @@ from prefect.client.orchestration import get_client
 
 from flows import alerts, deployments
 from flows.monitor import BROKEN, FINE, NOTHING, monitor
-from lifecycle.champions import comparison, registry
-from lifecycle.champions.registry import Version
+from learning.losses import LOSSES
+from lifecycle.champions import decisions, promotion, registry
+from lifecycle.champions.history import Version
+from lifecycle.monitoring import history
 from lifecycle.monitoring import rules as monitoring
-from lifecycle.monitoring.drift import drift
-from lifecycle.monitoring.rules import Watched
+from lifecycle.monitoring.drift import measure_drift
+from lifecycle.monitoring.figures import daily_figures
+from lifecycle.monitoring.page import render_page
+from lifecycle.monitoring.versions import MonitoredVersion, read_monitored_versions
 from lifecycle.serving import forecast_log
 from problems.errors import RecastError
 from problems.problem import Problem
 from project import paths
 from project.settings.loading import load_settings
-from project.settings.sections import Monitor
+from project.settings.operation import MonitorSettings
 from stages.tracking import store
-from stages.training.trials import expand
+from stages.training.expansion import list_trials
 from tests.support.checkout import Checkout
 
 TABLE = Path("data/ingest/demo/table.parquet")
@@ -37,27 +42,27 @@ DAY = timedelta(days=1)
 def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]]:
     """The versions of a checkout in which this process works; the second is the champion."""
     with finished.copy(tmp_path_factory.mktemp("monitored") / "checkout").entered():
-        tags = {comparison.VALIDATED_UNTIL: comparison.validated_until("demo")}
-        trials = expand(load_settings(), "demo", paths.stage("window", "demo"))
-        found = [registry.register(trial, tags) for trial in trials if registry.is_stored(trial)]
-        registry.promote("demo", found[0], None)
-        registry.promote("demo", found[1], None)
+        tags = {registry.VALIDATED_UNTIL_TAG: decisions.find_validated_until("demo")}
+        trials = list_trials(load_settings(), "demo", paths.stage_folder("window", "demo"))
+        found = [registry.register_version(trial, tags) for trial in trials if registry.is_stored(trial)]
+        promotion.promote("demo", found[0], None)
+        promotion.promote("demo", found[1], None)
         yield found
 
 
 @pytest.fixture
 def log(versions: list[Version]) -> Iterator[pl.DataFrame]:
     """Forecasts of all windows: the first version's until 22 January, then the second's."""
-    shutil.rmtree(forecast_log.FOLDER, ignore_errors=True)
-    shutil.rmtree(monitoring.FOLDER, ignore_errors=True)
-    alerts.LOG.unlink(missing_ok=True)
+    shutil.rmtree(forecast_log.FORECASTS_FOLDER, ignore_errors=True)
+    shutil.rmtree(history.MONITOR_FOLDER, ignore_errors=True)
+    alerts.ALERT_LOG.unlink(missing_ok=True)
     before, rows = TABLE.read_bytes(), pl.read_parquet(TABLE)
     change = datetime(2020, 1, 22)
     for version, part in zip(versions, (rows.filter(pl.col("time") < change), rows), strict=False):
-        made = registry.load(version).forecast(part, all_windows=True)
+        made = registry.load_model(version).forecast(part, all_windows=True)
         made = made.filter((pl.col("origin") < change) == (version == versions[0]))
-        forecast_log.record("demo", forecast_log.identified("demo", version.version, made))
-    yield forecast_log.between("demo", *monitoring.ALL)
+        forecast_log.record_forecasts("demo", forecast_log.add_ids("demo", version.version, made))
+    yield forecast_log.read_forecasts("demo")
     TABLE.write_bytes(before)
 
 
@@ -68,8 +73,8 @@ def problem() -> Problem:
 
 
 def figures(**settings: Any) -> pl.DataFrame:
-    ingested = paths.stage("ingest", "demo")
-    return monitoring.figures(problem(), "demo", Monitor(**settings), ingested, monitoring.watched("demo"))
+    ingested = paths.stage_folder("ingest", "demo")
+    return daily_figures(problem(), "demo", MonitorSettings(**settings), ingested, read_monitored_versions("demo"))
 
 
 def with_monitor(**settings: Any) -> None:
@@ -80,40 +85,46 @@ def with_monitor(**settings: Any) -> None:
 
 
 def test_figures_are_those_of_a_loop_over_forecasts(log: pl.DataFrame, versions: list[Version]) -> None:
-    found = figures(window="2d")
+    computed = figures(window="2d")
     observed = dict(pl.read_parquet(TABLE).select("time", "T (degC)").iter_rows())
-    until = datetime.fromisoformat(comparison.validated_until("demo"))
+    until = datetime.fromisoformat(decisions.find_validated_until("demo"))
     seen = set()
-    for row in found.iter_rows(named=True):
+    for row in computed.iter_rows(named=True):
         last = datetime.combine(row["day"], datetime.min.time()) + DAY
-        of = [
-            each
-            for each in log.iter_rows(named=True)
-            if each["model_version"] == row["model_version"]
-            and last - 2 * DAY <= each["target_time"] < last
-            and each["target_time"] > until
-            and each["target_time"] in observed
+        forecasts = [
+            forecast
+            for forecast in log.iter_rows(named=True)
+            if forecast["model_version"] == row["model_version"]
+            and last - 2 * DAY <= forecast["target_time"] < last
+            and forecast["target_time"] > until
+            and forecast["target_time"] in observed
         ]
-        errors = [abs(each["forecast"] - observed[each["target_time"]]) for each in of]
-        naive = [abs(observed[each["origin"]] - observed[each["target_time"]]) for each in of]
-        assert row["forecasts"] == len(of) > 0
+        targets = [observed[forecast["target_time"]] for forecast in forecasts]
+        errors = [abs(forecast["forecast"] - y) for forecast, y in zip(forecasts, targets, strict=True)]
+        naive = [abs(observed[forecast["origin"]] - y) for forecast, y in zip(forecasts, targets, strict=True)]
+        assert row["forecasts"] == len(forecasts) > 0
+        assert row["selection_measure"] == "mae"
         assert row["mae"] == pytest.approx(np.mean(errors))
         assert row["persistence_mae"] == pytest.approx(np.mean(naive))
         assert row["skill"] == pytest.approx(1 - np.mean(errors) / np.mean(naive))
         for level in ("0.5", "0.8", "0.95"):
-            held = [each[f"low_{level}"] <= observed[each["target_time"]] <= each[f"high_{level}"] for each in of]
-            assert row[f"coverage_{level}"] == pytest.approx(np.mean(held))
+            inside = [
+                forecast[f"low_{level}"] <= y <= forecast[f"high_{level}"]
+                for forecast, y in zip(forecasts, targets, strict=True)
+            ]
+            assert row[f"coverage_{level}"] == pytest.approx(np.mean(inside))
         seen.add(row["model_version"])
-    assert seen == {1, 2} and versions[0].label.startswith("persistence")
-    assert found.filter(pl.col("model_version") == 1)["skill"].abs().max() == pytest.approx(0, abs=1e-6)
-    assert found["day"].max() == max(observed).date()
+    assert seen == {1, 2}
+    assert versions[0].label.startswith("persistence")
+    assert computed.filter(pl.col("model_version") == 1)["skill"].abs().max() == pytest.approx(0, abs=1e-6)
+    assert computed["day"].max() == max(observed).date()
 
 
 def test_the_same_observations_give_the_same_history_and_a_corrected_one_corrects_it(log: pl.DataFrame) -> None:
     with_monitor(window="3d")
 
     def metrics() -> dict[tuple[str, str], list[tuple[int, float]]]:
-        client = store.client()
+        client = store.get_client()
         experiment = client.get_experiment_by_name("demo")
         assert experiment is not None
         runs = client.search_runs([experiment.experiment_id], "tags.`recast.kind` = 'monitor'")
@@ -127,36 +138,37 @@ def test_the_same_observations_give_the_same_history_and_a_corrected_one_correct
         }
 
     assert monitor("demo", return_state=True).name == FINE
-    file, page = (monitoring.folder("demo") / name for name in ("history.parquet", "monitor.html"))
+    file, page = (history.monitor_folder("demo") / name for name in ("history.parquet", "monitor.html"))
     first, logged = file.read_bytes(), metrics()
     assert monitor("demo", return_state=True).name == FINE
     assert (file.read_bytes(), metrics()) == (first, logged)
-    days = monitoring.history("demo").filter(pl.col("model_version") == 2)
+    days = history.read_history("demo").filter(pl.col("model_version") == 2)
     # The last day is not over: its figures may change.
     steps = [(day - date(1970, 1, 1)).days for day in days["day"][:-1]]
     assert sorted(logged["2", "mae"]) == sorted(zip(steps, days["mae"][:-1], strict=True))
-    assert "version 2" in page.read_text() and not alerts.LOG.exists()
+    assert "version 2" in page.read_text()
+    assert not alerts.ALERT_LOG.exists()
 
     at = datetime(2020, 1, 24, 6)
     warmer = pl.when(pl.col("time") == at).then(pl.col("T (degC)") + 50).otherwise(pl.col("T (degC)"))
     pl.read_parquet(TABLE).with_columns(warmer.alias("T (degC)")).write_parquet(TABLE)
     monitor("demo")
-    now = monitoring.history("demo").filter(pl.col("model_version") == 2)
-    changed = [one != other for one, other in zip(days["mae"], now["mae"], strict=True)]
-    assert [day for day, each in zip(days["day"], changed, strict=True) if each] == [
+    now = history.read_history("demo").filter(pl.col("model_version") == 2)
+    is_changed = [before != after for before, after in zip(days["mae"], now["mae"], strict=True)]
+    assert [day for day, changed in zip(days["day"], is_changed, strict=True) if changed] == [
         day for day in days["day"] if day >= at.date()
     ]
 
 
-def test_a_broken_rule_is_told_once_and_starts_one_retraining(log: pl.DataFrame, servers: dict[str, Any]) -> None:
+def test_a_broken_rule_is_announced_once_and_starts_one_retraining(log: pl.DataFrame, servers: dict[str, Any]) -> None:
     # A pool of its own: other tests deploy the same problem from other folders.
     from tests.support.checkout import Checkout
 
     Checkout(Path.cwd(), {}).settings(deploy={"pool": "monitored"})
     with_monitor(window="3d", error=0.1, on_breach="retrain")
     settings = load_settings()
-    (wanted,) = (each for each in deployments.planned(settings, ["demo"]) if each.flow == "retrain")
-    (deployed,) = deployments.deploy(settings, [wanted]).values()
+    (wanted,) = (each for each in deployments.plan_deployments(settings, ["demo"]) if each.flow == "retrain")
+    (deployed,) = deployments.apply_deployments(settings, [wanted]).values()
 
     def started() -> int:
         with get_client(sync_client=True) as client:
@@ -166,45 +178,50 @@ def test_a_broken_rule_is_told_once_and_starts_one_retraining(log: pl.DataFrame,
             return len(asked)
 
     assert monitor("demo", return_state=True).name == BROKEN
-    told = alerts.LOG.read_text()
-    assert "monitor: demo: 1 rule is broken" in told and "A retraining is started." in told
-    assert "times that on the test rows" in told and started() == 1
+    sent = alerts.ALERT_LOG.read_text()
+    assert "monitor: demo: 1 rule is broken" in sent
+    assert "A retraining is started." in sent
+    assert "times the MAE on the test rows" in sent
+    assert started() == 1
     assert monitor("demo", return_state=True).name == BROKEN
-    assert alerts.LOG.read_text() == told and started() == 1
-    # Mended, and broken again.
+    assert alerts.ALERT_LOG.read_text() == sent
+    assert started() == 1
+    # Fixed, and broken again.
     with_monitor(window="3d")
     assert monitor("demo", return_state=True).name == FINE
     with_monitor(window="3d", error=0.1)
     monitor("demo")
-    assert alerts.LOG.read_text().count("1 rule is broken") == 2 and started() == 1
-    assert "`recast retrain demo` trains anew" in alerts.LOG.read_text()
+    assert alerts.ALERT_LOG.read_text().count("1 rule is broken") == 2
+    assert started() == 1
+    assert "`recast retrain demo` trains again" in alerts.ALERT_LOG.read_text()
 
 
-def test_where_nothing_is_deployed_a_retraining_that_fails_is_begun_once(log: pl.DataFrame) -> None:
+def test_where_nothing_is_deployed_a_retraining_that_fails_is_started_once(log: pl.DataFrame) -> None:
     Checkout(Path.cwd(), {}).settings(deploy={"pool": "nowhere"})
     with_monitor(window="3d", error=0.1, on_breach="retrain")
     # Another retraining, as it were.
     with FileLock(paths.STATE / "retrain-demo.lock"), pytest.raises(RecastError, match="another retraining of demo"):
         monitor("demo")
-    told = alerts.LOG.read_text()
-    assert told.count("1 rule is broken") == 1
+    sent = alerts.ALERT_LOG.read_text()
+    assert sent.count("1 rule is broken") == 1
     assert monitor("demo", return_state=True).name == BROKEN
-    assert alerts.LOG.read_text() == told
+    assert alerts.ALERT_LOG.read_text() == sent
 
 
 def test_that_forecasts_stop_is_a_figure_too(log: pl.DataFrame) -> None:
     rows = pl.read_parquet(TABLE)
     further = rows.tail(240).with_columns(pl.col("time") + 10 * DAY)
     pl.concat([rows, further]).write_parquet(TABLE)
-    row = monitoring.judged(figures(window="2d"), 2)
+    row = history.newest_figures(figures(window="2d"), 2)
     assert (row["forecasts"], row["mae"], row["missing"]) == (0, None, 1.0)
-    found = monitoring.breaches(Monitor(missing=0.5), row, 1.0, "°C")
-    assert [each.rule for each in found] == ["missing"] and "of 100.0 % of what was observed" in found[0].message
+    (broken,) = monitoring.broken_rules(MonitorSettings(missing=0.5), row, 1.0, "°C")
+    assert broken.rule == "missing"
+    assert "100.0 % of the observations had no forecast" in broken.message
 
 
-def test_without_a_forecast_there_is_nothing_to_tell(versions: list[Version]) -> None:
-    shutil.rmtree(forecast_log.FOLDER, ignore_errors=True)
-    shutil.rmtree(monitoring.FOLDER, ignore_errors=True)
+def test_without_a_forecast_there_is_nothing_to_report(versions: list[Version]) -> None:
+    shutil.rmtree(forecast_log.FORECASTS_FOLDER, ignore_errors=True)
+    shutil.rmtree(history.MONITOR_FOLDER, ignore_errors=True)
     assert monitor("demo", return_state=True).name == NOTHING
 
 
@@ -235,10 +252,10 @@ ROW = {
     ],
 )
 def test_the_rules(row: dict[str, Any], rules: list[str]) -> None:
-    found = monitoring.breaches(Monitor(skill=0.0, missing=0.5), ROW | row, 2.0, "°C")
-    assert [each.rule for each in found] == rules
-    off = Monitor(error=None, skill=None, coverage=None, missing=None, drift=None)
-    assert not monitoring.breaches(off, ROW | row, 2.0, "°C")
+    broken = monitoring.broken_rules(MonitorSettings(skill=0.0, missing=0.5), ROW | row, 2.0, "°C")
+    assert [rule.rule for rule in broken] == rules
+    off = MonitorSettings(error=None, skill=None, coverage=None, missing=None, drift=None)
+    assert not monitoring.broken_rules(off, ROW | row, 2.0, "°C")
 
 
 # Drift
@@ -264,19 +281,21 @@ def weather(days: int = 3 * 365 + 60) -> pl.DataFrame:
 
 def drifted(rows: pl.DataFrame, *days: str) -> list[dict[str, float | None]]:
     last = np.array(days, dtype="datetime64[D]").astype(np.int64)
-    return [{each.column: each.times for each in of} for of in drift(rows, rows.columns[1:], KNOWN_UNTIL, 14, last)]
+    by_day = measure_drift(rows, rows.columns[1:], KNOWN_UNTIL, 14, last)
+    return [{drift.column: drift.ratio for drift in drifts} for drifts in by_day]
 
 
 def test_what_is_as_in_former_years_has_not_drifted_and_another_unit_has() -> None:
     rows = weather()
     (usual,) = drifted(rows, "2022-02-10")
-    assert all(times is not None and times < 1.5 for times in usual.values())
+    assert all(ratio is not None and ratio < 1.5 for ratio in usual.values())
     late = pl.col("time") >= datetime(2022, 1, 28)
     fahrenheit = pl.when(late).then(pl.col("season") * 1.8 + 32).otherwise(pl.col("season"))
-    (found,) = drifted(rows.with_columns(fahrenheit.alias("season")), "2022-02-10")
-    assert found["season"] is not None and found["season"] > 1.5
-    assert {**found, "season": None} == {**usual, "season": None}
-    # Pouring every hour, where it is nearly always dry.
+    (changed,) = drifted(rows.with_columns(fahrenheit.alias("season")), "2022-02-10")
+    assert changed["season"] is not None
+    assert changed["season"] > 1.5
+    assert {**changed, "season": None} == {**usual, "season": None}
+    # Rain in every hour, where it is nearly always dry.
     wet = pl.when(late).then(1.0).otherwise(pl.col("rain"))
     assert (drifted(rows.with_columns(wet.alias("rain")), "2022-02-10")[0]["rain"] or 0) > 1.5
 
@@ -288,15 +307,81 @@ def test_a_season_that_is_not_known_is_not_judged_and_later_rows_change_nothing(
     assert not drifted(young.filter(pl.col("time").dt.month() != 12), "2022-02-10")[0]
     until = rows.filter(pl.col("time") < datetime(2022, 1, 21))
     assert drifted(until, "2022-01-12", "2022-01-20") == drifted(rows, "2022-01-12", "2022-01-20")
-    # Of a window with hardly a row nothing is said.
+    # A window with hardly a row is not judged.
     gone = rows.filter(~pl.col("time").is_between(datetime(2022, 1, 2), datetime(2022, 1, 12)))
     assert drifted(gone, "2022-01-12") == [{}]
 
 
 def test_a_version_that_mlflow_lost_is_left_out(log: pl.DataFrame) -> None:
-    there = monitoring.watched("demo")
-    assert all(isinstance(each, Watched) and each.test_mae for each in there.values())
-    made = forecast_log.identified("demo", 77, log.drop("model_version", "forecast_id"))
-    forecast_log.record("demo", made)
-    assert set(monitoring.watched("demo")) == set(there) == {1, 2}
+    known = read_monitored_versions("demo")
+    assert all(isinstance(version, MonitoredVersion) and version.test_errors["mae"] for version in known.values())
+    made = forecast_log.add_ids("demo", 77, log.drop("model_version", "forecast_id"))
+    forecast_log.record_forecasts("demo", made)
+    assert set(read_monitored_versions("demo")) == set(known) == {1, 2}
     assert set(figures()["model_version"]) == {1, 2}
+
+
+# The selection measure
+
+QUANTILES = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
+
+
+def figures_of_quantiles(quantiles: tuple[float, ...]) -> tuple[pl.DataFrame, dict[int, MonitoredVersion]]:
+    """The figures if the second version had been trained with the pinball loss; its test error would be 0.5."""
+    versions = read_monitored_versions("demo")
+    objective = LOSSES["pinball"](quantiles)
+    versions[2] = replace(versions[2], objective=objective, test_errors={"pinball": 0.5, "mae": 0.8})
+    ingested = paths.stage_folder("ingest", "demo")
+    return daily_figures(problem(), "demo", MonitorSettings(window="2d"), ingested, versions), versions
+
+
+def test_a_version_that_the_pinball_loss_selected_is_judged_by_it(log: pl.DataFrame) -> None:
+    computed, versions = figures_of_quantiles(QUANTILES)
+    assert dict(computed.select("model_version", "selection_measure").iter_rows()) == {1: "mae", 2: "pinball"}
+    observed = dict(pl.read_parquet(TABLE).select("time", "T (degC)").iter_rows())
+    columns = ("low_0.95", "low_0.8", "low_0.5", "forecast", "high_0.5", "high_0.8", "high_0.95")
+
+    def loss(forecasts: Sequence[float], target: float) -> float:
+        errors = [target - forecast for forecast in forecasts]
+        return 2 * float(np.mean([max(q * e, (q - 1) * e) for q, e in zip(QUANTILES, errors, strict=True)]))
+
+    row = computed.filter(pl.col("model_version") == 2).row(-1, named=True)
+    last = datetime.combine(row["day"], datetime.min.time()) + DAY
+    forecasts = log.filter(
+        pl.col("model_version") == 2, pl.col("target_time") >= last - 2 * DAY, pl.col("target_time") < last
+    ).filter(pl.col("target_time").is_in(list(observed)))
+    targets = [observed[moment] for moment in forecasts["target_time"]]
+    losses = [loss(values, y) for values, y in zip(forecasts.select(columns).iter_rows(), targets, strict=True)]
+    naive = [loss([observed[at]] * 7, y) for at, y in zip(forecasts["origin"], targets, strict=True)]
+    assert row["pinball"] == pytest.approx(np.mean(losses))
+    assert row["error"] == pytest.approx(np.mean(losses) / 0.5)
+    assert row["skill"] == pytest.approx(1 - np.mean(losses) / np.mean(naive))
+    assert row["persistence_pinball"] == pytest.approx(row["persistence_mae"])
+    assert row["mae"] is not None
+    assert computed["pinball"].null_count() == len(computed.filter(model_version=1))
+    (broken,) = monitoring.broken_rules(
+        MonitorSettings(error=0.01, skill=None, coverage=None, missing=None, drift=None, least=1), row, 0.5, "°C"
+    )
+    assert "times the pinball loss on the test rows, 0.5 °C" in broken.message
+    page = render_page("demo", problem(), MonitorSettings(), computed, row, versions, [broken])
+    assert "Pinball loss or MAE" in page
+    assert "is judged by the" not in page
+
+
+def test_where_the_log_lacks_a_quantile_the_mae_judges_and_the_page_says_so(log: pl.DataFrame) -> None:
+    computed, versions = figures_of_quantiles((0.05, 0.5, 0.95))
+    assert set(computed["selection_measure"]) == {"mae"}
+    assert "pinball" not in computed.columns
+    row = computed.filter(pl.col("model_version") == 2).row(-1, named=True)
+    assert row["error"] == pytest.approx(row["mae"] / 0.8)
+    page = render_page("demo", problem(), MonitorSettings(), computed, row, versions, [])
+    assert "was selected by its pinball loss, but it is judged by the MAE" in page
+
+
+def test_a_history_of_an_earlier_version_was_judged_by_the_mae(log: pl.DataFrame) -> None:
+    former = figures(window="2d").drop("selection_measure")
+    history.write_history("demo", former.head(3))
+    assert set(history.read_history("demo")["selection_measure"]) == {"mae"}
+    merged = history.merge_history(history.read_history("demo"), figures_of_quantiles(QUANTILES)[0])
+    assert merged["selection_measure"].null_count() == 0
+    assert len(merged) == len(former)

@@ -11,10 +11,12 @@ import polars as pl
 import pytest
 
 from lifecycle.new_rows import clock
-from lifecycle.new_rows.contract import Breach, Known, breaches, check
-from lifecycle.new_rows.refresh import accept, arrived
+from lifecycle.new_rows.contract import check_contract, find_breaches
+from lifecycle.new_rows.known_table import KnownTable
+from lifecycle.new_rows.quarantine import Breach, accept_increment
+from lifecycle.new_rows.refresh import fetch_increment
 from problems.problem import Problem
-from problems.station import simulate
+from problems.sources.station import simulate_rows
 from project import paths
 from project.atomic import write_json
 from project.settings.sections import Settings
@@ -32,7 +34,7 @@ Check = Callable[..., list[Breach]]
 @pytest.fixture(scope="module")
 def rows() -> pl.DataFrame:
     """Two years of a simulated station by the hour, as `ingest` leaves them."""
-    table = pl.concat(simulate(17_520, HOUR, seed=1))
+    table = pl.concat(simulate_rows(17_520, HOUR, seed=1))
     return table.select(pl.col("time").cast(pl.Datetime("ms")), pl.lit("all").alias("series"), *FEATURES)
 
 
@@ -59,8 +61,8 @@ def checked(rows: pl.DataFrame) -> Check:
     """What new rows break against all rows before `FROM`."""
 
     def check(new: pl.DataFrame, of: Problem | None = None, first: bool = False) -> list[Breach]:
-        known = Known(rows.filter(pl.col("time") < FROM).lazy(), HOUR, first)
-        return breaches(of or problem(), new, known)
+        known = KnownTable(rows.filter(pl.col("time") < FROM).lazy(), HOUR, first)
+        return find_breaches(of or problem(), new, known)
 
     return check
 
@@ -122,7 +124,7 @@ def test_rows_that_overlap_known_ones_an_hour_apart(rows: pl.DataFrame, checked:
     again = rows.filter(pl.col("time").is_between(FROM - timedelta(hours=12), FROM)).with_columns(pl.col("time") - HOUR)
     (found,) = (each for each in checked(again) if each.rule == "clock")
     assert (found.evidence["hours"], found.evidence["same"]) == (-1, 12)
-    assert "12 of 12 new rows are known ones of 1 h after: the clock is 1 h behind" in found.message
+    assert "12 of 12 new rows repeat the known rows of 1 h after: the clock is 1 h behind" in found.message
 
 
 def test_a_gap_may_lie_before_the_first_increment(month: pl.DataFrame, checked: Check) -> None:
@@ -145,7 +147,7 @@ def several(rows: pl.DataFrame, *names: str) -> pl.DataFrame:
 def test_a_series_that_is_not_known_is_told(month: pl.DataFrame, checked: Check) -> None:
     (found,) = checked(several(month, "all", "al"))
     assert (found.rule, found.evidence) == ("series", {"series": "al", "rows": 720, "known": ["all"]})
-    assert "series 'al' is not known; known are all. " in found.message
+    assert "series 'al' is not known; the known series are all. " in found.message
     assert "recast quarantine --accept" in found.message
 
 
@@ -153,7 +155,7 @@ def test_a_series_that_stops_while_others_go_on_is_told_once(rows: pl.DataFrame,
     before = several(rows.filter(pl.col("time") < FROM), "a", "b")
 
     def found(new: pl.DataFrame, known: pl.DataFrame = before, first: bool = False, **contract: Any) -> list[Breach]:
-        return breaches(problem(**contract), new, Known(known.sort("series", "time").lazy(), HOUR, first))
+        return find_breaches(problem(**contract), new, KnownTable(known.sort("series", "time").lazy(), HOUR, first))
 
     assert found(several(month, "a", "b")) == []
     (stopped,) = found(several(month, "a"))
@@ -201,27 +203,27 @@ def test_rows_that_come_more_often_are_thinned_or_told(rows: pl.DataFrame, month
 
 
 def test_a_day_turns_with_its_clock() -> None:
-    def waves(hours_ahead: int) -> clock.Array:
+    def waves(hours_ahead: int) -> clock.Floats:
         moments = [datetime(2020, 1, 1) + i * HOUR for i in range(72)]
         angles = np.array([(i - hours_ahead) * 2 * np.pi / 24 for i in range(72)])
         values = np.cos(angles) + 0.5 * np.sin(2 * angles)
         rows = pl.DataFrame({"time": moments, T: values, P: 1000 - values})
-        days, found_DKF = clock.waves(rows, [T, P], HOUR)
+        days, found_DKF = clock.fit_daily_waves(rows, [T, P], HOUR)
         assert days.tolist() == [18262, 18263, 18264]
         assert found_DKF.shape == (3, 12, 2)
         return found_DKF.mean(axis=0)
 
     for hours in (-5, 1, 3):
         # A slope is fitted too, which a wave is not quite free of: the same in each day, not at each hour.
-        assert np.abs(clock.turned(waves(0), hours) - waves(hours)).max() < 0.3
+        assert np.abs(clock.shift_waves(waves(0), hours) - waves(hours)).max() < 0.3
         assert np.abs(waves(0) - waves(hours)).max() > 0.2
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2020-01-26T00:00:00,warm,1000", "'warm', which is no finite number"),
-        ("26.01.2020,5,1000", "which is no time"),
+        ("2020-01-26T00:00:00,warm,1000", "'warm', which is not a finite number"),
+        ("26.01.2020,5,1000", "which is not a time"),
         ("2020-01-26T00:00:00,5,1e999", "no finite number"),
     ],
 )
@@ -230,9 +232,9 @@ def test_cells_that_are_none_are_a_breach_of_types(
 ) -> None:
     settings = growing(tmp_path, monkeypatch)
     Path("incoming/a.csv").write_text(f"time,T (degC),p (mbar)\n{line}\n")
-    arrival = arrived("demo", settings, lambda come, total: None)
+    arrival = fetch_increment("demo", settings, lambda come, total: None)
     assert arrival is not None
-    (found,) = check("demo", settings, arrival)
+    (found,) = check_contract("demo", settings, arrival)
     assert found.rule == "types"
     assert message in found.message
 
@@ -240,9 +242,9 @@ def test_cells_that_are_none_are_a_breach_of_types(
 def test_a_column_that_is_gone_is_a_breach_of_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = growing(tmp_path, monkeypatch)
     Path("incoming/a.csv").write_text("time,temperature,p (mbar)\n2020-01-26T00:00:00,5,1000\n")
-    arrival = arrived("demo", settings, lambda come, total: None)
+    arrival = fetch_increment("demo", settings, lambda come, total: None)
     assert arrival is not None
-    (found,) = check("demo", settings, arrival)
+    (found,) = check_contract("demo", settings, arrival)
     assert "there is no column 'T (degC)'; the columns are" in found.message
 
 
@@ -252,16 +254,16 @@ def test_rows_that_were_accepted_since_ingest_are_known(tmp_path: Path, monkeypa
     lines = Path("all.csv").read_text().splitlines(keepends=True)
     for begin, end in ((601, 801), (801, 841)):
         Path("incoming/a.csv").write_text("".join([lines[0], *lines[begin:end]]))
-        arrival = arrived("demo", settings, lambda come, total: None)
+        arrival = fetch_increment("demo", settings, lambda come, total: None)
         assert arrival is not None
         # Without the rows between, the second would come after a gap of 8 days.
-        assert check("demo", settings, arrival) == []
-        accept(arrival)
+        assert check_contract("demo", settings, arrival) == []
+        accept_increment(arrival)
         if begin == 601:
             declared = settings.problem("demo")
             assert isinstance(declared, Problem)
-            ingest(declared, paths.raw("demo"), paths.stage("ingest", "demo"))
-            quality = paths.stage("ingest", "demo") / "quality.json"
+            ingest(declared, paths.raw_folder("demo"), paths.stage_folder("ingest", "demo"))
+            quality = paths.stage_folder("ingest", "demo") / "quality.json"
             about = json.loads(quality.read_text())
             about["files"] = {name: sha for name, sha in about["files"].items() if "/" not in name}
             write_json(quality, about)
@@ -278,18 +280,18 @@ def test_rows_are_held_against_what_the_store_holds_now_as_it_is_read_now(
     fetch("demo", settings)
     declared = settings.problem("demo")
     assert isinstance(declared, Problem)
-    ingest(declared, paths.raw("demo"), paths.stage("ingest", "demo"))
+    ingest(declared, paths.raw_folder("demo"), paths.stage_folder("ingest", "demo"))
     Path("incoming/a.csv").write_text("time,T (degC),p (mbar)\n2020-01-26T00:00:00,-500,1000\n")
-    arrival = arrived("demo", settings, lambda come, total: None)
+    arrival = fetch_increment("demo", settings, lambda come, total: None)
     assert arrival is not None
-    assert "range" not in rules(check("demo", settings, arrival))
+    assert "range" not in rules(check_contract("demo", settings, arrival))
     # The range of what was ingested holds the sentinel, which is none until it is declared.
     table = declared.table.model_copy(update={"sentinels": {T: (-9999.0,)}})
     told = settings.model_copy(update={"problems": {"demo": declared.model_copy(update={"table": table})}})
-    assert "range" in rules(check("demo", told, arrival))
+    assert "range" in rules(check_contract("demo", told, arrival))
     # A file of the same name with other rows.
     Path("demo.csv").write_text("".join(line for line in lines if "-9999" not in line))
-    assert "range" in rules(check("demo", settings, arrival))
+    assert "range" in rules(check_contract("demo", settings, arrival))
 
 
 def growing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:

@@ -16,13 +16,12 @@ import pytest
 from tenacity import wait_none
 from typer.testing import CliRunner
 
-from lifecycle.new_rows import refresh
-from lifecycle.new_rows.contract import Breach
-from lifecycle.new_rows.refresh import Arrival
-from problems import download as downloading
-from problems import fresh as freshly
+from lifecycle.new_rows import quarantine, refresh
+from lifecycle.new_rows.quarantine import Arrival, Breach
 from problems.errors import RecastError, Unreachable
-from problems.increments import FOLDER, increments
+from problems.files import download as downloading
+from problems.files import web_copy
+from problems.files.raw_store import INCREMENTS_FOLDER, list_increments
 from project import paths
 from project.settings.parsing import parse_settings
 from project.settings.sections import Settings
@@ -39,28 +38,28 @@ def silent(come: int, total: int | None) -> None:
 
 
 def arrived(settings: Settings) -> Arrival | None:
-    return refresh.arrived("demo", settings, silent)
+    return refresh.fetch_increment("demo", settings, silent)
 
 
 def accepted(settings: Settings) -> Arrival:
     """What has come, taken in."""
     arrival = arrived(settings)
     assert arrival is not None
-    refresh.accept(arrival)
+    quarantine.accept_increment(arrival)
     return arrival
 
 
 def table(settings: Settings) -> pl.DataFrame:
     """What ingest makes of base and increments."""
     declared = settings.problem("demo")
-    ingest(declared, paths.raw("demo"), Path("out"))  # type: ignore[arg-type]
+    ingest(declared, paths.raw_folder("demo"), Path("out"))  # type: ignore[arg-type]
     return pl.read_parquet("out/table.parquet")
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(downloading, "WAIT", wait_none())
+    monkeypatch.setattr(downloading, "RETRY_WAIT", wait_none())
     for name in ("JENA_ARCHIVE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
 
@@ -99,7 +98,7 @@ def test_an_increment_holds_the_header_and_the_lines_that_are_not_known(lines: l
     arrival = accepted(settings())
     assert (arrival.rows, arrival.known, arrival.corrected, arrival.late) == (99, 21, 0, 0)
     assert (arrival.first, arrival.last) == ("2020-01-26 00:00:00", "2020-01-30 02:00:00")
-    (stored,) = increments(paths.raw("demo") / FOLDER)
+    (stored,) = list_increments(paths.raw_folder("demo") / INCREMENTS_FOLDER)
     assert stored.name == f"0001-{arrival.sha256[:8]}.csv"
     assert stored.read_bytes() == b"".join([lines[0], *lines[601:700]])
     assert arrived(settings()) is None
@@ -157,7 +156,7 @@ def test_comments_are_no_rows(lines: list[bytes], settings: Make) -> None:
     )
     arrival = accepted(declared)
     assert (arrival.rows, arrival.known, arrived(declared)) == (29, 11, None)
-    (stored,) = increments(paths.raw("demo") / FOLDER)
+    (stored,) = list_increments(paths.raw_folder("demo") / INCREMENTS_FOLDER)
     assert stored.read_bytes() == b"".join([lines[0], *lines[601:630]])
     with file.open("ab") as grown:
         grown.writelines([b"# more\n", *lines[630:640]])
@@ -210,7 +209,7 @@ def test_lines_that_are_known_are_compared_again_only_where_something_has_change
     assert (grown.rows, grown.known) == (10, 0)
     assert arrived(settings()) is None
     # The store is another one, as after a git checkout and a dvc checkout.
-    increments(paths.raw("demo") / FOLDER)[0].unlink()
+    list_increments(paths.raw_folder("demo") / INCREMENTS_FOLDER)[0].unlink()
     again = accepted(settings())
     assert (again.rows, again.known, again.late) == (first.rows, 21, 99)
     assert arrived(settings()) is None
@@ -244,7 +243,7 @@ def test_what_is_no_such_table_is_an_error(content: bytes, message: str, lines: 
     Path("incoming/a.csv").write_bytes(content)
     with pytest.raises(RecastError, match=message):
         arrived(settings())
-    assert not (paths.raw("demo") / FOLDER).exists()
+    assert not (paths.raw_folder("demo") / INCREMENTS_FOLDER).exists()
 
 
 def test_a_folder_that_is_not_there(lines: list[bytes], settings: Make) -> None:
@@ -257,10 +256,10 @@ def test_a_folder_that_is_not_there(lines: list[bytes], settings: Make) -> None:
 
 
 def test_a_file_that_is_no_increment_is_named(lines: list[bytes], settings: Make) -> None:
-    foreign = paths.raw("demo") / FOLDER / "2020-notes.csv"
+    foreign = paths.raw_folder("demo") / INCREMENTS_FOLDER / "2020-notes.csv"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"".join([lines[0], *lines[601:640]]))
-    with pytest.raises(RecastError, match=r"data/raw/demo/fresh/2020-notes\.csv: no increment.*move the file"):
+    with pytest.raises(RecastError, match=r"data/raw/demo/fresh/2020-notes\.csv: not an increment.*move the file"):
         arrived(settings())
 
 
@@ -287,22 +286,22 @@ def test_a_kill_at_any_point_loses_and_doubles_nothing(lines: list[bytes], setti
     first = arrived(settings())  # killed before it was checked
     again = arrived(settings())
     assert first == again is not None
-    path = refresh.accept(again)  # killed before it was told
-    assert refresh.accept(again) == path
+    path = quarantine.accept_increment(again)  # killed before it was told
+    assert quarantine.accept_increment(again) == path
     assert arrived(settings()) is None
     with pytest.raises(RecastError, match="no longer there"):
-        refresh.quarantine(again, [])
+        quarantine.quarantine_increment(again, [])
     Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:660]]))
     second = arrived(settings())
     assert second is not None
     # Killed between the reasons and the rows.
-    reasons = paths.quarantine("demo") / second.pending.with_suffix(".json").name
+    reasons = paths.quarantine_folder("demo") / second.pending.with_suffix(".json").name
     reasons.parent.mkdir(parents=True)
     reasons.write_text("{}")
     second = arrived(settings())
     assert second is not None
-    file = refresh.quarantine(second, [Breach("drift", "T (degC)", "too warm", {"mean": 80.0})])
-    assert refresh.quarantine(second, [Breach("drift", "T (degC)", "too warm", {"mean": 80.0})]) == file
+    file = quarantine.quarantine_increment(second, [Breach("drift", "T (degC)", "too warm", {"mean": 80.0})])
+    assert quarantine.quarantine_increment(second, [Breach("drift", "T (degC)", "too warm", {"mean": 80.0})]) == file
     assert arrived(settings()) is None
     assert table(settings()).height == 639
 
@@ -312,33 +311,33 @@ def test_what_is_in_quarantine_is_known_until_it_is_dropped(lines: list[bytes], 
     file.write_bytes(b"".join([lines[0], *lines[601:640]]))
     arrival = arrived(settings())
     assert arrival is not None
-    refresh.quarantine(arrival, [Breach("stuck", "p (mbar)", "stays", {})])
-    (there,) = refresh.quarantined("demo")
+    quarantine.quarantine_increment(arrival, [Breach("stuck", "p (mbar)", "stays", {})])
+    (there,) = quarantine.list_quarantine("demo")
     assert (there.arrival["rows"], there.breaches[0]["rule"]) == (39, "stuck")
     with file.open("ab") as grown:
         grown.writelines(lines[640:650])
     assert accepted(settings()).rows == 10
     assert accepted_names("demo") == ["0002"]
-    refresh.release("demo", there.file.stem, settings())
+    quarantine.release_increment("demo", there.file.stem, settings())
     assert accepted_names("demo") == ["0001", "0002"]
     assert table(settings()).height == 649
     with file.open("ab") as grown:
         grown.write(b"2020-02-10T00:00:00,warm,1000\n")
     wrong = arrived(settings())
     assert wrong is not None
-    name = refresh.quarantine(wrong, []).stem
-    with pytest.raises(RecastError, match="'warm', which is no finite number"):
-        refresh.release("demo", name, settings())
-    refresh.drop("demo", name)
+    name = quarantine.quarantine_increment(wrong, []).stem
+    with pytest.raises(RecastError, match="'warm', which is not a finite number"):
+        quarantine.release_increment("demo", name, settings())
+    quarantine.drop_increment("demo", name)
     again = arrived(settings())
     assert again is not None
     assert again.sha256 == wrong.sha256
     with pytest.raises(RecastError, match="no increment 7; there are: none"):
-        refresh.drop("demo", "7")
+        quarantine.drop_increment("demo", "7")
 
 
 def accepted_names(problem: str) -> list[str]:
-    return [file.name.partition("-")[0] for file in increments(paths.raw(problem) / FOLDER)]
+    return [file.name.partition("-")[0] for file in list_increments(paths.raw_folder(problem) / INCREMENTS_FOLDER)]
 
 
 def test_parquet_files_grow_too(lines: list[bytes], settings: Make) -> None:
@@ -348,7 +347,7 @@ def test_parquet_files_grow_too(lines: list[bytes], settings: Make) -> None:
     rows.slice(590, 30).write_parquet("incoming/a.parquet")
     assert accepted(grown).rows == 20
     assert arrived(grown) is None
-    assert pl.read_parquet(increments(paths.raw("demo") / FOLDER)[0]).equals(rows.slice(600, 20))
+    assert pl.read_parquet(list_increments(paths.raw_folder("demo") / INCREMENTS_FOLDER)[0]).equals(rows.slice(600, 20))
     assert table(grown).height == 620
     Path("incoming/b.parquet").write_bytes(Path("incoming/a.parquet").read_bytes()[:500])
     with pytest.raises(RecastError, match=r"b\.parquet: not a whole Parquet file"):
@@ -371,7 +370,7 @@ def test_the_stations_running_file_joins_an_hourly_archive(settings: Make) -> No
     )
     arrival = accepted(declared)
     assert (arrival.rows, arrived(declared)) == (100, None)
-    assert increments(paths.raw("demo") / FOLDER)[0].read_bytes().startswith(head)
+    assert list_increments(paths.raw_folder("demo") / INCREMENTS_FOLDER)[0].read_bytes().startswith(head)
     times = table(declared)["time"]
     assert len(times) == 240 + 16
     assert times.diff().drop_nulls().unique().to_list() == [timedelta(hours=1)]
@@ -447,7 +446,7 @@ def station(lines: list[bytes]) -> Iterator[Station]:
 def test_a_server_is_asked_for_what_is_new_only(
     station: Station, lines: list[bytes], settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(freshly, "COMPARED_BYTES", 100)
+    monkeypatch.setattr(web_copy, "COMPARED_BYTES", 100)
     declared = settings(fresh={"kind": "http", "url": station.url})
     assert accepted(declared).rows == 99
     assert station.asked.pop() == (200, len(station.body))
@@ -472,7 +471,7 @@ def test_a_server_is_asked_for_what_is_new_only(
 def test_a_server_that_breaks_off_or_is_down_changes_nothing(
     station: Station, lines: list[bytes], settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(freshly, "COMPARED_BYTES", 100)
+    monkeypatch.setattr(web_copy, "COMPARED_BYTES", 100)
     declared = settings(fresh={"kind": "http", "url": station.url})
     station.broken = True
     with pytest.raises(Unreachable, match=r"roof\.csv"):
@@ -583,7 +582,7 @@ def test_a_query_brings_again_what_was_dropped(settings: Make) -> None:
     def into_quarantine() -> str:
         arrival = arrived(declared)
         assert arrival is not None
-        return refresh.quarantine(arrival, []).stem
+        return quarantine.quarantine_increment(arrival, []).stem
 
     plant(hours[5:8], first=50)
     wrong = into_quarantine()
@@ -597,14 +596,14 @@ def test_a_query_brings_again_what_was_dropped(settings: Make) -> None:
     mended = arrived(declared)
     assert mended is not None
     assert (mended.rows, mended.first) == (3, "2020-01-01 05:00:00")
-    refresh.drop("demo", wrong)
-    refresh.drop("demo", worse)
+    quarantine.drop_increment("demo", wrong)
+    quarantine.drop_increment("demo", worse)
     dropped = arrived(declared)
     assert dropped is not None
     assert (dropped.rows, dropped.first) == (5, "2020-01-01 05:00:00")
-    refresh.accept(dropped)
+    quarantine.accept_increment(dropped)
     assert arrived(declared) is None
-    assert list(paths.quarantine("demo").iterdir()) == []
+    assert list(paths.quarantine_folder("demo").iterdir()) == []
     assert table(declared).height == 12
 
 
@@ -619,7 +618,7 @@ def test_a_query_brings_again_what_was_dropped(settings: Make) -> None:
         ({"problems__demo__table__thin": True}, "cadence must be given where thin is true"),
         ({"problems__demo__contract": {"drift": -1}}, "contract.drift: must be above 0"),
         ({"problems__demo__contract": {"ranges": {"rain": [0, 1]}}}, "contract has ranges for 'rain'"),
-        ({"problems__demo__contract": {"ranges": {"p (mbar)": [2, 1]}}}, "the least, 2, is above the most, 1"),
+        ({"problems__demo__contract": {"ranges": {"p (mbar)": [2, 1]}}}, "the minimum, 2, is above the maximum, 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -635,7 +634,7 @@ def test_the_commands_tell_what_came_and_have_dvc_track_it(tmp_path: Path, monke
     from flows import dag
     from flows.cli import app
 
-    made = checkout.make(tmp_path / "checkout")
+    made = checkout.make_checkout(tmp_path / "checkout")
     monkeypatch.chdir(made.root)
     write_table(Path("all.csv"), 900)
     lines = Path("all.csv").read_bytes().splitlines(keepends=True)
@@ -652,12 +651,16 @@ def test_the_commands_tell_what_came_and_have_dvc_track_it(tmp_path: Path, monke
     # Half a line is not taken however often one refresh, or a dry run before it, looks at it.
     Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[590:700], lines[700][:-4]]))
     status, printed = recast("refresh", "--dry-run")
-    assert (status, "would be taken in" in printed, paths.raw("demo").joinpath(FOLDER).exists()) == (0, True, False)
+    assert (status, "would be accepted" in printed, paths.raw_folder("demo").joinpath(INCREMENTS_FOLDER).exists()) == (
+        0,
+        True,
+        False,
+    )
     status, printed = recast("refresh")
-    assert (status, "99" in printed, "taken in: 0001-" in printed) == (0, True, True)
+    assert (status, "99" in printed, "accepted: 0001-" in printed) == (0, True, True)
     noted = Path("data/raw/demo/fresh.dvc").read_text()
     assert "nfiles: 1" in noted
-    assert not dag.track(Path("data/raw/demo/fresh"))
+    assert not dag.track_folder(Path("data/raw/demo/fresh"))
     Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[590:700]]))
     warm = [changed(line, 80 + i % 5) for i, line in enumerate(lines[700:760])]
     Path("incoming/b.csv").write_bytes(b"".join([lines[0], *warm]))
@@ -667,7 +670,7 @@ def test_the_commands_tell_what_came_and_have_dvc_track_it(tmp_path: Path, monke
     assert (status, "in quarantine: 0002-" in printed, "T (degC)" in printed) == (4, True, True)
     assert Path("data/raw/demo/fresh.dvc").read_text() == noted
     assert recast("refresh")[0] == 0
-    (name,) = [each.file.stem for each in refresh.quarantined("demo")]
+    (name,) = [each.file.stem for each in quarantine.list_quarantine("demo")]
     assert name in recast("quarantine")[1]
     assert recast("quarantine", "--accept", name)[0] == 0
     assert "nfiles: 2" in Path("data/raw/demo/fresh.dvc").read_text()
@@ -676,29 +679,29 @@ def test_the_commands_tell_what_came_and_have_dvc_track_it(tmp_path: Path, monke
     listed = made.run("git", "status", "--short", "--untracked-files=all", "data")
     assert listed.split() == ["??", "data/raw/demo/fresh.dvc"]
     shutil.rmtree("data/raw/demo/fresh")
-    with dag.repository() as repo:
-        stages = [stage.addressing for stage in dag.ordered(repo, ["demo"])]
+    with dag.open_repository() as repo:
+        stages = [stage.addressing for stage in dag.stages_in_order(repo, ["demo"])]
         assert stages[:2] == ["data/raw/demo/fresh.dvc", "ingest@demo"]
     with pytest.raises(RecastError, match=r"dvc checkout data/raw/demo/fresh\.dvc"):
-        dag.track(Path("data/raw/demo/fresh"))
+        dag.track_folder(Path("data/raw/demo/fresh"))
 
 
 def test_the_flow_and_dvc_agree_on_what_increments_make_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows import dag
     from flows.pipeline import RAN, TRACKED, UP_TO_DATE, stage_task
 
-    made = checkout.make(tmp_path / "grown")
+    made = checkout.make_checkout(tmp_path / "grown")
     monkeypatch.chdir(made.root)
     last = Path("demo.csv").read_text().splitlines()[-1].partition(",")[2]
-    folder = paths.raw("demo") / FOLDER
+    folder = paths.raw_folder("demo") / INCREMENTS_FOLDER
     folder.mkdir()
     (folder / "0001-00000000.csv").write_text(f"time,T (degC),p (mbar)\n2020-01-26T00:00:00,{last}\n")
-    assert dag.track(folder)
+    assert dag.track_folder(folder)
     # A refresh that was killed before DVC knew of its rows.
     (folder / "0002-00000000.csv").write_text(f"time,T (degC),p (mbar)\n2020-01-26T01:00:00,{last}\n")
     other = made.copy(tmp_path / "other")
     names = ["data/raw/demo/fresh.dvc", "ingest@demo"]
-    assert dag.stale(["demo"])[:2] == names
+    assert dag.stale_stages(["demo"])[:2] == names
     assert [stage_task.fn(name, names, False).name for name in names] == [TRACKED, RAN]
     assert [stage_task.fn(name, names, False).name for name in names] == [UP_TO_DATE, UP_TO_DATE]
     assert json.loads(Path("data/ingest/demo/quality.json").read_text())["rows_kept"] == 602

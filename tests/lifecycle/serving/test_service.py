@@ -1,4 +1,4 @@
-"""The service, asked over HTTP by real requests: its answers, what it refuses, and which model answers."""
+"""The service over HTTP with real requests: its answers, what it refuses, and which model answers."""
 
 import asyncio
 import json
@@ -17,16 +17,17 @@ import pytest
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
-from lifecycle.champions import registry
-from lifecycle.champions.registry import Version
+from lifecycle.champions import promotion, registry
+from lifecycle.champions.history import Version, champion_folder, find_champion
 from lifecycle.serving import forecast_log
-from lifecycle.serving.api import LIMIT_BYTES, make_app
-from lifecycle.serving.requests import Refused, read
-from lifecycle.serving.service import Asked, Service
+from lifecycle.serving.api import MAX_BODY_BYTES, make_app
+from lifecycle.serving.requests import RefusedRequest, parse_request
+from lifecycle.serving.service import PendingRequest, Service
 from problems.errors import RecastError
 from project import paths
 from project.settings.loading import load_settings
-from stages.training.trials import expand
+from stages.training.expansion import list_trials
+from tests.support.champions import roll_back
 from tests.support.checkout import Checkout
 
 Body = dict[str, Any]
@@ -36,20 +37,20 @@ Body = dict[str, Any]
 def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]]:
     """The versions 1, 2 and 3 of a checkout in which this process works; the second is the champion."""
     with finished.copy(tmp_path_factory.mktemp("served") / "checkout").entered():
-        trials = expand(load_settings(), "demo", paths.stage("window", "demo"))
-        found = [registry.register(trial, {}) for trial in trials if registry.is_stored(trial)]
-        registry.promote("demo", found[0], None)
-        registry.promote("demo", found[1], None)
-        yield found
+        trials = list_trials(load_settings(), "demo", paths.stage_folder("window", "demo"))
+        registered = [registry.register_version(trial, {}) for trial in trials if registry.is_stored(trial)]
+        promotion.promote("demo", registered[0], None)
+        promotion.promote("demo", registered[1], None)
+        yield registered
 
 
 @pytest.fixture
-def here(versions: list[Version]) -> Iterator[list[Version]]:
+def served_versions(versions: list[Version]) -> Iterator[list[Version]]:
     """The versions, with the second as the champion, and no forecast in the log."""
-    shutil.rmtree(forecast_log.FOLDER, ignore_errors=True)
+    shutil.rmtree(forecast_log.FORECASTS_FOLDER, ignore_errors=True)
     yield versions
-    if registry.champion("demo") != versions[1]:
-        registry.promote("demo", versions[1], None)
+    if find_champion("demo") != versions[1]:
+        promotion.promote("demo", versions[1], None)
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def served(service: Service) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def client(here: list[Version]) -> Iterator[httpx.Client]:
+def client(served_versions: list[Version]) -> Iterator[httpx.Client]:
     with served(Service("demo", registry)) as client:
         yield client
 
@@ -82,42 +83,45 @@ def body(at: int = 100, rows: int = 48) -> Body:
 
 
 def logged() -> pl.DataFrame:
-    return forecast_log.between("demo", datetime(2000, 1, 1), datetime(2100, 1, 1))
+    return forecast_log.read_forecasts("demo")
 
 
-def test_a_request_is_answered_with_what_the_champion_forecasts_and_written_down(here: list[Version]) -> None:
+def test_a_request_is_answered_with_what_the_champion_forecasts_and_written_down(
+    served_versions: list[Version],
+) -> None:
     service = Service("demo", registry)
     rows = pl.read_parquet("data/ingest/demo/table.parquet")
     with served(service) as client:
         one = client.post("/forecast", json=body(100))
         several = client.post("/forecast", json={"windows": [body(100), body(107, rows=60)]})
         assert (one.status_code, several.status_code) == (200, 200)
-    expected = registry.load(here[1]).forecast(rows.head(108), all_windows=True)
+    expected = registry.load_model(served_versions[1]).forecast(rows.head(108), all_windows=True)
     for answer, at in ((one.json()["forecasts"][0], 100), *zip(several.json()["forecasts"], (100, 107), strict=True)):
         origin = rows["time"][at]
         wanted = expected.row(by_predicate=pl.col("origin") == origin, named=True)
         assert answer["forecast"] == pytest.approx(wanted["forecast"], abs=1e-5)
         assert answer["origin"] == f"{origin.isoformat()}Z"
         assert answer["target_time"] == f"{(origin + timedelta(hours=24)).isoformat()}Z"
-        assert [each["level"] for each in answer["intervals"]] == [0.5, 0.8, 0.95]
-        for each in answer["intervals"]:
-            assert each["low"] == pytest.approx(wanted[f"low_{each['level']:g}"], abs=1e-5)
-            assert each["high"] == pytest.approx(wanted[f"high_{each['level']:g}"], abs=1e-5)
-    assert one.json()["unit"] == "°C" and one.json()["model_version"] == 2
-    # Whoever was answered finds the forecast after the end of the service, and once.
-    ids = [each["forecast_id"] for each in several.json()["forecasts"]]
+        assert [interval["level"] for interval in answer["intervals"]] == [0.5, 0.8, 0.95]
+        for interval in answer["intervals"]:
+            assert interval["low"] == pytest.approx(wanted[f"low_{interval['level']:g}"], abs=1e-5)
+            assert interval["high"] == pytest.approx(wanted[f"high_{interval['level']:g}"], abs=1e-5)
+    assert one.json()["unit"] == "°C"
+    assert one.json()["model_version"] == 2
+    # Each forecast that was sent is in the log after the end of the service, once.
+    ids = [forecast["forecast_id"] for forecast in several.json()["forecasts"]]
     assert one.json()["forecasts"][0]["forecast_id"] == ids[0] != ids[1]
     assert sorted(logged()["forecast_id"]) == sorted(ids)
 
 
 def test_a_time_may_be_written_in_several_ways(client: httpx.Client) -> None:
-    plain = [datetime.fromisoformat(each) for each in body()["time"]]
+    plain = [datetime.fromisoformat(time) for time in body()["time"]]
     written = {
-        "with Z": [f"{each.isoformat()}Z" for each in plain],
-        "to the minute": [each.isoformat(timespec="minutes") for each in plain],
-        "to the millisecond": [each.isoformat(timespec="milliseconds") for each in plain],
-        "in another zone": [f"{(each + timedelta(hours=2)).isoformat()}+02:00" for each in plain],
-        "mixed": [each.isoformat() + ("Z" if i % 2 else "+00:00") for i, each in enumerate(plain)],
+        "with Z": [f"{time.isoformat()}Z" for time in plain],
+        "to the minute": [time.isoformat(timespec="minutes") for time in plain],
+        "to the millisecond": [time.isoformat(timespec="milliseconds") for time in plain],
+        "in another zone": [f"{(time + timedelta(hours=2)).isoformat()}+02:00" for time in plain],
+        "mixed": [time.isoformat() + ("Z" if i % 2 else "+00:00") for i, time in enumerate(plain)],
     }
     expected = client.post("/forecast", json=body()).json()
     for name, time in written.items():
@@ -126,38 +130,43 @@ def test_a_time_may_be_written_in_several_ways(client: httpx.Client) -> None:
 
 def test_a_forecast_is_found_by_its_id(client: httpx.Client) -> None:
     made = client.post("/forecast", json=body()).json()["forecasts"][0]
-    while (found := client.get(f"/forecasts/{made['forecast_id']}")).status_code == 404:
+    while (answer := client.get(f"/forecasts/{made['forecast_id']}")).status_code == 404:
         pass
-    answer = found.json()
-    assert {name: answer[name] for name in made} == made
-    assert (answer["problem"], answer["model_version"], answer["unit"]) == ("demo", 2, "°C")
+    logged = answer.json()
+    assert {name: logged[name] for name in made} == made
+    assert (logged["problem"], logged["model_version"], logged["unit"]) == ("demo", 2, "°C")
     assert client.get("/forecasts/0123456789abcdef").json() == {
         "detail": "no forecast of demo has the id '0123456789abcdef'"
     }
 
 
-def test_what_answers_and_how_it_does(client: httpx.Client, here: list[Version]) -> None:
+def test_what_answers_and_how_it_does(client: httpx.Client, served_versions: list[Version]) -> None:
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/ready").json() == {"status": "ready", "model_version": 2}
     model = client.get("/model").json()
-    assert (model["key"], model["run"], model["uri"]) == (here[1].key, here[1].run, "models:/demo/2")
+    assert (model["key"], model["run"], model["uri"]) == (
+        served_versions[1].key,
+        served_versions[1].run,
+        "models:/demo/2",
+    )
     assert (model["rows"], model["cadence"], model["leads"], model["unit"]) == (48, "1h", ["1d"], "°C")
-    assert model["columns"].keys() == {"T (degC)", "p (mbar)"} and model["columns"]["p (mbar)"]["high"] == 1008
+    assert model["columns"].keys() == {"T (degC)", "p (mbar)"}
+    assert model["columns"]["p (mbar)"]["high"] == 1008
     client.post("/forecast", json={"windows": [body(100), body(101)]})
     client.post("/forecast", content="{", headers={"Content-Type": "application/json"})
     client.get("/nowhere/at/all")
-    found = {
+    metrics = {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(client.get("/metrics").text)
         for sample in family.samples
     }
-    assert found["recast_requests_total", "/forecast", "200"] == 1
-    assert found["recast_requests_total", "/forecast", "400"] == found["recast_errors_total", "400"] == 1
-    assert found["recast_requests_total", "404", "other"] == 1
-    assert found["recast_forecasts_total", "2"] == 2
-    assert found["recast_batch_windows_sum",] == 2
-    assert found["recast_model_version",] == 2
-    assert found["recast_request_seconds_count", "/forecast"] == 2
+    assert metrics["recast_requests_total", "/forecast", "200"] == 1
+    assert metrics["recast_requests_total", "/forecast", "400"] == metrics["recast_errors_total", "400"] == 1
+    assert metrics["recast_requests_total", "404", "other"] == 1
+    assert metrics["recast_forecasts_total", "2"] == 2
+    assert metrics["recast_batch_windows_sum",] == 2
+    assert metrics["recast_model_version",] == 2
+    assert metrics["recast_request_seconds_count", "/forecast"] == 2
 
 
 def changed(change: Callable[[Body], object]) -> Callable[[], Body]:
@@ -179,8 +188,12 @@ def at_the_end_of_time(made: Body) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], int, str]] = {
-    "a column is missing": (changed(lambda b: b["columns"].pop("p (mbar)")), 422, "columns lacks 'p (mbar)'; needed"),
-    "a column too many": (changed(lambda b: b["columns"].update(q=[1])), 422, "columns has 'q', which is none of"),
+    "a column is missing": (
+        changed(lambda b: b["columns"].pop("p (mbar)")),
+        422,
+        "columns lacks 'p (mbar)'; it must have",
+    ),
+    "a column too many": (changed(lambda b: b["columns"].update(q=[1])), 422, "columns has 'q'; it may only have"),
     "no columns": (changed(lambda b: b.pop("columns")), 422, "columns must be an object"),
     "no time": (changed(lambda b: b.pop("time")), 422, "time must be a list of times"),
     "a key too many": (
@@ -189,9 +202,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], int, str]] = {
         "unknown key 'lead'; allowed are time, columns, series",
     ),
     "too short": (lambda: body(rows=47), 422, "series all: 47 rows are too few; a window takes 48 rows, one every 1h"),
-    "uneven": (changed(lambda b: b["time"].pop()), 422, "column 'T (degC)' has 48 values, and time has 47"),
+    "uneven": (changed(lambda b: b["time"].pop()), 422, "column 'T (degC)' has 48 values, but time has 47"),
     "a gap": (
-        changed(lambda b: [each.pop(9) for each in (b["time"], *b["columns"].values())]),
+        changed(lambda b: [values.pop(9) for values in (b["time"], *b["columns"].values())]),
         422,
         "after 2020-01-03T13:00 comes 2020-01-03T15:00",
     ),
@@ -212,10 +225,26 @@ REFUSED: dict[str, tuple[Callable[[], Any], int, str]] = {
         "0000-01-03T08:00:00', which",
     ),
     "past all years": (changed(at_the_end_of_time), 422, "must be in the years 1 to 9998"),
-    "no time at all": (changed(lambda b: b["time"].__setitem__(3, "noon")), 422, "time holds 'noon', which is no time"),
-    "a number for a time": (changed(lambda b: b["time"].__setitem__(3, 1.5)), 422, "time holds 1.5, which is no time"),
-    "an object for a time": (changed(lambda b: b["time"].__setitem__(3, {})), 422, "time holds {}, which is no time"),
-    "a list for a time": (changed(lambda b: b["time"].__setitem__(3, [])), 422, "time holds [], which is no time"),
+    "no time at all": (
+        changed(lambda b: b["time"].__setitem__(3, "noon")),
+        422,
+        "time contains 'noon', which is not a time",
+    ),
+    "a number for a time": (
+        changed(lambda b: b["time"].__setitem__(3, 1.5)),
+        422,
+        "time contains 1.5, which is not a time",
+    ),
+    "an object for a time": (
+        changed(lambda b: b["time"].__setitem__(3, {})),
+        422,
+        "time contains {}, which is not a time",
+    ),
+    "a list for a time": (
+        changed(lambda b: b["time"].__setitem__(3, [])),
+        422,
+        "time contains [], which is not a time",
+    ),
     "a colon too many": (
         changed(lambda b: b["time"].__setitem__(3, "2020-01-03T08:Z")),
         422,
@@ -226,13 +255,21 @@ REFUSED: dict[str, tuple[Callable[[], Any], int, str]] = {
         422,
         "column 'T (degC)' has no value at 2020-01-03T08:00",
     ),
-    "text": (changed(lambda b: b["columns"]["T (degC)"].__setitem__(3, "7")), 422, "holds '7', which is no number"),
-    "a truth value": (changed(lambda b: b["columns"]["p (mbar)"].__setitem__(3, True)), 422, "holds True, which is no"),
+    "text": (
+        changed(lambda b: b["columns"]["T (degC)"].__setitem__(3, "7")),
+        422,
+        "contains '7', which is not a number",
+    ),
+    "a truth value": (
+        changed(lambda b: b["columns"]["p (mbar)"].__setitem__(3, True)),
+        422,
+        "contains True, which is not",
+    ),
     "no list": (changed(lambda b: b["columns"].update({"p (mbar)": 3})), 422, "'p (mbar)' must be a list of numbers"),
     "another unit": (changed(kelvin), 422, "far outside 5."),
     "huge": (changed(lambda b: b["columns"]["p (mbar)"].__setitem__(3, 10**300)), 422, "far outside 992 to 1008"),
-    "a number for a series": (changed(lambda b: b.update(series=3)), 422, "series must say which of all this is"),
-    "null for a series": (changed(lambda b: b.update(series=None)), 422, "series must say which of all this is"),
+    "a number for a series": (changed(lambda b: b.update(series=3)), 422, "series must be one of all"),
+    "null for a series": (changed(lambda b: b.update(series=None)), 422, "series must be one of all"),
     "no windows": (lambda: {"windows": []}, 422, "windows must be a list"),
     "windows and more": (lambda: {"windows": [body()], "time": []}, 422, "unknown key 'time' beside windows"),
     "one window of several": (
@@ -241,12 +278,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], int, str]] = {
         "windows[1]: series all: 47 rows are too few",
     ),
     "a list": (list, 422, "the body must be an object"),
-    "no JSON": (lambda: b"{'time': ", 400, "the body is no JSON"),
-    "NaN": (changed(lambda b: b["columns"]["p (mbar)"].__setitem__(3, float("nan"))), 400, "the body is no JSON"),
+    "no JSON": (lambda: b"{'time': ", 400, "the body is not JSON"),
+    "NaN": (changed(lambda b: b["columns"]["p (mbar)"].__setitem__(3, float("nan"))), 400, "the body is not JSON"),
     "an infinity": (lambda: json.dumps(body()).replace("100", "1e999", 1).encode(), 400, "infinity"),
-    "no UTF-8": (lambda: b'{"\xff": 1}', 400, "the body is no JSON"),
-    "nested a thousand times": (lambda: b"[" * 5000, 400, "the body is no JSON"),
-    "nothing": (lambda: b"", 400, "the body is no JSON"),
+    "no UTF-8": (lambda: b'{"\xff": 1}', 400, "the body is not JSON"),
+    "nested a thousand times": (lambda: b"[" * 5000, 400, "the body is not JSON"),
+    "nothing": (lambda: b"", 400, "the body is not JSON"),
 }
 
 
@@ -265,41 +302,41 @@ def test_a_bad_request_is_refused_with_the_reason_and_the_service_goes_on(client
     assert logged().height <= 1
 
 
-def test_the_bad_requests_of_others_in_a_batch_disturb_no_good_one(client: httpx.Client) -> None:
-    """All wait while the first one is forecast, and are then forecast together."""
+def test_bad_requests_in_a_batch_do_not_disturb_the_good_ones(client: httpx.Client) -> None:
+    """All wait while the first one is forecast; then they are forecast together."""
 
     async def ask() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as to:
             bodies = [body(100 + i, rows=48 - i % 2) for i in range(20)]
-            return list(await asyncio.gather(*(to.post("/forecast", json=each) for each in bodies)))
+            return list(await asyncio.gather(*(to.post("/forecast", json=content) for content in bodies)))
 
     alone = [client.post("/forecast", json=body(100 + i)).json() for i in range(0, 20, 2)]
     answers = asyncio.run(ask())
-    assert [each.status_code for each in answers] == [200, 422] * 10
+    assert [answer.status_code for answer in answers] == [200, 422] * 10
     for together, single in zip(answers[::2], alone, strict=True):
-        (found,), (wanted,) = together.json()["forecasts"], single["forecasts"]
-        assert found["forecast"] == pytest.approx(wanted["forecast"], abs=1e-5)
-        assert {**found, "forecast": 0, "intervals": 0} == {**wanted, "forecast": 0, "intervals": 0}
+        (forecast,), (wanted,) = together.json()["forecasts"], single["forecasts"]
+        assert forecast["forecast"] == pytest.approx(wanted["forecast"], abs=1e-5)
+        assert {**forecast, "forecast": 0, "intervals": 0} == {**wanted, "forecast": 0, "intervals": 0}
 
 
-def test_a_request_that_the_service_has_a_fault_with_fails_alone(
-    here: list[Version], monkeypatch: pytest.MonkeyPatch
+def test_a_request_that_meets_a_bug_of_the_service_fails_alone(
+    served_versions: list[Version], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def faulty(content: bytes, forecaster: Any) -> Any:
         if content == b"fault":
             raise KeyError("a fault")
-        return read(content, forecaster)
+        return parse_request(content, forecaster)
 
     monkeypatch.setattr("lifecycle.serving.service.read", faulty)
     good = json.dumps(body()).encode()
-    asked = [Asked(each) for each in (b"{", good, b"fault", good)]
-    Service("demo", registry)._answer_or_say(asked)
-    refused = [each.answer.exception() for each in asked]
-    assert [error.status if isinstance(error, Refused) else error for error in refused] == [400, None, 500, None]
+    requests = [PendingRequest(content) for content in (b"{", good, b"fault", good)]
+    Service("demo", registry).answer_all(requests)
+    errors = [request.answer.exception() for request in requests]
+    assert [error.status if isinstance(error, RefusedRequest) else error for error in errors] == [400, None, 500, None]
 
 
 def test_a_body_of_a_hundred_megabytes_is_refused_and_not_read(client: httpx.Client) -> None:
-    chunk = b" " * LIMIT_BYTES
+    chunk = b" " * MAX_BODY_BYTES
     for content in (chunk * 100, (chunk for _ in range(100))):
         answer = client.post("/forecast", content=content, headers={"Content-Type": "application/json"})
         assert answer.status_code == 413
@@ -307,51 +344,56 @@ def test_a_body_of_a_hundred_megabytes_is_refused_and_not_read(client: httpx.Cli
     assert client.post("/forecast", json=body()).is_success
 
 
-def test_no_request_fails_while_the_model_is_swapped(client: httpx.Client, here: list[Version]) -> None:
+def test_no_request_fails_while_the_model_is_swapped(client: httpx.Client, served_versions: list[Version]) -> None:
     """A rollback's version answers; each answer is wholly of the version that it names."""
     rows = pl.read_parquet("data/ingest/demo/table.parquet").slice(53, 48)
-    wanted = {each.version: float(registry.load(each).forecast(rows)["forecast"].item()) for each in here[:2]}
-    asked: list[httpx.Response] = []
+    wanted = {
+        version.version: float(registry.load_model(version).forecast(rows)["forecast"].item())
+        for version in served_versions[:2]
+    }
+    answers: list[httpx.Response] = []
     stop = threading.Event()
 
     def ask() -> None:
         with httpx.Client(base_url=client.base_url, timeout=60) as to:
             while not stop.is_set():
-                asked.append(to.post("/forecast", json=body()))
+                answers.append(to.post("/forecast", json=body()))
 
     clients = [threading.Thread(target=ask) for _ in range(3)]
-    for each in clients:
-        each.start()
+    for thread in clients:
+        thread.start()
     for swap in range(6):
         if swap % 2:
-            registry.promote("demo", here[1], None)
+            promotion.promote("demo", served_versions[1], None)
         else:
-            registry.rollback("demo")
-        champion = registry.champion("demo")
+            roll_back("demo")
+        champion = find_champion("demo")
         assert champion is not None
-        begun = len(asked)
-        while not any(each.is_success and each.json()["model_version"] == champion.version for each in asked[begun:]):
-            assert all(each.is_alive() for each in clients)
+        begin = len(answers)
+        while not any(
+            answer.is_success and answer.json()["model_version"] == champion.version for answer in answers[begin:]
+        ):
+            assert all(thread.is_alive() for thread in clients)
     stop.set()
-    for each in clients:
-        each.join()
-    assert {each.status_code for each in asked} == {200}
-    for each in asked:
-        answer = each.json()
-        assert answer["forecasts"][0]["forecast"] == pytest.approx(wanted[answer["model_version"]], abs=1e-5)
+    for thread in clients:
+        thread.join()
+    assert {answer.status_code for answer in answers} == {200}
+    for answer in answers:
+        content = answer.json()
+        assert content["forecasts"][0]["forecast"] == pytest.approx(wanted[content["model_version"]], abs=1e-5)
     assert wanted[1] != pytest.approx(wanted[2], abs=1e-3)
     assert logged().height == 2, "one window, forecast by two versions"
 
 
-def test_what_a_rollback_brings_back_is_in_memory_already(here: list[Version]) -> None:
+def test_what_a_rollback_brings_back_is_in_memory_already(served_versions: list[Version]) -> None:
     service = Service("demo", registry)
     with served(service) as client:
-        while len(service._kept) < 2:
+        while service.champion.models_in_memory < 2:
             pass
-        (folder,) = Path(".recast/models/demo").glob(f"1-{here[0].run[:8]}")
+        (folder,) = Path(".recast/models/demo").glob(f"1-{served_versions[0].run[:8]}")
         aside = folder.rename(folder.with_name("aside"))
         folder.mkdir()  # A load would find nothing.
-        registry.rollback("demo")
+        roll_back("demo")
         while client.get("/ready").json()["model_version"] != 1:
             pass
         assert client.post("/forecast", json=body()).json()["model_version"] == 1
@@ -359,31 +401,33 @@ def test_what_a_rollback_brings_back_is_in_memory_already(here: list[Version]) -
         aside.rename(folder)
 
 
-def test_a_champion_that_cannot_be_loaded_leaves_the_one_before_at_work(
-    here: list[Version],
+def test_a_champion_that_cannot_be_loaded_leaves_the_former_one_answering(
+    served_versions: list[Version],
 ) -> None:
     service = Service("demo", registry)
-    registry.promote("demo", here[2], None)
-    registry.load(here[2])
+    promotion.promote("demo", served_versions[2], None)
+    registry.load_model(served_versions[2])
     (weights,) = Path(".recast/models/demo").glob("3-*/**/weights.safetensors")
     shutil.move(weights, weights.with_suffix(".gone"))
-    with pytest.raises(RecastError, match="this code is not the one that the model was trained with"):
-        service.follow()
+    with pytest.raises(RecastError, match="this code is not the code that the model was trained with"):
+        service.champion.follow()
     with pytest.raises(RecastError):
         Service("demo", registry)
-    assert service.held.version == here[1]
+    assert service.require_model().version == served_versions[1]
     shutil.move(weights.with_suffix(".gone"), weights)
-    assert service.follow() and service.held.version == here[2]
-    assert not service.follow()
+    assert service.champion.follow()
+    assert service.require_model().version == served_versions[2]
+    assert not service.champion.follow()
 
 
-def test_a_service_without_a_champion_says_so_until_there_is_one(here: list[Version]) -> None:
-    history = registry.folder("demo") / "history.json"
+def test_a_service_without_a_champion_says_so_until_there_is_one(served_versions: list[Version]) -> None:
+    history = champion_folder("demo") / "history.json"
     aside = history.rename(history.with_suffix(".aside"))
     service = Service("demo", registry)
     with served(service) as client:
         for answer in (client.get("/ready"), client.post("/forecast", json=body()), client.get("/model")):
-            assert answer.status_code == 503 and answer.headers["Retry-After"] == "1"
+            assert answer.status_code == 503
+            assert answer.headers["Retry-After"] == "1"
             assert answer.json()["detail"] == "demo has no champion yet: recast retrain demo"
         assert client.get("/health").is_success
         aside.rename(history)
@@ -396,21 +440,24 @@ def test_the_openapi_document_tells_the_columns_and_gives_an_example_that_works(
     document = client.get("/openapi.json").json()
     content = document["paths"]["/forecast"]["post"]["requestBody"]["content"]["application/json"]
     window = content["schema"]["oneOf"][0]["properties"]
-    assert window["columns"]["required"] == ["T (degC)", "p (mbar)"] and window["time"]["minItems"] == 48
+    assert window["columns"]["required"] == ["T (degC)", "p (mbar)"]
+    assert window["time"]["minItems"] == 48
     assert client.post("/forecast", json=content["example"]).is_success
     assert client.get("/docs").is_success
 
 
-def test_a_log_that_refuses_is_told_and_loses_nothing(here: list[Version], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder stands where the file should: as a full disk, it is for a person to mend."""
-    monkeypatch.setattr("lifecycle.serving.service.RETRY_SECONDS", 0.01)
-    file = forecast_log.file_of("demo")
+def test_a_log_that_refuses_is_reported_and_loses_nothing(
+    served_versions: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is a folder in the place of the file: like a full disk, a person has to fix it."""
+    monkeypatch.setattr("lifecycle.serving.log_writer.LOG_RETRY_SECONDS", 0.01)
+    file = forecast_log.log_file("demo")
     file.mkdir(parents=True)
     with served(Service("demo", registry)) as client:
         made = client.post("/forecast", json=body()).json()["forecasts"][0]
         while (answer := client.get("/ready")).is_success:
             pass
-        assert "forecasts cannot be written down" in answer.json()["detail"]
+        assert "forecasts cannot be written to the log" in answer.json()["detail"]
         assert client.post("/forecast", json=body()).status_code == 503
         file.rmdir()
         while not client.get("/ready").is_success:

@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 from architectures import REGISTRY, WindowShape
-from problems.columns import derived_names
-from project.settings.grid import Configuration, configurations
+from problems.columns import derived_columns
+from project.settings.grid import Configuration, expand_grid
 from project.settings.loading import load_settings, overlay_settings
 from project.settings.sections import Settings
-from stages.training.fit import build
+from stages.training.fit import initialize_network
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,7 +23,7 @@ def settings_of(file: str, folder: Path) -> Settings:
 def parameters(settings: Settings, problem: str, configuration: Configuration) -> int:
     """The weights of a configuration's network on windows of a problem with hourly rows."""
     declared = settings.problem(problem)
-    features = declared.table.features + derived_names(declared.table)
+    features = declared.table.features + derived_columns(declared.table)
     shape = WindowShape(
         steps=declared.window.lookback // declared.window.step,
         features=len(features),
@@ -32,13 +32,13 @@ def parameters(settings: Settings, problem: str, configuration: Configuration) -
         day=24,
         climatology=(len(features) - 2, len(features) - 1) if declared.table.climatology else None,
     )
-    network = build(configuration.architecture, configuration.hyperparameters, shape, seed=0)
+    network = initialize_network(configuration.architecture, configuration.hyperparameters, shape, seed=0)
     return sum(weight.numel() for weight in network.parameters())
 
 
 def test_all_has_every_architecture_at_two_comparable_sizes(tmp_path: Path) -> None:
     settings = settings_of("all.yaml", tmp_path)
-    found = configurations(settings.grid)
+    found = expand_grid(settings.grid)
     assert {each.architecture for each in found} == set(REGISTRY)
     for name, architecture in REGISTRY.items():
         own = [each for each in found if each.architecture == name]
@@ -64,7 +64,7 @@ def gru(inputs: int, units: int) -> int:
 def test_the_lectures_networks_have_the_parameters_of_keras(tmp_path: Path) -> None:
     """By the formulas of Keras's layers, on windows of 120 steps of the 12 columns."""
     settings = settings_of("lecture.yaml", tmp_path)
-    found = {each.label: parameters(settings, "jena", each) for each in configurations(settings.grid)}
+    found = {each.label: parameters(settings, "jena", each) for each in expand_grid(settings.grid)}
     dropout = "dropout=0.1 recurrent_dropout=0.5"
     assert found["dense"] == (120 * 12 + 1) * 32 + 33  # D5
     assert found["gru"] == found["gru reversed=True initial=keras"] == gru(12, 32) + 33  # D6, D8

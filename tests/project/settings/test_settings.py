@@ -13,12 +13,12 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from problems.errors import RecastError
-from problems.jena import ARCHIVE
+from problems.sources.jena import ARCHIVE_VARIABLE
 from problems.split import DateSplit, FractionSplit, LectureSplit, RecentSplit
-from project.settings.grid import configurations
+from project.settings.grid import expand_grid
 from project.settings.loading import load_settings, overlay_settings
 from project.settings.parsing import parse_settings
-from project.settings.schema import SCHEMA, params_schema
+from project.settings.schema import SCHEMA_FILE, build_schema
 from project.settings.sections import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -29,7 +29,7 @@ REMOVED = "removed"
 
 @pytest.fixture(autouse=True)
 def _no_archive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ARCHIVE, raising=False)
+    monkeypatch.delenv(ARCHIVE_VARIABLE, raising=False)
 
 
 def document() -> dict[str, Any]:
@@ -90,19 +90,19 @@ def read(tmp_path: Path) -> Callable[[Any], Settings]:
 
 def test_the_projects_own_file_is_right() -> None:
     settings = load_settings(ROOT / "params.yaml")
-    assert configurations(settings.grid)
+    assert expand_grid(settings.grid)
     assert set(settings.run) <= set(settings.problems)
 
 
 def test_the_committed_schema_is_current() -> None:
-    committed = SCHEMA.read_text(encoding="utf-8")
-    assert json.loads(committed) == params_schema(), "python -m project.settings.schema"
+    committed = SCHEMA_FILE.read_text(encoding="utf-8")
+    assert json.loads(committed) == build_schema(), "python -m project.settings.schema"
 
 
 @pytest.mark.parametrize("right", [YAML(typ="safe").load(PARAMS), document()], ids=["params.yaml", "another"])
 def test_the_schema_accepts_what_is_right(right: Any) -> None:
-    jsonschema.Draft202012Validator.check_schema(params_schema())
-    jsonschema.Draft202012Validator(params_schema()).validate(right)
+    jsonschema.Draft202012Validator.check_schema(build_schema())
+    jsonschema.Draft202012Validator(build_schema()).validate(right)
 
 
 SPLITS: list[tuple[Any, Any]] = [
@@ -137,7 +137,7 @@ SPLITS: list[tuple[Any, Any]] = [
 def test_every_way_to_write_a_split(read: Callable[[Any], Settings], written: Any, meant: Any) -> None:
     right = edited((*JENA, "split"), written)
     assert read(right).problems["jena"].split == meant
-    jsonschema.Draft202012Validator(params_schema()).validate(right)
+    jsonschema.Draft202012Validator(build_schema()).validate(right)
 
 
 def test_a_date_may_be_written_without_quotes(read: Callable[[Any], Settings]) -> None:
@@ -179,18 +179,18 @@ def test_settings_are_frozen(read: Callable[[Any], Settings]) -> None:
 # Each wrong value, and what the user reads of it: the key, the value, what is allowed.
 WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     # unknown keys
-    (("trian",), {}, "trian: unknown key (did you mean train?); allowed here: run, problems, ingest, "),
-    (("train", "epoch"), 5, "train.epoch: unknown key (did you mean epochs?); allowed here: epochs, steps_per_epoch,"),
+    (("trian",), {}, "trian: unknown key (did you mean train?); allowed keys: run, problems, ingest, "),
+    (("train", "epoch"), 5, "train.epoch: unknown key (did you mean epochs?); allowed keys: epochs, steps_per_epoch,"),
     (("evaluate", "bootstrap", "blok"), "7d", "evaluate.bootstrap.blok: unknown key (did you mean block?); allowed"),
-    ((*JENA, "tabel"), {}, "problems.jena.tabel: unknown key (did you mean table?); allowed here: title, source, "),
-    ((*JENA, "source", "pth"), "x", "problems.jena.source.pth: unknown key (did you mean path?); allowed here: kind, "),
+    ((*JENA, "tabel"), {}, "problems.jena.tabel: unknown key (did you mean table?); allowed keys: title, source, "),
+    ((*JENA, "source", "pth"), "x", "problems.jena.source.pth: unknown key (did you mean path?); allowed keys: kind, "),
     (("problems", "station", "source", "row"), 3, "problems.station.source.row: unknown key (did you mean rows?)"),
     ((*JENA, "window", "lokback"), "5d", "problems.jena.window.lokback: unknown key (did you mean lookback?)"),
     ((*JENA, "split"), {"train": 0.5, "valdation": 0.2}, "split.valdation: unknown key (did you mean validation?)"),
-    ((*JENA, "split"), {"train": 0.5, "validation": 0.2, "x": 1}, "split.x: unknown key; allowed here: train, valid"),
+    ((*JENA, "split"), {"train": 0.5, "validation": 0.2, "x": 1}, "split.x: unknown key; allowed keys: train, valid"),
     # missing keys
     (("train",), REMOVED, "train: missing"),
-    (("evaluate", "forecasts"), REMOVED, "evaluate.forecasts: missing (how much of the test split the report draws"),
+    (("evaluate", "forecasts"), REMOVED, "evaluate.forecasts: missing (how much of the test split the report shows"),
     ((*JENA, "table", "target"), REMOVED, "problems.jena.table.target: missing (the column that is forecast; one of"),
     (
         (*JENA, "source", "kind"),
@@ -248,7 +248,11 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     ((*JENA, "window", "step"), "-1h", 'problems.jena.window.step: "-1h": write a number above 0 and a unit'),
     ((*JENA, "window", "step"), "1x", 'problems.jena.window.step: "1x": write a number above 0 and a unit'),
     ((*JENA, "window", "step"), "6d", "problems.jena.window.step: step 6d is longer than lookback 5d"),
-    ((*JENA, "window", "step"), "7h", "problems.jena.window.lookback: lookback 5d is no whole number of steps of 7h"),
+    (
+        (*JENA, "window", "step"),
+        "7h",
+        "problems.jena.window.lookback: lookback 5d is not a whole number of steps of 7h",
+    ),
     (("evaluate", "bootstrap", "block"), 7, "evaluate.bootstrap.block: 7: write a number above 0 and a unit"),
     (
         (*JENA, "window", "delay"),
@@ -262,11 +266,7 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     ),
     (("problems", "station", "window", "delay"), "40d", "problems.station.window.lookback: lookback 5d and delay 40d"),
     # splits
-    (
-        (*JENA, "split"),
-        "halves",
-        'problems.jena.split: "halves": allowed: lecture, half, {train, validation}, {valid',
-    ),
+    ((*JENA, "split"), "halves", 'problems.jena.split: "halves": allowed: lecture, half, {train, validation}, {valid'),
     ((*JENA, "split"), 3, "problems.jena.split: 3: allowed: lecture, half, {train, validation}, {validation_from, t"),
     ((*JENA, "split"), None, "problems.jena.split: null: allowed: lecture, half, "),
     ((*JENA, "split"), {"train": 0.5, "validation": 0.5}, "problems.jena.split.train: train and validation together"),
@@ -302,7 +302,7 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (
         (*JENA, "table", "sentinels"),
         {"T": [1]},
-        "problems.jena.table.sentinels: sentinels for ['T'], which are no feat",
+        "problems.jena.table.sentinels: sentinels for ['T'], which are not feat",
     ),
     # names of problems
     (
@@ -312,7 +312,11 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     ),
     (("run",), ["jena", "jena"], 'run: ["jena", "jena"]: "jena" is listed twice'),
     (("run",), [], "run: must not be empty"),
-    (("problems", "Jena 2"), {}, "problems.Jena 2: must be small letters, digits and _, as it names folders; it is"),
+    (
+        ("problems", "Jena 2"),
+        {},
+        "problems.Jena 2: must be small letters, digits and _, because it names folders; it is",
+    ),
     # the grid
     (("grid", "architectures"), {}, "grid.architectures: must not be empty"),
     (
@@ -321,7 +325,7 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
         'grid.architectures: must be a mapping, such as {} or {key: value}; it is ["g',
     ),
     (("grid", "architectures", "gru"), None, "grid.architectures.gru: must be a mapping, such as {} or {key: value}; "),
-    (("grid", "architectures", "gruu"), {}, "grid.architectures.gruu: no such architecture (did you mean gru?); known"),
+    (("grid", "architectures", "gruu"), {}, "grid.architectures.gruu: no such architecture (did you mean gru?); the "),
     (
         ("grid", "architectures", "gru", "unit"),
         [8],
@@ -391,7 +395,7 @@ BY_THE_SCHEMA = [
 @pytest.mark.parametrize(("keys", "value"), BY_THE_SCHEMA, ids=lambda each: str(each)[:40])
 def test_the_schema_refuses_it_too(keys: tuple[str, ...], value: Any) -> None:
     """So that an editor warns of it before anything runs."""
-    assert list(jsonschema.Draft202012Validator(params_schema()).iter_errors(edited(keys, value)))
+    assert list(jsonschema.Draft202012Validator(build_schema()).iter_errors(edited(keys, value)))
 
 
 def test_every_wrong_key_is_named_at_once(read: Callable[[Any], Settings]) -> None:
@@ -410,12 +414,12 @@ def test_every_wrong_key_is_named_at_once(read: Callable[[Any], Settings]) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("train: [1, 2\nrun: }", r"params\.yaml, line 2, column 4: no valid YAML: did not find expected ',' or ']'"),
-        ("train:\n\tepochs: 5", r"params\.yaml, line 2, column 1: no valid YAML: a tab; indent with spaces"),
-        ("a: 1\nb: 2\na: 3", r'params\.yaml, line 3, column 1: no valid YAML: found duplicate key "a"'),
-        ("train: {epochs: 1, epochs: 2}", r'line 1, column 20: no valid YAML: found duplicate key "epochs"'),
-        ("a: !!python/object:os.system ls", r"params\.yaml, line 1, column 4: no valid YAML: could not determine"),
-        ("a: \x00", r"params\.yaml: no valid YAML: unacceptable character"),
+        ("train: [1, 2\nrun: }", r"params\.yaml, line 2, column 4: not valid YAML: did not find expected ',' or ']'"),
+        ("train:\n\tepochs: 5", r"params\.yaml, line 2, column 1: not valid YAML: a tab; indent with spaces"),
+        ("a: 1\nb: 2\na: 3", r'params\.yaml, line 3, column 1: not valid YAML: found duplicate key "a"'),
+        ("train: {epochs: 1, epochs: 2}", r'line 1, column 20: not valid YAML: found duplicate key "epochs"'),
+        ("a: !!python/object:os.system ls", r"params\.yaml, line 1, column 4: not valid YAML: could not determine"),
+        ("a: \x00", r"params\.yaml: not valid YAML: unacceptable character"),
         ("title: Jena, 20 °C".encode("latin-1"), r"params\.yaml: byte 16 is not UTF-8; save the file as UTF-8"),
         ("", r"params\.yaml: must be a mapping with the keys run, problems, "),
         ("- jena", r"params\.yaml: must be a mapping with the keys run, problems, "),
@@ -442,13 +446,13 @@ def test_a_file_of_ones_own_may_reach_further_than_the_archive(
     read: Callable[[Any], Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longer = edited((*JENA, "window", "delay"), "9000d")
-    monkeypatch.setenv(ARCHIVE, "a file of unknown length")
+    monkeypatch.setenv(ARCHIVE_VARIABLE, "a file of unknown length")
     assert read(longer).problems["jena"].window.delay.days == 9000
 
 
 def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings]) -> None:
     grid = edited(("grid", "architectures", "gru"), {"units": [8, 16], "learning_rate": [1, 0.01]})["grid"]
-    found = configurations(read(document() | {"grid": grid}).grid)
+    found = expand_grid(read(document() | {"grid": grid}).grid)
     assert [each.label for each in found] == [
         "persistence",
         "gru units=8 learning_rate=1",
@@ -479,7 +483,7 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
 
     blocks = [{}, {"units": [8, 16], "epochs": [40]}, {"reversed": [True]}]
     grid = edited(("grid", "architectures", "gru"), blocks)["grid"]
-    assert [each.label for each in configurations(read(document() | {"grid": grid}).grid)] == [
+    assert [each.label for each in expand_grid(read(document() | {"grid": grid}).grid)] == [
         "persistence",
         "gru",
         "gru units=8 epochs=40",
@@ -489,10 +493,10 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
 
     twice = edited(("grid", "architectures", "gru"), [{"units": [8, 16]}, {"units": [16]}])["grid"]
     with pytest.raises(RecastError, match=r"gru\.1: gru units=16 is in two of the blocks; leave it in one"):
-        configurations(read(document() | {"grid": twice}).grid)
+        expand_grid(read(document() | {"grid": twice}).grid)
 
     grid = edited(("grid", "architectures", "gru"), {"units": [[32, 64]], "activation": [["tanh", "relu"]]})["grid"]
-    (_, stacked) = configurations(read(document() | {"grid": grid}).grid)
+    (_, stacked) = expand_grid(read(document() | {"grid": grid}).grid)
     assert stacked.label == "gru units=[32, 64] activation=[tanh, relu]"
 
 
@@ -542,7 +546,7 @@ def test_a_file_of_some_keys_takes_their_place_and_no_other(tmp_path: Path) -> N
             r"grid\.architectures\.gruu: no such architecture \(did you mean gru\?\)",
         ),
         ("run: [nowhere]", r"run lists 'nowhere', which is not declared"),
-        ("train: [", r"part\.yaml, line 1, column 9: no valid YAML"),
+        ("train: [", r"part\.yaml, line 1, column 9: not valid YAML"),
         ("- a", r"part\.yaml: must be a mapping"),
         (None, r"part\.yaml: not there"),
     ],

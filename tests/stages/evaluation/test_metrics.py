@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.evaluation.metrics import Comparison, conformal_reach, coverage, mae, paired_block_bootstrap, rmse, skill
+from stages.evaluation.metrics import (
+    Comparison,
+    conformal_half_width,
+    coverage,
+    mae,
+    paired_block_bootstrap,
+    rmse,
+    skill_score,
+)
 
 
 def one_series(first: np.ndarray, second: np.ndarray, *rest: Any, **keys: Any) -> Comparison:
@@ -29,7 +37,7 @@ def test_mae_and_rmse_follow_their_definitions(values: list[float]) -> None:
 
 @given(st.floats(0, 100), st.floats(0.01, 100))
 def test_skill_is_the_share_of_the_reference_error_that_is_gone(error: float, reference: float) -> None:
-    found = skill(error, reference)
+    found = skill_score(error, reference)
     assert found is not None
     assert (1 - found) * reference == pytest.approx(error, abs=1e-9)
 
@@ -40,7 +48,7 @@ def test_skill_is_the_share_of_the_reference_error_that_is_gone(error: float, re
 )
 def test_an_interval_reaches_to_the_error_whose_rank_its_level_asks(errors: list[float], level: float) -> None:
     rank = math.ceil((len(errors) + 1) * level)
-    reach = conformal_reach(np.array(errors), level)
+    reach = conformal_half_width(np.array(errors), level)
     if rank > len(errors):
         assert reach is None
     else:
@@ -54,17 +62,17 @@ def test_intervals_hold_as_many_new_targets_as_they_should() -> None:
     held = []
     for _ in range(4000):
         known, new = random.standard_t(3, 49), random.standard_t(3, 20)
-        reach = conformal_reach(known, 0.8)
+        reach = conformal_half_width(known, 0.8)
         assert reach is not None
         held.append(coverage(new, reach))
     assert 0.8 - 0.005 < np.mean(held) < 0.8 + 1 / 50 + 0.005
 
 
 def test_skill_of_known_forecasts() -> None:
-    assert skill(0, 2.5) == 1
-    assert skill(2.5, 2.5) == 0
-    assert skill(5, 2.5) == -1
-    assert skill(1, 0) is None, "nothing is better or worse than a perfect reference by a share of it"
+    assert skill_score(0, 2.5) == 1
+    assert skill_score(2.5, 2.5) == 0
+    assert skill_score(5, 2.5) == -1
+    assert skill_score(1, 0) is None, "nothing is better or worse than a perfect reference by a share of it"
 
 
 def persistent(seed: int, n: int, keep: float = 0.8) -> np.ndarray:

@@ -16,10 +16,10 @@ import pytest
 from problems.errors import RecastError
 from project.atomic import write_json
 from stages.evaluation import leaderboard
-from stages.evaluation.leaderboard import Evaluation, Fan, Interval, Measured, Row, Spread
+from stages.evaluation.leaderboard import Evaluation, Fan, Interval, LeaderboardRow, MeasureInfo, Spread
 from stages.evaluation.metrics import Comparison
-from stages.report.drawing import drawing
-from stages.report.page import render
+from stages.report.drawing import use_matplotlib
+from stages.report.page import render_report
 from stages.training.history import Epoch
 
 GRU, LSTM, DENSE = "gru units=32", "lstm units=32", "dense units=64"
@@ -28,7 +28,7 @@ SEASONAL = "seasonal_naive days=3"
 HOSTILE = "<script>alert('$x_1$')</script> & \"Jena\""
 
 
-MEASURES = [Measured("mae", "MAE", "°C", True, False), Measured("rmse", "RMSE", "°C", True, False)]
+MEASURES = [MeasureInfo("mae", "MAE", "°C", True, False), MeasureInfo("rmse", "RMSE", "°C", True, False)]
 
 
 def spreads(errors: list[float]) -> dict[str, Spread]:
@@ -37,9 +37,9 @@ def spreads(errors: list[float]) -> dict[str, Spread]:
     return {name: Spread.of([factor * error for error in errors]) for name, factor in factors.items()}
 
 
-def row(configuration: str, validation: list[float], test: list[float] | None = None, **changes: Any) -> Row:
+def row(configuration: str, validation: list[float], test: list[float] | None = None, **changes: Any) -> LeaderboardRow:
     """A finished configuration by its MAE in °C, seed by seed; a deviation of the target is 8 °C."""
-    row = Row(
+    row = LeaderboardRow(
         configuration=configuration,
         architecture=configuration.split()[0],
         source="D6, Cho et al. 2014",
@@ -62,7 +62,7 @@ def row(configuration: str, validation: list[float], test: list[float] | None = 
     return replace(row, **changes)
 
 
-def unfinished(configuration: str, *reasons: str) -> Row:
+def unfinished(configuration: str, *reasons: str) -> LeaderboardRow:
     return replace(row(configuration, [1.0]), finished_seeds=[], failed=list(reasons), validation={}, parameters=None)
 
 
@@ -77,7 +77,7 @@ def comparison(difference: float, low: float, high: float) -> Comparison:
 
 def evaluation(**changes: Any) -> Evaluation:
     """Two weeks of hourly forecasts by seven configurations: one did not finish every seed, and one none."""
-    rows: list[Row] = changes.pop("rows", None) or [
+    rows: list[LeaderboardRow] = changes.pop("rows", None) or [
         row(GRU, [2.40, 2.42, 2.44], [2.441, 2.450, 2.459]),
         row("gru units=16", [2.45, 2.47, 2.46]),
         row(LSTM, [2.46, 2.50], [2.48, 2.50]),
@@ -185,7 +185,7 @@ def read(page: str) -> str:
 
 @pytest.fixture(scope="module")
 def usual() -> str:
-    return render(evaluation())
+    return render_report(evaluation())
 
 
 def table_row(page: str, configuration: str) -> str:
@@ -199,13 +199,13 @@ def test_says_what_was_forecast(usual: str):
     assert "Temperature in Jena, 24 hours ahead" in text
     assert "T (degC), in °C" in text
     assert "50 % training, 25 % validation, 25 % test" in text
-    assert "5d back, one input each 1h, 1d ahead" in text
+    assert "5d back, one input every 1h, 1d ahead" in text
 
 
 @pytest.mark.parametrize(
     ("split", "words"),
     [
-        ({"kind": "lecture"}, "the lecture's"),
+        ({"kind": "lecture"}, "as in the lecture"),
         (
             {"kind": "dates", "validation_from": "2015-01-01T00:00:00", "test_from": "2016-01-01T06:00:00"},
             "validation from 2015-01-01, test from 2016-01-01 06:00:00",
@@ -213,15 +213,15 @@ def test_says_what_was_forecast(usual: str):
     ],
 )
 def test_says_how_the_series_is_split(split: dict[str, Any], words: str):
-    assert words in read(render(evaluation(split=split)))
+    assert words in read(render_report(evaluation(split=split)))
 
 
 def test_the_best_its_error_and_its_skill(usual: str):
     text = read(usual)
     assert "Best: gru units=32" in text
     assert (
-        "its MAE is 2.450 ± 0.009 °C (mean ± deviation over 3 seeds), 18.3 % less than persistence "
-        "(3.000 °C): skill +0.183." in text
+        "its MAE is 2.450 ± 0.009 °C (mean ± standard deviation over 3 seeds), 18.3 % lower than that of persistence "
+        "(3.000 °C): skill score +0.183." in text
     )
 
 
@@ -230,36 +230,39 @@ def test_the_best_its_error_and_its_skill(usual: str):
     [
         (
             comparison(-0.0401, -0.0702, -0.0103),
-            "It is better than the runner-up, lstm units=32, beyond noise at the 95 % level: its error is 0.0401 °C "
-            "smaller (95 % interval: 0.0103 to 0.0702 °C smaller).",
-            "beyond noise",
+            "It is better than the runner-up, lstm units=32; the difference is significant at the 95 % level: its error "
+            "is 0.0401 °C smaller (95 % interval: 0.0103 to 0.0702 °C smaller).",
+            "significant",
         ),
         (
             comparison(-0.0401, -0.0902, 0.0103),
-            "Whether it is better than the runner-up, lstm units=32, is not settled: its error is 0.0401 °C smaller, "
-            "which is within noise at the 95 % level (95 % interval: from 0.0902 °C smaller to 0.0103 °C larger).",
-            "within noise",
+            "Its difference from the runner-up, lstm units=32, is not significant at the 95 % level: its error is "
+            "0.0401 °C smaller (95 % interval: from 0.0902 °C smaller to 0.0103 °C larger).",
+            "not significant",
         ),
         (
             comparison(0.0401, 0.0103, 0.0702),
-            "Validation chose it, but on the test rows the runner-up, lstm units=32, is better beyond noise at the "
-            "95 % level: the error of the chosen one is 0.0401 °C larger (95 % interval: 0.0103 to 0.0702 °C larger).",
-            "beyond noise",
+            "Validation selected it, but on the test rows the runner-up, lstm units=32, is better; the difference is "
+            "significant at the 95 % level: the error of the selected one is 0.0401 °C larger (95 % interval: 0.0103 to "
+            "0.0702 °C larger).",
+            "significant",
         ),
-        (comparison(0.0, 0.0, 0.0), "The runner-up, lstm units=32, makes the same errors.", "within noise"),
-        (comparison(-5e-7, -9e-7, -1e-7), "The runner-up, lstm units=32, makes the same errors.", "within noise"),
+        (comparison(0.0, 0.0, 0.0), "The runner-up, lstm units=32, has the same errors.", "not significant"),
+        (comparison(-5e-7, -9e-7, -1e-7), "The runner-up, lstm units=32, has the same errors.", "not significant"),
     ],
 )
 def test_the_difference_in_plain_words(found: Comparison, words: str, tile: str):
-    text = read(render(evaluation(comparison=found)))
+    text = read(render_report(evaluation(comparison=found)))
     assert words in text
-    assert f"Best and runner-up differ {tile}" in text
+    assert f"Difference between best and runner-up {tile} at the 95 % level" in text
 
 
 def test_a_lower_test_error_than_that_of_the_chosen_one_is_admitted():
     rows = evaluation().rows
     rows[2] = row(LSTM, [2.46, 2.50], [2.30, 2.32])
-    assert "The lowest on test is that of lstm units=32 (2.310 °C)" in read(render(evaluation(rows=rows)))
+    assert "The lowest test MAE is that of lstm units=32 (2.310 °C), but only validation errors select." in read(
+        render_report(evaluation(rows=rows))
+    )
 
 
 def test_the_leaderboard_shows_every_configuration(usual: str):
@@ -286,32 +289,32 @@ def test_what_failed_is_shown_with_its_reason(usual: str):
 
 
 def test_no_failure_is_said_too():
-    assert "No trial failed." in read(render(evaluation(rows=[row(GRU, [2.4, 2.5], [2.4, 2.5])])))
+    assert "No trial failed." in read(render_report(evaluation(rows=[row(GRU, [2.4, 2.5], [2.4, 2.5])])))
 
 
 def test_simulated_data_is_said_at_every_table_and_picture():
-    page = render(evaluation(synthetic=True))
+    page = render_report(evaluation(synthetic=True))
     assert "Simulated data. These rows were generated, not measured" in read(page)
     headed = re.findall(r"<(?:caption|figcaption)>.*?</(?:caption|figcaption)>", page, re.DOTALL)
     assert headed and all("simulated data" in each for each in headed)
     pictures = re.findall(r'<svg role="img" aria-label="([^"]*)"', page)
     assert pictures and all(each.startswith("Simulated data. ") for each in pictures)
-    assert "imulated" not in read(render(evaluation()))
+    assert "imulated" not in read(render_report(evaluation()))
 
 
 def test_a_chart_for_each_trained_and_each_selected_configuration(usual: str):
     said = re.findall(r'<svg role="img" aria-label="([^"]*)"', usual)
     assert "Validation MAE of gru units=32 by epoch, normalised, for seed 0, 1, 2: lowest 0.3008 in epoch 10" in said
-    assert "Forecast of persistence against the observed T (degC): MAE 2.500\xa0°C in this stretch" in said
+    assert "Forecast of persistence and the observed T (degC): MAE 2.500\xa0°C in this stretch" in said
     assert len([each for each in said if "by epoch" in each]) == 2
     assert len([each for each in said if each.startswith("Forecast of")]) == 4
     assert len([each for each in said if each.startswith("Test MAE by")]) == 3
 
 
 def test_a_change_of_rank_changes_no_colour():
-    def colors(rows: list[Row]) -> set[tuple[str, str]]:
+    def colors(rows: list[LeaderboardRow]) -> set[tuple[str, str]]:
         legend = r'<li>\s*<svg class="swatch".*?stroke="(#\w+)".*?<span class="label">([^<]*)'
-        return set(re.findall(legend, render(evaluation(rows=rows)), re.DOTALL))
+        return set(re.findall(legend, render_report(evaluation(rows=rows)), re.DOTALL))
 
     rows = evaluation().rows
     assert len(colors(rows)) == 4
@@ -329,7 +332,7 @@ def test_the_data_with_its_flaws(usual: str):
 
 
 def test_several_series(usual: str):
-    text = read(render(evaluation(quality=quality("EWR", "JFK", "LGA"), forecasts_of="EWR")))
+    text = read(render_report(evaluation(quality=quality("EWR", "JFK", "LGA"), forecasts_of="EWR")))
     assert all(f"{name} 2009-01-01 00:10:00" in text for name in ("EWR", "JFK", "LGA"))
     assert "2015-01-02 00:10 to 2015-01-15 23:10: the first of the test windows of the series EWR" in text
     assert "blocks of 168 successive times, each time with the windows of all series" in text
@@ -338,38 +341,41 @@ def test_several_series(usual: str):
 
 
 def test_the_clock_of_hours_and_months_is_said(usual: str):
-    assert "on the table's clock: UTC where the source's times name a zone, else as the source writes them" in read(
-        usual
+    assert (
+        "on the table's clock: UTC if the times in the source have a time zone, otherwise as the source writes them"
+        in read(usual)
     )
 
 
 def test_nothing_trained():
-    text = read(render(evaluation(rows=evaluation().rows[3:5], best=SEASONAL, runner_up="persistence")))
+    text = read(render_report(evaluation(rows=evaluation().rows[3:5], best=SEASONAL, runner_up="persistence")))
     assert "It is a baseline: no trained network was better on validation." in text
     assert "Learning curves" not in text
 
 
 def test_persistence_is_the_best():
     text = read(
-        render(evaluation(rows=[row("persistence", [2.9], [3.0])], best="persistence", runner_up=None, comparison=None))
+        render_report(
+            evaluation(rows=[row("persistence", [2.9], [3.0])], best="persistence", runner_up=None, comparison=None)
+        )
     )
-    assert "3.000 °C (one trial); it is what skill is measured against." in text
+    assert "3.000 °C (one trial); it is the reference of the skill score." in text
 
 
 def test_one_seed_has_no_deviation():
-    text = read(render(evaluation(rows=[row(GRU, [2.42], [2.45])])))
+    text = read(render_report(evaluation(rows=[row(GRU, [2.42], [2.45])])))
     assert "its MAE is 2.450 °C (one trial)" in text
 
 
 def test_nothing_to_compare_with():
-    text = read(render(evaluation(rows=evaluation().rows[:2], runner_up=None, comparison=None)))
+    text = read(render_report(evaluation(rows=evaluation().rows[:2], runner_up=None, comparison=None)))
     assert "There is no other architecture to compare it with." in text
-    assert "noise" not in text
+    assert "significant" not in text
 
 
 def test_nothing_finished():
     rows = [unfinished(DENSE, "seed 0: killed")]
-    page = render(evaluation(rows=rows, best=None, runner_up=None, comparison=None))
+    page = render_report(evaluation(rows=rows, best=None, runner_up=None, comparison=None))
     assert "No configuration finished" in read(page)
     assert "dense units=64 seed 0: killed" in read(page)
     assert 'role="img"' not in page
@@ -377,15 +383,15 @@ def test_nothing_finished():
 
 def test_nothing_finished_with_every_seed():
     rows = [row(LUCKY, [2.38], failed=["seed 1: killed"]), unfinished(DENSE, "seed 0: killed")]
-    text = read(render(evaluation(rows=rows, best=None, runner_up=None, comparison=None)))
+    text = read(render_report(evaluation(rows=rows, best=None, runner_up=None, comparison=None)))
     assert "No configuration finished with every seed" in text
-    assert "so none is ranked or tried on the test rows" in text
+    assert "so none is ranked or tested" in text
 
 
 def test_no_other_architecture_finished_with_every_seed():
     rows = [row(GRU, [2.4], [2.4]), row(LUCKY, [2.3], failed=["seed 1: killed"])]
-    text = read(render(evaluation(rows=rows, runner_up=None, comparison=None)))
-    assert "No other architecture finished with every seed, so there is none to compare it with." in text
+    text = read(render_report(evaluation(rows=rows, runner_up=None, comparison=None)))
+    assert "No other architecture finished with every seed, so there is nothing to compare it with." in text
 
 
 def test_intervals_their_coverage_and_width(usual: str):
@@ -396,12 +402,14 @@ def test_intervals_their_coverage_and_width(usual: str):
 
 def test_without_intervals_there_is_no_word_of_them():
     bare = [replace(each, intervals=[]) for each in evaluation().rows]
-    assert "Interval" not in read(render(evaluation(rows=bare)))
+    assert "Interval" not in read(render_report(evaluation(rows=bare)))
 
 
 def test_a_perfect_persistence_has_no_skill():
     perfect = [row(GRU, [0.1], [0.1], skill=None)]
-    assert "persistence makes no error there" in read(render(evaluation(rows=perfect, persistence_test=0.0)))
+    assert "persistence has no error on these rows" in read(
+        render_report(evaluation(rows=perfect, persistence_test=0.0))
+    )
 
 
 def broken(page: str) -> int:
@@ -412,10 +420,10 @@ def broken(page: str) -> int:
 
 def test_a_hole_in_the_forecasts_is_not_bridged():
     made = evaluation()
-    whole = render(made)
+    whole = render_report(made)
     holed = {name: values[:100] + values[160:] for name, values in made.forecasts.items()}
 
-    assert broken(render(replace(made, forecasts=holed, fans={}))) == broken(whole) + 1
+    assert broken(render_report(replace(made, forecasts=holed, fans={}))) == broken(whole) + 1
 
 
 def test_a_forecast_between_two_holes_is_seen():
@@ -428,8 +436,8 @@ def test_a_forecast_between_two_holes_is_seen():
         strip = page[page.index('aria-label="Forecast of') :]
         return strip[: strip.index("</svg>")].count("<use ")
 
-    assert dots(render(replace(made, forecasts=holed, fans={}))) == 2, "the observed one and the forecast"
-    assert dots(render(replace(made, fans={}))) == 0
+    assert dots(render_report(replace(made, forecasts=holed, fans={}))) == 2, "the observed one and the forecast"
+    assert dots(render_report(replace(made, fans={}))) == 0
 
 
 @pytest.mark.parametrize("cadence", ["100ms", "1s", "1m"])
@@ -439,7 +447,7 @@ def test_a_short_cadence_makes_no_holes(cadence: str):
     made = evaluation()
     times = np.datetime64("2015-01-01T00:00:00.000") + np.arange(336) * step
     seconds = step / np.timedelta64(1, "s")
-    page = render(
+    page = render_report(
         replace(
             made,
             forecasts=made.forecasts | {"time": times.astype(str).tolist()},
@@ -447,12 +455,12 @@ def test_a_short_cadence_makes_no_holes(cadence: str):
             quality=made.quality | {"cadence_seconds": seconds},
         )
     )
-    assert broken(page) == broken(render(made))
+    assert broken(page) == broken(render_report(made))
 
 
 @pytest.mark.parametrize("field", ["problem", "title", "target", "unit"])
 def test_text_is_text(field: str):
-    page = render(evaluation(**{field: HOSTILE}))
+    page = render_report(evaluation(**{field: HOSTILE}))
     assert HOSTILE in read(page)
     assert "<script>alert" not in page
 
@@ -460,7 +468,7 @@ def test_text_is_text(field: str):
 def test_names_in_charts_are_text():
     name = f"gru units={HOSTILE}"
     rows = [row(name, [2.4, 2.5], [2.4, 2.5], failed=[f"seed 2: {HOSTILE}"])]
-    page = render(evaluation(rows=rows, best=name, runner_up=name))
+    page = render_report(evaluation(rows=rows, best=name, runner_up=name))
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert('$x_1$')&lt;/script&gt;" in page
 
@@ -478,23 +486,23 @@ def test_identifiers_are_unique(usual: str):
 
 
 def test_the_same_evaluation_gives_the_same_bytes():
-    page = render(evaluation())
+    page = render_report(evaluation())
     with matplotlib.rc_context({"lines.linewidth": 9, "timezone": "Asia/Tokyo", "svg.fonttype": "path"}):
-        assert render(evaluation()) == page
+        assert render_report(evaluation()) == page
 
 
 def test_drawing_in_two_threads_gives_the_same_pictures():
     """As when the evaluations of two problems run side by side, and one logs learning curves."""
-    from stages.tracking.store import learning_curve
+    from stages.tracking.trial_run import draw_learning_curve
 
     def curve() -> bytes:
         file = io.BytesIO()
-        with drawing():
-            learning_curve("gru units=32 $x_1$ seed=0", history(0.4, 0.3)).savefig(file, format="rgba")
+        with use_matplotlib():
+            draw_learning_curve("gru units=32 $x_1$ seed=0", history(0.4, 0.3)).savefig(file, format="rgba")
         return file.getvalue()
 
     def page() -> bytes:
-        return render(evaluation()).encode()
+        return render_report(evaluation()).encode()
 
     alone = [page(), curve()]
     with ThreadPoolExecutor(4) as threads:
@@ -507,11 +515,13 @@ def test_drawing_in_two_threads_gives_the_same_pictures():
 def test_a_leaderboard_of_another_version_is_named(tmp_path: Path):
     folder = tmp_path / "jena"
     write_json(folder / "leaderboard.json", {**asdict(evaluation()), "rows": [{"configuration": GRU}]})
-    with pytest.raises(RecastError, match=r"written by another version of Recast \(rows\.0\..*recast run jena"):
-        leaderboard.read(folder)
+    with pytest.raises(
+        RecastError, match=r"written by another version of Recast, or is damaged \(rows\.0\..*recast run jena"
+    ):
+        leaderboard.read_leaderboard(folder)
     write_json(folder / "leaderboard.json", asdict(evaluation()))
-    assert leaderboard.read(folder) == evaluation()
-    assert leaderboard.read(tmp_path / "nyc") is None
+    assert leaderboard.read_leaderboard(folder) == evaluation()
+    assert leaderboard.read_leaderboard(tmp_path / "nyc") is None
 
 
 def test_a_long_stretch_keeps_the_page_light():
@@ -519,4 +529,4 @@ def test_a_long_stretch_keeps_the_page_light():
     noise = np.random.default_rng(0).normal(size=n)
     time = (np.datetime64("2015-01-01T00:00") + np.arange(n) * np.timedelta64(1, "h")).astype(str).tolist()
     forecasts = {"time": time, "observed": noise.tolist()} | dict.fromkeys([GRU, LSTM, SEASONAL], (noise + 1).tolist())
-    assert len(render(evaluation(forecasts=forecasts, fans={}))) < 1_500_000
+    assert len(render_report(evaluation(forecasts=forecasts, fans={}))) < 1_500_000

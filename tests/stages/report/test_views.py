@@ -19,21 +19,23 @@ from torch import Tensor, nn
 
 from architectures import REGISTRY, Network, WindowShape
 from architectures.attention import HierarchicalAttention
-from architectures.cells import LSTM
+from architectures.cells.lstm import LSTM
 from architectures.recurrent import Recurrent
 from architectures.tcn import TCN
-from architectures.view import Scale, View, input_steps, window_names
+from architectures.view import View, ViewAxis, input_axis, name_windows
 from project import paths as places
 from project.settings.loading import load_settings
-from stages.evaluate import write
+from stages.evaluate import write_results
 from stages.evaluation import leaderboard
-from stages.evaluation.selection import best_trials
-from stages.report.drawing import drawing
-from stages.report.figures import COLORS, STYLE, Line
-from stages.report.gradients import state_gradients, vanishing
-from stages.report.views import Inside, Pen, look
-from stages.training.fit import build
-from stages.training.trials import Trial, expand
+from stages.evaluation.selection import select_best_trials
+from stages.report.drawing import use_matplotlib
+from stages.report.figures import CHART_STYLE, COLORS, LineStyle
+from stages.report.gradients import build_gradient_view, state_gradient_norms
+from stages.report.inspection import NetworkPictures, inspect_networks
+from stages.report.view_painter import ViewPainter
+from stages.training.expansion import list_trials
+from stages.training.fit import initialize_network
+from stages.training.trials import Trial
 from tests.stages.tracking.test_tracking import enter, runs
 from tests.support import checkout
 from tests.support.checkout import Checkout
@@ -44,7 +46,7 @@ RECURRENT = sorted(name for name, each in REGISTRY.items() if issubclass(each, R
 
 
 def network_of(name: str, shape: WindowShape = SHAPE, **axes: Any) -> Network:
-    return build(name, REGISTRY[name].Hyperparameters(**axes), shape, seed=0).double().eval()
+    return initialize_network(name, REGISTRY[name].Hyperparameters(**axes), shape, seed=0).double().eval()
 
 
 def windows(batch: int = B, steps: int = T) -> Tensor:
@@ -107,7 +109,7 @@ def test_the_steps_pondered() -> None:
     (view,) = views_of(network, x_BTF)
     assert view.kind == "bars" and view.values.shape == (B, 1, T)
     assert set(view.values.unique().tolist()) <= {1.0, 2.0, 3.0}
-    assert f"{view.values.mean():.2f} in the mean" in view.caption
+    assert f"{view.values.mean():.2f} on average" in view.caption
 
 
 @pytest.mark.parametrize(("kernel", "levels", "beyond"), [(2, 2, 4), (3, 1, 1), (2, 2, 0), (3, 3, -5)])
@@ -157,7 +159,7 @@ def test_looking_leaves_a_network_as_it_was(name: str) -> None:
 )
 def test_a_view_is_what_it_says(values: Tensor) -> None:
     with pytest.raises(ValueError, match=r"weights: "):
-        View("weights", "", "lines", values, Scale("step"), Scale("weight"), names=("a", "b"))
+        View("weights", "", "lines", values, ViewAxis("step"), ViewAxis("weight"), names=("a", "b"))
 
 
 # Drawing
@@ -165,8 +167,10 @@ def test_a_view_is_what_it_says(values: Tensor) -> None:
 
 def drawn_apart(view: View) -> Figure:
     """The figure of a view, in which no panel, name of a panel or legend covers another, and nothing is cut off."""
-    with drawing(STYLE):
-        figure, _ = Pen({}, synthetic=False, step="1h", day=24).draw(view, [Line(color) for color in COLORS])
+    with use_matplotlib(CHART_STYLE):
+        figure, _ = ViewPainter({}, synthetic=False, step="1h", day=24).draw(
+            view, [LineStyle(color) for color in COLORS]
+        )
         figure.draw_without_rendering()
         boxes = []
         for axes in figure.axes:
@@ -186,14 +190,16 @@ def drawn_apart(view: View) -> Figure:
 @pytest.mark.parametrize("names", [1, 6, 15])
 def test_a_legend_has_its_own_place(panels: int, names: int) -> None:
     values = torch.rand(panels, names, 24, dtype=torch.float32)
-    of_windows = window_names(panels) if panels > 1 else ("",)
+    of_windows = name_windows(panels) if panels > 1 else ("",)
     lines = tuple(f"line {i}" for i in range(names))
-    drawn_apart(View("weights", "", "lines", values, input_steps(24), Scale("weight"), of_windows, lines))
+    drawn_apart(View("weights", "", "lines", values, input_axis(24), ViewAxis("weight"), of_windows, lines))
 
 
 def test_the_rows_of_a_map_have_their_names() -> None:
     names = ("sum", "HUMIDITY OF THE SOIL")
-    view = View("weights", "", "map", torch.rand(3, 2, 4), Scale("step"), Scale("operation"), window_names(3), names, 3)
+    view = View(
+        "weights", "", "map", torch.rand(3, 2, 4), ViewAxis("step"), ViewAxis("operation"), name_windows(3), names, 3
+    )
     first, second, _ = drawn_apart(view).axes
     assert tuple(label.get_text() for label in first.get_yticklabels()) == names
     assert first.get_ylabel() == "operation" and not second.get_ylabel()
@@ -205,7 +211,7 @@ def test_the_rows_of_a_map_have_their_names() -> None:
 def gradients_of(network: Network, x_BTF: Tensor, y_B: Tensor, loss: str = "mse") -> Tensor:
     assert isinstance(network, Recurrent)
     loss_of = {"mse": nn.functional.mse_loss, "mae": nn.functional.l1_loss}[loss]
-    return state_gradients(network, x_BTF, y_B[:, None, None], lambda y_BSO, y_BSK, _: loss_of(y_BSO, y_BSK))
+    return state_gradient_norms(network, x_BTF, y_B[:, None, None], lambda y_BSO, y_BSK, _: loss_of(y_BSO, y_BSK))
 
 
 @pytest.mark.parametrize("reads_from_the_end", [False, True])
@@ -274,7 +280,7 @@ def test_looking_at_gradients_leaves_the_network_as_it_was() -> None:
 
 
 def test_networks_that_see_fewer_steps_are_drawn_from_the_last_one() -> None:
-    view = vanishing({"long": torch.arange(1.0, 6.0), "short": torch.tensor([3.0, 6.0])}, 64)
+    view = build_gradient_view({"long": torch.arange(1.0, 6.0), "short": torch.tensor([3.0, 6.0])}, 64)
     assert view.values.tolist() == [[[1, 2, 3, 4, 5], [0, 0, 0, 3, 6]]]
     assert view.x.first == -4 and view.names == ("long", "short") and "long 0.2; short 0.5" in view.caption
 
@@ -297,7 +303,7 @@ GRID: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def seen(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout with networks that have something to show."""
-    made = checkout.make(
+    made = checkout.make_checkout(
         tmp_path_factory.mktemp("seen") / "checkout", servers["mlflow_db"], PREFECT_API_URL=servers["api"]
     )
     made.settings(grid__architectures=GRID, train__epochs=1, train__steps_per_epoch=2)
@@ -306,13 +312,13 @@ def seen(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 def results(of: Checkout) -> Path:
-    return of.root / places.stage("evaluate", "demo")
+    return of.root / places.stage_folder("evaluate", "demo")
 
 
 def test_the_report_shows_the_networks(seen: Checkout) -> None:
     page = (results(seen) / "report.html").read_text()
     section = page[page.index("<h2>Inside the networks</h2>") : page.index("<h2>Data</h2>")]
-    assert "Vanishing gradients" in section and "What could not be shown" not in section
+    assert "Vanishing gradients" in section and "Pictures that could not be drawn" not in section
     for title in ("Attention over the steps", "Receptive field", "Addressing of the memory", "Ponder steps"):
         assert f"<figcaption>{title}</figcaption>" in section
     assert section.count("<details>") == 5 and section.count("Each row is a step that asks") == 1 + 3
@@ -352,44 +358,44 @@ def test_the_pictures_are_files_beside_the_report_and_in_mlflow(seen: Checkout) 
 
 
 @pytest.fixture
-def inside_of(seen: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Inside]:
+def inspect_again(seen: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], NetworkPictures]:
     """Look again, in a copy of the checkout in which this process works."""
     copy = seen.copy(tmp_path / "copy")
     enter(copy.root, monkeypatch)
-    evaluation = leaderboard.read(places.stage("evaluate", "demo"))
+    evaluation = leaderboard.read_leaderboard(places.stage_folder("evaluate", "demo"))
     assert evaluation is not None
-    windowed = places.stage("window", "demo")
-    trials = expand(load_settings(), "demo", windowed)
+    windowed = places.stage_folder("window", "demo")
+    trials = list_trials(load_settings(), "demo", windowed)
 
-    def again() -> Inside:
-        inside = look(evaluation, trials, places.stage("normalize", "demo"), windowed)
-        write(evaluation, inside, Path("again"))
+    def again() -> NetworkPictures:
+        inside = inspect_networks(evaluation, trials, places.stage_folder("normalize", "demo"), windowed)
+        write_results(evaluation, inside, Path("again"))
         return inside
 
     return again
 
 
-def test_the_same_networks_give_the_same_bytes(seen: Checkout, inside_of: Callable[[], Inside]) -> None:
-    inside_of()
+def test_the_same_networks_give_the_same_bytes(seen: Checkout, inspect_again: Callable[[], NetworkPictures]) -> None:
+    inspect_again()
     for file in results(seen).rglob("*"):
         if file.is_file():
             assert (Path("again") / file.relative_to(results(seen))).read_bytes() == file.read_bytes(), file.name
 
 
 def test_what_cannot_be_shown_is_told_and_hides_nothing_else(
-    inside_of: Callable[[], Inside], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    inspect_again: Callable[[], NetworkPictures], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(self: Network, x_BTF: Tensor) -> list[View]:
         raise RuntimeError("no <view>\nand more")
 
     monkeypatch.setattr(REGISTRY["ntm"], "views", broken)
-    inside = inside_of()
-    ((what, reason),) = inside.failed
-    assert what.startswith("ntm ") and reason == "RuntimeError: no <view>"
-    assert f"{what} cannot be shown: {reason}" in caplog.text
+    pictures = inspect_again()
+    ((subject, reason),) = pictures.failures
+    assert subject.startswith("ntm ") and reason == "RuntimeError: no <view>"
+    assert f"{subject} cannot be drawn: {reason}" in caplog.text
     section = Path("again/report.html").read_text()
     assert html.escape(reason) in section and section.count("<details>") == 4 + 1  # the raw files'
-    assert {looked.trial.configuration.architecture for looked in inside.networks} == {
+    assert {inspected.trial.configuration.architecture for inspected in pictures.trials} == {
         "attention",
         "tcn",
         "transformer",
@@ -401,12 +407,14 @@ def test_what_cannot_be_shown_is_told_and_hides_nothing_else(
 def test_without_pictures_there_is_no_section(seen: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is there all the same, and not empty: of DVC's outputs none must be."""
     monkeypatch.chdir(seen.root)
-    evaluation = leaderboard.read(results(seen))
+    evaluation = leaderboard.read_leaderboard(results(seen))
     assert evaluation is not None
     baselines = replace(evaluation, rows=[row for row in evaluation.rows if row.architecture == "persistence"])
-    windowed = places.stage("window", "demo")
-    found = look(baselines, expand(load_settings(), "demo", windowed), places.stage("normalize", "demo"), windowed)
-    write(evaluation, found, tmp_path / "out")
+    windowed = places.stage_folder("window", "demo")
+    found = inspect_networks(
+        baselines, list_trials(load_settings(), "demo", windowed), places.stage_folder("normalize", "demo"), windowed
+    )
+    write_results(evaluation, found, tmp_path / "out")
     assert "Inside the networks" not in (tmp_path / "out/report.html").read_text()
     assert json.loads((tmp_path / "out/inside/pictures.json").read_text())["pictures"] == {}
 
@@ -415,14 +423,16 @@ def test_the_best_trial_is_the_one_with_the_lowest_validation_error(
     seen: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(seen.root)
-    evaluation = leaderboard.read(results(seen))
+    evaluation = leaderboard.read_leaderboard(results(seen))
     assert evaluation is not None
-    trials: list[Trial] = expand(load_settings(), "demo", places.stage("window", "demo"))
-    found = {row.architecture: trial for row, trial in best_trials(evaluation.rows, trials)}
+    trials: list[Trial] = list_trials(load_settings(), "demo", places.stage_folder("window", "demo"))
+    found = {row.architecture: trial for row, trial in select_best_trials(evaluation.rows, trials)}
     assert found.keys() == (GRID.keys() - {"gru"}) | {"gru ensemble"}
     for architecture, best in found.items():
         errors = {
-            trial.seed: json.loads((places.trials("demo") / trial.key / "trial.json").read_text())["validation"]["mae"]
+            trial.seed: json.loads((places.trials_folder("demo") / trial.key / "trial.json").read_text())["validation"][
+                "mae"
+            ]
             for trial in trials
             if trial.configuration.family == architecture
         }

@@ -72,7 +72,7 @@ def trained(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
     """A checkout in which `recast run` has trained two networks on each kind of problem."""
     from tests.support import checkout
 
-    made = checkout.make(
+    made = checkout.make_checkout(
         tmp_path_factory.mktemp("sequences") / "checkout", servers["mlflow_db"], PREFECT_API_URL=servers["api"]
     )
     write_sources(made)

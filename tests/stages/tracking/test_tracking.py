@@ -26,19 +26,25 @@ from mlflow.protos import databricks_pb2
 
 from problems.errors import RecastError
 from project import paths
-from project.git import commit
-from project.lock import only_pipeline
+from project.git import describe_commit
+from project.lock import hold_pipeline_lock
+from project.retry import retry_while_unreachable
 from project.settings.loading import load_settings
 from stages.evaluation import leaderboard
 from stages.tables.table import Table
-from stages.tables.windows import Windowing
+from stages.tables.windows import TableWindows
 from stages.tracking import store as tracking
-from stages.tracking.packaging import package
+from stages.tracking import trial_run
+from stages.tracking.evaluation import log_evaluation
+from stages.tracking.packaging import store_best_models
 from stages.tracking.rebuild import rebuild
-from stages.tracking.store import TrackingError, TrialRun
-from stages.training import batches, history
+from stages.tracking.runs import RunContext, end_pipeline_run, open_pipeline_run
+from stages.tracking.store import TrackingError
+from stages.tracking.trial_run import TrialRun
+from stages.training import history, table_batches
+from stages.training.expansion import list_trials
 from stages.training.networks import load_network
-from stages.training.trials import Trial, expand, note_run, read_run, read_trial, trial_folder
+from stages.training.trials import Trial, add_run_notes, read_run_notes, read_trial, trial_folder
 from tests.support.checkout import ROOT, Checkout
 from tests.support.nodes import free_port, listens, wait_until
 
@@ -99,14 +105,14 @@ def test_the_packaged_models_forecast_in_real_units(finished: Checkout, monkeypa
     _, _, runs_by_name = runs(finished)
     monkeypatch.chdir(finished.root)
     mlflow.set_tracking_uri(f"sqlite:///{finished.file('mlruns/mlflow.db')}")
-    normalized, windowed = paths.stage("normalize", "demo"), paths.stage("window", "demo")
-    table, windowing = Table.read(normalized), Windowing.read(windowed)
-    data = batches.read_rows(normalized, windowed, windowing, torch.device("cpu"))["test"]
-    row, x_BTF = data.rows(torch.arange(7)).tolist(), data.at(torch.arange(7)).x_BTF
+    normalized, windowed = paths.stage_folder("normalize", "demo"), paths.stage_folder("window", "demo")
+    table, windowing = Table.read(normalized), TableWindows.read(windowed)
+    data = table_batches.read_table_batches(normalized, windowed, windowing, torch.device("cpu"))["test"]
+    row, x_BTF = data.find_rows(torch.arange(7)).tolist(), data.select(torch.arange(7)).x_BTF
     rows = pl.read_parquet(finished.file("data/ingest/demo/table.parquet")).drop("series")
     assert rows.columns == ["time", "T (degC)", "p (mbar)"]
     packaged = 0
-    for trial in expand(load_settings(), "demo", windowed):
+    for trial in list_trials(load_settings(), "demo", windowed):
         uri = runs_by_name[trial.label].data.tags.get("recast.model")
         if uri is None:
             continue
@@ -116,7 +122,7 @@ def test_the_packaged_models_forecast_in_real_units(finished: Checkout, monkeypa
         assert model.predict(model.input_example).notna().all(axis=None)
         with torch.inference_mode():
             expected_B = load_network(trial, windowing)(x_BTF)[:, 0, 0].double().numpy()
-        center, scale = table.preparation.of_target
+        center, scale = table.preparation.target_scaling
         # A window is named by the row after its inputs.
         found = model.predict(rows.head(row[-1]).to_pandas(), params={"all_windows": True}).tail(7)
         assert found["forecast"].to_numpy() == pytest.approx(expected_B * scale + center, abs=1e-5)
@@ -174,43 +180,43 @@ def ended(
     shutil.copy(servers["mlflow_db"], checkout.file("mlruns/mlflow.db"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
     enter(checkout.root, monkeypatch)
-    tracking.client.cache_clear()
-    trials = expand(load_settings(), "demo", paths.stage("window", "demo"))
+    tracking.get_client.cache_clear()
+    trials = list_trials(load_settings(), "demo", paths.stage_folder("window", "demo"))
     for trial in trials:
         (trial_folder(trial) / "run.json").unlink()
     yield trials
-    tracking.client.cache_clear()
-    commit.cache_clear()
+    tracking.get_client.cache_clear()
+    describe_commit.cache_clear()
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in another checkout, as another process would."""
     monkeypatch.chdir(folder)
-    commit.cache_clear()
+    describe_commit.cache_clear()
 
 
-def opened(trials: list[Trial], newest: bool = False, prefect_run: str | None = "flow") -> tracking.Context:
-    return tracking.open_pipeline("demo", load_settings(), trials, prefect_run, newest)
+def opened(trials: list[Trial], newest: bool = False, prefect_run: str | None = "flow") -> RunContext:
+    return open_pipeline_run("demo", load_settings(), trials, prefect_run, newest)
 
 
-def train(context: tracking.Context, trial: Trial) -> None:
+def train(context: RunContext, trial: Trial) -> None:
     """Write the run of a trial as its training does."""
     folder = trial_folder(trial)
-    done = history.read(folder)
+    done = history.read_history(folder)
     run = TrialRun(context, folder, read_trial(trial), "cpu")
-    run.epochs(done[:1])
-    run.end(read_trial(trial), done, 1.0)
+    run.log_epochs(done[:1])
+    run.finish(read_trial(trial), done, 1.0)
 
 
 def in_store(filtered: str = "", kind: str = "trial") -> list[Run]:
-    client = tracking.client()
+    client = tracking.get_client()
     experiment = client.get_experiment_by_name("demo")
     found = client.search_runs([experiment.experiment_id], filtered) if experiment else []
     return [run for run in found if run.data.tags["recast.kind"] == kind]
 
 
 def run_of(trial: Trial) -> Run:
-    return tracking.client().get_run(read_run(trial_folder(trial))["mlflow_run_id"])
+    return tracking.get_client().get_run(read_run_notes(trial_folder(trial))["mlflow_run_id"])
 
 
 class Killed(BaseException):
@@ -243,16 +249,16 @@ def test_wherever_a_kill_comes_one_whole_run_is_left(
     gru = ended[-1]
 
     def write(resumed: bool) -> None:
-        note_run(trial_folder(gru), device="cpu", prefect_run="flow")
+        add_run_notes(trial_folder(gru), device="cpu", prefect_run="flow")
         context = opened([gru])
         if resumed and again == "logged afterwards":
-            tracking.log_unlogged(context, [gru])
+            trial_run.log_missing_runs(context, [gru])
         else:
             train(context, gru)
-        tracking.close_pipeline(context, 0)
+        end_pipeline_run(context, 0)
 
     def left() -> list[Any]:
-        client = tracking.client()
+        client = tracking.get_client()
         found = []
         for run in in_store() + in_store(kind="pipeline"):
             tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
@@ -299,14 +305,14 @@ def test_another_checkouts_run_of_a_shared_store_is_left_alone(
     assert opened([gru]).parent == ids[2], "its own is found again"
     (trial_folder(gru) / "run.json").unlink()
     assert TrialRun(context, trial_folder(gru), read_trial(gru), "cpu").id == ids[3]
-    note_run(trial_folder(gru), mlflow_run_id=ids[1])
+    add_run_notes(trial_folder(gru), mlflow_run_id=ids[1])
     assert TrialRun(context, trial_folder(gru), read_trial(gru), "cpu").id == ids[1], "noted here, it is this trial's"
 
 
 def test_a_lost_note_gives_no_second_run(ended: list[Trial]) -> None:
     context = opened(ended, newest=True)
     for _ in range(2):
-        assert tracking.log_unlogged(context, ended) == 5
+        assert trial_run.log_missing_runs(context, ended) == 5
         for trial in ended:
             (trial_folder(trial) / "run.json").unlink()
     assert len(in_store()) == 5
@@ -335,8 +341,8 @@ def test_evaluating_over_an_empty_store_leaves_no_run_open_and_tells_nothing_of_
 
 
 def test_a_run_written_afterwards_tells_what_was_noted_when_it_was_trained(ended: list[Trial]) -> None:
-    note_run(trial_folder(ended[0]), device="cuda:3", commit="0123-dirty", seconds=7.0)
-    tracking.log_unlogged(opened(ended), ended)
+    add_run_notes(trial_folder(ended[0]), device="cuda:3", commit="0123-dirty", seconds=7.0)
+    trial_run.log_missing_runs(opened(ended), ended)
     tags = run_of(ended[0]).data.tags
     assert (tags["recast.device"], tags["mlflow.source.git.commit"]) == ("cuda:3", "0123-dirty")
     assert run_of(ended[0]).data.metrics["seconds"] == 7
@@ -349,8 +355,8 @@ def test_the_commit_is_told_with_what_is_not_committed(tmp_path: Path, monkeypat
         return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
     def told() -> str:
-        commit.cache_clear()
-        return commit()
+        describe_commit.cache_clear()
+        return describe_commit()
 
     monkeypatch.chdir(tmp_path)
     # A repository around the folder of the tests is none of theirs.
@@ -373,7 +379,7 @@ def test_the_commit_is_told_with_what_is_not_committed(tmp_path: Path, monkeypat
     assert told() == git("rev-parse", "HEAD") + "-dirty"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert told() == "", "no git"
-    commit.cache_clear()
+    describe_commit.cache_clear()
 
 
 def test_one_filter_shows_the_whole_of_a_grid_that_grew(ended: list[Trial]) -> None:
@@ -384,9 +390,9 @@ def test_one_filter_shows_the_whole_of_a_grid_that_grew(ended: list[Trial]) -> N
         for trial in grid:
             if not (trial_folder(trial) / "run.json").exists():
                 train(context, trial)
-        tracking.log_unlogged(context, grid)
-        tracking.close_pipeline(context, 0)
-        described = tracking.client().get_run(context.parent).data.tags["mlflow.note.content"]
+        trial_run.log_missing_runs(context, grid)
+        end_pipeline_run(context, 0)
+        described = tracking.get_client().get_run(context.parent).data.tags["mlflow.note.content"]
         found = re.search("``(.*)``", described)
         assert found
         filters.append(found[1])
@@ -401,11 +407,11 @@ def test_a_trial_that_is_tried_again_is_logged_again(ended: list[Trial]) -> None
     folder = trial_folder(gru)
     context = opened([gru])
     failed = read_trial(gru) | {"status": "failed", "reason": "out of memory", "validation": {}, "best_epoch": 0}
-    TrialRun(context, folder, failed, "cpu").end(failed, [], 1.0)
+    TrialRun(context, folder, failed, "cpu").finish(failed, [], 1.0)
     assert run_of(gru).data.tags["recast.reason"] == "out of memory" and run_of(gru).info.status == "FAILED"
     TrialRun(context, folder, read_trial(gru), "cpu")
     # As when MLflow goes away now: what the first try logged is not the trial's result.
-    assert tracking.log_unlogged(context, [gru]) == 1
+    assert trial_run.log_missing_runs(context, [gru]) == 1
     assert "recast.reason" not in run_of(gru).data.tags and run_of(gru).info.status == "FINISHED"
     assert len(in_store()) == 1
 
@@ -425,24 +431,24 @@ def test_the_metrics_of_the_system_are_those_of_the_training(
 
 def test_packaging_leaves_the_imports_of_the_process_and_the_times_of_the_runs_alone(ended: list[Trial]) -> None:
     context = opened(ended, newest=True)
-    tracking.log_unlogged(context, ended)
-    evaluation = leaderboard.read(paths.stage("evaluate", "demo"))
+    trial_run.log_missing_runs(context, ended)
+    evaluation = leaderboard.read_leaderboard(paths.stage_folder("evaluate", "demo"))
     assert evaluation is not None
-    tracking.log_evaluation(context, evaluation, ended, paths.stage("evaluate", "demo"))
+    log_evaluation(context, evaluation, ended, paths.stage_folder("evaluate", "demo"))
     path, modules = list(sys.path), dict(sys.modules)
     times = {run.info.run_id: run.info.end_time for run in in_store()}
-    first = package(evaluation, ended)
+    first = store_best_models(evaluation, ended)
     assert len(first) == 3
-    assert package(evaluation, ended) == []
+    assert store_best_models(evaluation, ended) == []
     (run,) = (run for run in in_store() if run.data.tags.get("recast.model") == first[0])
-    tracking.client().delete_tag(run.info.run_id, "recast.model.form")
-    (again,) = package(evaluation, ended)
+    tracking.get_client().delete_tag(run.info.run_id, "recast.model.form")
+    (again,) = store_best_models(evaluation, ended)
     assert again != first[0], "a model of an earlier form is stored again"
     interval = next(row.intervals[0] for row in evaluation.rows if row.intervals)
     levels = [replace(interval, level=0.5)]
     other = replace(evaluation, rows=[replace(row, intervals=levels) for row in evaluation.rows])
-    assert len(package(other, ended)) == 3, "and so is one whose intervals have other levels"
-    assert package(other, ended) == []
+    assert len(store_best_models(other, ended)) == 3, "and so is one whose intervals have other levels"
+    assert store_best_models(other, ended) == []
     assert sys.path == path
     assert {name: module for name, module in sys.modules.items() if name in modules} == modules
     assert {run.info.run_id: run.info.end_time for run in in_store()} == times
@@ -508,7 +514,7 @@ def test_what_a_user_may_not_do_is_told_at_once_with_the_mend(
     def become(name: str, password: str) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-        tracking.client.cache_clear()
+        tracking.get_client.cache_clear()
 
     def refused(code: int) -> Any:
         return pytest.raises(TrackingError, match=rf"refuses this: .*{code}.*Set MLFLOW_TRACKING_USERNAME")
@@ -517,22 +523,26 @@ def test_what_a_user_may_not_do_is_told_at_once_with_the_mend(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         become(READER[0], "no longer")
         with refused(401) as refusal:
-            tracking.awaited(lambda: opened(ended))
+            retry_while_unreachable(lambda: opened(ended), 240, "MLflow")
         assert refusal.value.lasting
         become(*ADMIN)
         run = opened(ended).parent
         become(*READER)
         with refused(403) as refusal:
-            tracking.awaited(lambda: opened(ended))
+            retry_while_unreachable(lambda: opened(ended), 240, "MLflow")
         assert refusal.value.lasting
-        with refused(403) as refusal, tracking.storing():
-            tracking.client().log_text(run, "what the store of artifacts refuses", "text.txt")
+        with refused(403) as refusal, tracking.translate_artifact_errors():
+            tracking.get_client().log_text(run, "what the store of artifacts refuses", "text.txt")
         assert refusal.value.lasting
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_a_full_disk_is_not_told_as_a_failure_of_mlflow() -> None:
-    with pytest.raises(OSError, match="No space left"), tracking.reported(), tracking.storing():
+    with (
+        pytest.raises(OSError, match="No space left"),
+        tracking.translate_errors(),
+        tracking.translate_artifact_errors(),
+    ):
         Path("/dev/full").write_text("more")
 
 
@@ -545,24 +555,24 @@ def test_a_server_is_asked_again_unless_it_will_refuse_for_good(
 
     def refused_once() -> None:
         asked.append(refusal)
-        with tracking.reported():
+        with tracking.translate_errors():
             if len(asked) == 1:
                 raise MlflowException("no", error_code=getattr(databricks_pb2, refusal))
 
     with pytest.raises(TrackingError, match="no") if calls == 1 else nullcontext():
-        tracking.awaited(refused_once)
+        retry_while_unreachable(refused_once, 240, "MLflow")
     assert len(asked) == calls
 
 
 def test_a_database_without_its_driver_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg2cffi://127.0.0.1:9/none")
-    tracking.client.cache_clear()
+    tracking.get_client.cache_clear()
     with pytest.raises(TrackingError, match="cannot be reached: No module named"):
-        tracking.client()
+        tracking.get_client()
 
 
 def test_nothing_is_rebuilt_while_a_pipeline_writes(ended: list[Trial]) -> None:
-    with only_pipeline(), pytest.raises(RecastError, match="another pipeline runs"):
+    with hold_pipeline_lock(), pytest.raises(RecastError, match="another pipeline runs"):
         rebuild(load_settings(), "demo")
     assert rebuild(load_settings(), "demo") == 5

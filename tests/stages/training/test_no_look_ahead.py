@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from architectures import REGISTRY
+from architectures import REGISTRY, Network
 from problems.problem import Problem
-from project.settings.sections import Train
+from project.settings.sections import TrainSettings
 from stages.normalize import normalize
-from stages.tables.table import Table, values
-from stages.tables.windows import ranges
-from stages.training import batches
-from stages.training.fit import Progress, build, fit, forecast
-from stages.training.objectives import objective
+from stages.tables.table import Table, read_values
+from stages.tables.windows import read_ranges
+from stages.training import table_batches
+from stages.training.batches import SplitData
+from stages.training.checkpoint import TrainingState
+from stages.training.fit import fit, initialize_network
+from stages.training.objectives import choose_objective
+from stages.training.scoring import answer_windows
 from stages.window import window
 
 ROWS, TRAIN, VALIDATION = 320, 160, 240
@@ -39,14 +42,19 @@ class Data:
         self.table: Table = normalize(problem, "standard", folder / "ingest", folder / "normalize")
         self.windowing = window(problem, 1, folder / "normalize", folder / "window")
         self.shape = self.windowing.shape
-        self.splits = batches.read_rows(folder / "normalize", folder / "window", self.windowing, CPU)
-        self.values = np.array(values(folder / "normalize"))
-        self.rows = ranges(folder / "window", "validation")
+        self.splits = table_batches.read_table_batches(folder / "normalize", folder / "window", self.windowing, CPU)
+        self.values = np.array(read_values(folder / "normalize"))
+        self.rows = read_ranges(folder / "window", "validation")
 
-    def batches_of(self, table: np.ndarray) -> batches.Batches:
+    def batches_of(self, table: np.ndarray) -> table_batches.TableBatches:
         """The validation windows over another table of the same shape."""
         rows_K2 = torch.from_numpy(self.rows)
-        return batches.Batches(torch.from_numpy(table), None, rows_K2, self.windowing, CPU)
+        return table_batches.TableBatches(torch.from_numpy(table), None, rows_K2, self.windowing, CPU)
+
+
+def answer_all(network: Network, data: SplitData) -> torch.Tensor:
+    """The answers (N, S, O) to every window in order, normalised."""
+    return torch.cat([y_BSO for y_BSO, _ in answer_windows(network, data)])
 
 
 @pytest.fixture(scope="module")
@@ -67,18 +75,18 @@ def test_what_comes_after_the_last_input_changes_no_forecast(
     name: str, raw: np.ndarray, data_of: Callable[[np.ndarray], Data]
 ) -> None:
     data = data_of(raw)
-    network = build(name, REGISTRY[name].Hyperparameters(), data.shape, seed=0)
-    before = forecast(network, data.batches_of(data.values))
+    network = initialize_network(name, REGISTRY[name].Hyperparameters(), data.shape, seed=0)
+    before = answer_all(network, data.batches_of(data.values))
     for position in (0, 13, len(before) - 1):
-        row = int(data.batches_of(data.values).rows(torch.tensor([position])))
+        row = int(data.batches_of(data.values).find_rows(torch.tensor([position])))
         unknown = data.values.copy()
         # The last input is a step before the row that names the window; the target is among what follows it.
         unknown[row - STEP + 1 :] = np.nan
-        after = forecast(network, data.batches_of(unknown))
+        after = answer_all(network, data.batches_of(unknown))
         assert torch.equal(after[: position + 1], before[: position + 1])
         known = data.values.copy()
         known[: row - STEP + 1] += 1
-        changed = bool(forecast(network, data.batches_of(known))[position] != before[position])
+        changed = bool(answer_all(network, data.batches_of(known))[position] != before[position])
         assert changed == (name != "constant"), "what comes before does count"
 
 
@@ -96,7 +104,7 @@ def test_later_rows_change_neither_scaling_nor_earlier_values(
     for name, each in (("one", raw), ("other", other)):
         write_ingested(tmp_path / name, [each])
         tables.append(normalize(problem, scale, tmp_path / name, tmp_path / f"{name}.out"))
-        found.append(np.array(values(tmp_path / f"{name}.out")))
+        found.append(np.array(read_values(tmp_path / f"{name}.out")))
     assert tables[0].preparation == tables[1].preparation
     assert tables[0].sha256 != tables[1].sha256
     assert found[0][:TRAIN].tobytes() == found[1][:TRAIN].tobytes()
@@ -116,7 +124,7 @@ def test_a_row_changes_no_row_before_it(
     for name, each in (("one", raw), ("other", other)):
         write_ingested(tmp_path / name, [each])
         normalize(problem, "none", tmp_path / name, tmp_path / f"{name}.out")
-        found.append(np.array(values(tmp_path / f"{name}.out")))
+        found.append(np.array(read_values(tmp_path / f"{name}.out")))
     assert found[0][:row].tobytes() == found[1][:row].tobytes()
 
 
@@ -127,14 +135,14 @@ def test_validation_and_test_rows_change_no_weights(
     """Validation rows choose among epochs, and here there is one; test rows choose nothing."""
 
     def weights(data: Data, epochs: int, checkpoint: str) -> list[bytes]:
-        settings = Train(epochs=epochs, steps_per_epoch=4, batch_size=16)
+        settings = TrainSettings(epochs=epochs, steps_per_epoch=4, batch_size=16)
         axes = REGISTRY[name].Hyperparameters()
-        aim = objective(data.windowing, settings)
+        objective = choose_objective(data.windowing, settings)
 
-        def told(progress: Progress) -> None:
+        def told(progress: TrainingState) -> None:
             pass
 
-        progress = fit(name, axes, 0, settings, data.shape, aim, data.splits, CPU, tmp_path / checkpoint, told)
+        progress = fit(name, axes, 0, settings, data.shape, objective, data.splits, CPU, tmp_path / checkpoint, told)
         return [value.numpy().tobytes() for value in progress.network.state_dict().values()]
 
     without_validation, without_test = raw.copy(), raw.copy()

@@ -1,5 +1,6 @@
 """Of sequences: nothing that comes later reaches an answer, and only training sequences make a vocabulary."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from architectures import REGISTRY
 from problems.problem import SequenceProblem
-from stages.sequences.cut import cut
-from stages.sequences.encode import encode
+from stages.sequences.cut import cut_sequences
+from stages.sequences.encode import encode_sequences
 from stages.sequences.ingest import ingest_sequences
-from stages.sequences.reading import steps_of, vocabulary_of
-from stages.training import batches
-from stages.training.batches import PieceBatches
-from stages.training.fit import build
+from stages.sequences.reading import VOCABULARY_FILE, read_steps
+from stages.training import reading
+from stages.training.fit import initialize_network
+from stages.training.sequence_batches import SequenceBatches
 from tests.stages.sequences.test_sequence_problems import PROBLEMS, write_sources
 
 CPU = torch.device("cpu")
@@ -57,14 +58,14 @@ def prepared(section: dict[str, Any], folder: Path) -> dict[str, Any]:
     store.mkdir(parents=True)
     problem.source.fetch(store, lambda come, total: None, 1)
     ingest_sequences(problem, store, ingested, {})
-    encode(problem, ingested, encoded)
-    piecing = cut(problem, encoded, windowed)
-    return {"data": batches.read(encoded, windowed, CPU), "encoded": encoded, "shape": piecing.shape}
+    encode_sequences(problem, ingested, encoded)
+    piecing = cut_sequences(problem, encoded, windowed)
+    return {"data": reading.read_batches(encoded, windowed, CPU), "encoded": encoded, "shape": piecing.shape}
 
 
-def answered(network: Any, data: PieceBatches, position: int) -> tuple[Tensor, Tensor]:
+def answered(network: Any, data: SequenceBatches, position: int) -> tuple[Tensor, Tensor]:
     """What is answered to one piece (T or 1, O), and the targets (T or 1, K)."""
-    batch = data.at(torch.tensor([position]))
+    batch = data.select(torch.tensor([position]))
     with torch.no_grad():
         return network(batch.x_BTF)[0], batch.y_BSK[0]
 
@@ -75,7 +76,7 @@ def test_what_comes_later_moves_the_target_alone(problem: str, architecture: str
     found = prepared(ALL[problem], tmp_path)
     data, shape = found["data"]["test"], found["shape"]
     axes = REGISTRY[architecture].Hyperparameters(embedding=4 if shape.codes else 0)
-    network = build(architecture, axes, shape, seed=0).eval()
+    network = initialize_network(architecture, axes, shape, seed=0).eval()
     middle = len(data) // 2
     begin, _, end, _ = (int(each) for each in data.pieces_K4[middle])
     row = (begin + end) // 2
@@ -115,9 +116,9 @@ def test_a_vocabulary_is_of_the_training_split_alone(tmp_path: Path) -> None:
             Path(files[split]).write_text(later * 30, encoding="utf-8")
         found.append(prepared(section | {"source": {"kind": "language", "path": files}}, tmp_path / f"{name}.stages"))
     one, other = found
-    assert vocabulary_of(one["encoded"]) == vocabulary_of(other["encoded"])
+    assert (one["encoded"] / VOCABULARY_FILE).read_text() == (other["encoded"] / VOCABULARY_FILE).read_text()
     train = int(one["data"]["train"].pieces_K4[:, 2].max())
-    assert (steps_of(one["encoded"])[:train] == steps_of(other["encoded"])[:train]).all()
+    assert (read_steps(one["encoded"])[:train] == read_steps(other["encoded"])[:train]).all()
 
 
 def test_words_of_test_reviews_get_no_code(tmp_path: Path) -> None:
@@ -130,5 +131,5 @@ def test_words_of_test_reviews_get_no_code(tmp_path: Path) -> None:
         reviews.write_parquet(f"{name}.parquet")
         source = {"kind": "imdb", "path": f"{name}.parquet"}
         found.append(prepared(ALL["reviews"] | {"source": source}, tmp_path / name))
-    words = [vocabulary_of(each["encoded"]) for each in found]
+    words = [json.loads((stages["encoded"] / VOCABULARY_FILE).read_text()) for stages in found]
     assert words[0] == words[1] and "zebra" not in words[1]

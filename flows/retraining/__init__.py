@@ -1,0 +1,1 @@
+"""The steps of the retrain flow, `flows/retrain.py`."""

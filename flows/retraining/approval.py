@@ -1,0 +1,60 @@
+"""A person's approval of a promotion, on Prefect's page."""
+
+import threading
+from datetime import timedelta
+
+from prefect.flow_runs import pause_flow_run, resume_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+
+from lifecycle.champions.comparison import Decision
+from problems.durations import format_duration
+from project.progress import console
+
+APPROVAL_POLL_SECONDS = 5
+"""How often Prefect is asked for the answer."""
+
+GRACE_SECONDS = 120
+"""How much longer Prefect waits than `retrain.approval` says, so that the refusal comes from here, not from Prefect."""
+
+
+class Approval(RunInput):
+    """A person's answer."""
+
+    promote: bool
+    comment: str = ""
+
+
+def ask_person(decision: Decision, limit: timedelta) -> Approval:
+    """Ask a person on Prefect's page; the answer. Without one in time it is a no.
+
+    Args:
+        limit: how long to wait for the answer.
+    """
+    run_id = flow_run.id
+    page = (decision.folder / "page.html").absolute().as_uri()
+    form = Approval.with_initial_data(
+        description=f"**{decision.problem}: promote version {decision.challenger.version}, "
+        f"{decision.challenger.label}?**\n\n{decision.reasons[0]}\n\nThe evidence: {page}",
+        promote=True,
+    )
+    refusal = {"promote": False, "comment": f"nobody has answered within {format_duration(limit)}"}
+    # Prefect fails a run whose pause has timed out, so the refusal is given before that.
+    timer = threading.Timer(limit.total_seconds(), resume_flow_run, [run_id], {"run_input": refusal})
+    timer.daemon = True
+    timer.start()
+    console.print(
+        f"{decision.problem}: version {decision.challenger.version} waits for a person's answer on Prefect's page, for "
+        f"at most {format_duration(limit)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    try:
+        return pause_flow_run(
+            wait_for_input=form,
+            timeout=round(limit.total_seconds()) + GRACE_SECONDS,
+            poll_interval=APPROVAL_POLL_SECONDS,
+            key=decision.id,
+        )
+    finally:
+        timer.cancel()

@@ -1,0 +1,35 @@
+"""Runner `inline`: one bundle after the other in this process, where a debugger can follow."""
+
+import time
+
+from flows.runners.bundle import bundle_parameters, bundle_task
+from flows.runners.work import Runner, Work, bundle_label, count_bundle_epochs
+from infra.devices.slots import machine_devices
+from infra.devices.status import DeviceStatus, RunningBundle, status_file
+from project.progress import show_progress
+from stages.training.outcomes import Outcome
+
+
+class InlineRunner(Runner):
+    """Trains in this process, on the first device of the machine."""
+
+    def run(self, work: Work) -> list[Outcome]:
+        device = machine_devices(work.settings.runner, work.settings.train.threads)[0]
+        work.device = device.name.partition(":")[0]
+        outcomes: list[Outcome] = []
+        with show_progress() as display, status_file(work.title) as status:
+            bar = display.add_task(work.title, total=sum(count_bundle_epochs(bundle) for bundle in work.bundles))
+            longest_first = sorted(work.bundles, key=work.seconds, reverse=True)
+            seconds_left = sum(work.seconds(bundle) for bundle in longest_first)
+            for position, bundle in enumerate(longest_first, 1):
+                expected, begun = work.seconds(bundle), time.time()
+                running = RunningBundle(device.name, bundle_label(bundle), begun, work.pace.seconds(expected))
+                waiting = len(longest_first) - position
+                device_status = DeviceStatus(device.name, 1, None, None)
+                status.update([device_status], [running], waiting, work.pace.seconds(seconds_left), at_once=True)
+                outcomes += bundle_task(**bundle_parameters(work, bundle, device))
+                work.pace.record(time.time() - begun, expected)
+                seconds_left -= expected
+                display.advance(bar, count_bundle_epochs(bundle))
+            display.remove_task(bar)
+        return outcomes

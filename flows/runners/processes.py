@@ -1,0 +1,249 @@
+"""Runner `local`: processes on this machine, as many at once as its devices hold."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ProcessPoolTaskRunner
+
+from flows.prefect_internals import drop_unsent_logs
+from flows.runners.bundle import bundle_parameters, bundle_task
+from flows.runners.stopping import raise_if_stopped
+from flows.runners.work import (
+    POLL_SECONDS,
+    DispatchResult,
+    OnProgress,
+    Runner,
+    Work,
+    bundle_label,
+    count_bundle_epochs,
+    estimate_seconds_left,
+    run_until_done,
+)
+from infra.devices.mps import multi_process_service
+from infra.devices.packing import Device, Job, Packer
+from infra.devices.slots import machine_devices
+from infra.devices.status import DeviceStatus, RunningBundle, StatusFile, status_file
+from stages.training.outcomes import Outcome, is_done, read_outcome
+from stages.training.trials import Trial, read_run_notes, trial_folder
+
+_packing_lock = threading.RLock()
+"""Held while jobs are packed onto devices: grids that run side by side in this process share the devices."""
+
+
+class ProcessRunner(Runner):
+    """Trains in processes of this machine. What else ran in the pool of a process that died is tried again."""
+
+    def run(self, work: Work) -> list[Outcome]:
+        devices = machine_devices(work.settings.runner, work.settings.train.threads)
+        work.device = devices[0].name.partition(":")[0]
+        with multi_process_service(work.device == "cuda" and devices[0].slots > 1), status_file(work.title) as status:
+            return run_until_done(
+                work, lambda bundles, on_progress: _run_round(work, bundles, devices, status, on_progress)
+            )
+
+
+class _Pool(ProcessPoolTaskRunner):
+    """A pool of processes that may be killed at any moment. This process can end all the same."""
+
+    def __enter__(self) -> "_Pool":
+        super().__enter__()
+        # A process that is killed while it sends a line of its log never releases the lock of that queue. This process
+        # would wait for the lock when it ends, to send that no more lines will come.
+        drop_unsent_logs(self)
+        return self
+
+
+class _Pools:
+    """A pool of processes for each device, made when it is first needed: a process stays on its first device.
+
+    Attributes:
+        lifeline: a pipe whose writing end only this process holds. The processes end when it is closed. (An event
+            would not do: it cannot be set any more once a process that waited for it was killed.)
+    """
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self.slots = {device.name: device.slots for device in devices}
+        self.by_device: dict[str, _Pool] = {}
+        self.lifeline, self.writer = multiprocessing.get_context("spawn").Pipe(duplex=False)
+
+    def get(self, device: str) -> _Pool:
+        """The device's pool."""
+        if device not in self.by_device:
+            pool = _Pool(max_workers=self.slots[device], initializer=_end_with_parent, initargs=(self.lifeline,))
+            self.by_device[device] = pool.__enter__()
+        return self.by_device[device]
+
+    def close(self, device: str, pool: _Pool) -> None:
+        """End a pool, unless it was ended before. The device gets another one when it needs one."""
+        if self.by_device.get(device) is pool:
+            self.by_device.pop(device).__exit__(None, None, None)
+
+
+@contextmanager
+def _open_pools(devices: Sequence[Device]) -> Iterator[_Pools]:
+    pools = _Pools(devices)
+    try:
+        yield pools
+    except BaseException:
+        # Workers ignore Ctrl-C, and the pool would wait until their trials have ended. This loses the epoch that is
+        # under way; the checkpoint of the epoch before is whole.
+        pools.writer.close()
+        raise
+    finally:
+        for device, pool in list(pools.by_device.items()):
+            pools.close(device, pool)
+        pools.writer.close()
+        pools.lifeline.close()
+
+
+@dataclass
+class _StartedBundle:
+    """A bundle that a process was given.
+
+    Attributes:
+        begun: when, in seconds since the epoch.
+    """
+
+    job: Job
+    bundle: list[Trial]
+    device: Device
+    pool: _Pool
+    future: PrefectFuture[list[Outcome]]
+    begun: float
+
+
+def _run_round(
+    work: Work, bundles: list[list[Trial]], devices: Sequence[Device], status: StatusFile, on_progress: OnProgress
+) -> DispatchResult:
+    """Train bundles in processes, as many at once as the devices hold.
+
+    A process that dies takes the pool of its device with it, and everything that runs there. An error in one bundle
+    does not stop the others: the first error is raised when all have ended, and each is in the log of its Prefect task.
+    """
+    round_began = time.time()
+    result = DispatchResult()
+    errors: list[Exception] = []
+    completed_epochs = 0
+    jobs = work.jobs(bundles)
+    bundle_by_job = {job.number: bundle for job, bundle in zip(jobs, bundles, strict=True)}
+    packer = Packer(jobs, devices, work.costs.peaks)
+    started: dict[int, _StartedBundle] = {}
+    ended_jobs: SimpleQueue[int] = SimpleQueue()
+    try:
+        with _open_pools(devices) as pools:
+            while len(packer) or started:
+                with _packing_lock:
+                    placed_jobs = list(packer.start())
+                for job, device in placed_jobs:
+                    bundle, pool = bundle_by_job[job.number], pools.get(device.name)
+                    begun = time.time()
+                    future = pool.submit(bundle_task, bundle_parameters(work, bundle, device))
+                    started[job.number] = _StartedBundle(job, bundle, device, pool, future, begun)
+                    future.add_done_callback(partial(_report_end, ended_jobs, job.number))
+                for number in _wait_for_ended(ended_jobs):
+                    ended = started.pop(number)
+                    with _packing_lock:
+                        _update_packer(packer, ended)
+                        packer.remove(number)
+                    completed_epochs += count_bundle_epochs(ended.bundle)
+                    work.pace.record(time.time() - ended.begun, ended.job.seconds)
+                    try:
+                        result.outcomes += ended.future.result()
+                    except BrokenProcessPool:
+                        pools.close(ended.device.name, ended.pool)
+                        _sort_trials(result, ended.bundle, round_began)
+                    except Exception as error:
+                        errors.append(error)
+                with _packing_lock:
+                    running_epochs = sum(_update_packer(packer, bundle) for bundle in started.values())
+                on_progress(completed_epochs + running_epochs)
+                _update_status(status, work, packer, list(started.values()))
+    finally:
+        with _packing_lock:
+            for number in list(packer.running):
+                packer.remove(number)
+    if errors:
+        raise errors[0]
+    return result
+
+
+def _report_end(ended_jobs: "SimpleQueue[int]", number: int, _: PrefectFuture[Any]) -> None:
+    ended_jobs.put(number)
+
+
+def _wait_for_ended(ended_jobs: "SimpleQueue[int]") -> list[int]:
+    """The numbers of the jobs that have ended; waits a moment for the first.
+
+    Raises:
+        Stopped: a person has stopped the training.
+    """
+    # A short wait: Python acts on Ctrl-C between two waits, as the system may give the signal to another thread.
+    numbers = []
+    with contextlib.suppress(Empty):
+        numbers.append(ended_jobs.get(timeout=POLL_SECONDS))
+        while True:
+            numbers.append(ended_jobs.get_nowait())
+    raise_if_stopped()
+    return numbers
+
+
+def _update_packer(packer: Packer, started: _StartedBundle) -> int:
+    """Tell the packer how much memory a bundle takes, as far as its trials have noted it; their completed epochs."""
+    notes = [read_run_notes(trial_folder(trial)) for trial in started.bundle]
+    peaks = [
+        int(note["peak_bytes"]) for note in notes if "peak_bytes" in note and note.get("begun", 0) >= started.begun
+    ]
+    if peaks:
+        packer.record_peak(started.job.shape, max(peaks))
+    return sum(int(note.get("epoch", 0)) for note in notes)
+
+
+def _sort_trials(result: DispatchResult, bundle: list[Trial], round_began: float) -> None:
+    """Sort the trials of a bundle whose process died into those that had ended, had begun, and had not begun."""
+    result.outcomes += [ended for trial in bundle if is_done(trial) and (ended := read_outcome(trial))]
+    unfinished = [trial for trial in bundle if not is_done(trial)]
+    begun = [trial for trial in unfinished if float(read_run_notes(trial_folder(trial)).get("begun", 0)) >= round_began]
+    result.suspects += begun
+    if others := [trial for trial in unfinished if trial not in begun]:
+        result.bystanders.append(others)
+
+
+def _update_status(status: StatusFile, work: Work, packer: Packer, started: Sequence[_StartedBundle]) -> None:
+    """Write how far the grid has come, for `recast status`."""
+    devices = [
+        DeviceStatus(device.name, device.slots, device.memory, None if device.memory is None else device.used)
+        for device in packer.devices
+    ]
+    running = [
+        RunningBundle(
+            bundle.device.name, bundle_label(bundle.bundle), bundle.begun, work.pace.seconds(bundle.job.seconds)
+        )
+        for bundle in started
+    ]
+    waiting_seconds = work.pace.seconds(packer.waiting_seconds)
+    status.update(devices, running, len(packer), estimate_seconds_left(running, time.time(), waiting_seconds))
+
+
+def _end_with_parent(lifeline: Connection) -> None:
+    """In a worker process: end when the process that started it closes the lifeline, or ends, for whatever reason."""
+
+    def watch() -> None:
+        lifeline.poll(None)
+        os._exit(1)
+
+    # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,278 @@
+"""Servers in the background: start one as a process, find it again, check its health, and stop it.
+
+A file below `.recast` records the process of each server, so that every command finds the servers that another one has
+started.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from filelock import FileLock
+
+from infra.processes import creation_time, find_process
+from problems.errors import RecastError
+from project.atomic import write_json
+from project.paths import STATE
+from project.records import read_disposable_record
+
+MAX_START_SECONDS = 240
+"""A server that is not healthy after this time never will be."""
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the process of a server is started.
+
+    Attributes:
+        environment: the variables that it needs beside the inherited ones; None: a variable that it must not have.
+        options: more arguments of `subprocess.Popen`.
+        descriptors: the file descriptors that it inherits; this process closes them after the start.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    descriptors: tuple[int, ...] = ()
+
+
+def http_health_check(page: str) -> Callable[[int], bool]:
+    """A health check, by the port, that succeeds if this page answers with success."""
+
+    def is_healthy(port: int) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}{page}", timeout=5, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    return is_healthy
+
+
+@dataclass(frozen=True)
+class Server:
+    """How a server is started, checked and stopped.
+
+    Attributes:
+        port: the port that it gets if it is free; else it gets any free port. 0: any.
+        launch: how its process is started, by the port.
+        is_healthy: whether it works, by the port. It is called once the process listens on the port.
+        prepare: called with the port each time that the server was started or found healthy.
+        scheme: the beginning of its address.
+        stop_signal: the signal that stops it.
+        needs: returns the servers that it needs in the project's profile; they are started first.
+    """
+
+    name: str
+    title: str
+    port: int
+    launch: Callable[[int], Launch]
+    is_healthy: Callable[[int], bool]
+    prepare: Callable[[int], None] | None = None
+    scheme: str = "http://"
+    stop_signal: signal.Signals = signal.SIGTERM
+    needs: "Callable[[], tuple[Server, ...]]" = tuple
+
+    @property
+    def record(self) -> Path:
+        return STATE / f"{self.name}.json"
+
+    @property
+    def log(self) -> Path:
+        return STATE / f"{self.name}.log"
+
+
+@dataclass(frozen=True)
+class ServerRecord:
+    """What the record of a server says.
+
+    Attributes:
+        pid, created: the id of its process, and when that process began; see `infra.processes`.
+        needs: the addresses of the servers that it needs, as they were when it was started.
+    """
+
+    pid: int
+    created: float
+    port: int
+    needs: tuple[str, ...] = ()
+
+
+def address_at(server: Server, port: int) -> str:
+    """The address of a server that listens on this port."""
+    return f"{server.scheme}127.0.0.1:{port}"
+
+
+def running_port(server: Server) -> int:
+    """The port of a server that runs.
+
+    Raises:
+        RecastError: it does not run.
+    """
+    running = _find_server(server)
+    if running is None:
+        raise RecastError(f"{server.title} is not running; `recast up` starts it. Its log is {server.log}")
+    return running[1]
+
+
+def running_address(server: Server) -> str | None:
+    """The address of the project's own server, or None if it does not run or is not healthy."""
+    running = _find_server(server)
+    if running is None:
+        return None
+    process, port = running
+    try:
+        return address_at(server, port) if _listens_on(process, port) and server.is_healthy(port) else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _find_server(server: Server) -> tuple[psutil.Process, int] | None:
+    """The process of the server and its port; None: the recorded process has ended, or there is no record."""
+    record = _read_record(server)
+    process = find_process(record.pid, record.created) if record else None
+    return (process, record.port) if record and process else None
+
+
+def _read_record(server: Server) -> ServerRecord | None:
+    """The record of the server; None: it was stopped or never started, or the record is damaged."""
+    return read_disposable_record(server.record, ServerRecord)
+
+
+def _listens_on(process: psutil.Process, port: int) -> bool:
+    """Whether this process, or one that it has started, listens on the port, and not the server of another checkout."""
+    return any(
+        connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        for member in (process, *process.children(recursive=True))
+        for connection in member.net_connections(kind="tcp")
+    )
+
+
+def start(server: Server) -> str:
+    """Start the project's own server, unless it runs already.
+
+    Returns:
+        Its address.
+
+    Raises:
+        RecastError: it is not installed, or does not become healthy; the message names its log.
+    """
+    STATE.mkdir(exist_ok=True)
+    needs = tuple(start(needed) for needed in server.needs())
+    # Two commands that need it at the same time start it once.
+    with FileLock(STATE / f"{server.name}.lock"):
+        record, address = _read_record(server), running_address(server)
+        # It is started again if a server that it needs has moved, because another program took the port of that server
+        # while it was dead.
+        if address is None or record is None or record.needs != needs:
+            address = _start_until_healthy(server, needs)
+        if server.prepare:
+            # Also if it ran already: whoever started it may have been killed before this.
+            server.prepare(running_port(server))
+    return address
+
+
+def _start_until_healthy(server: Server, needs: tuple[str, ...]) -> str:
+    """Start a server, or start it again, and wait until it is healthy.
+
+    Args:
+        needs: the addresses of the servers that it needs.
+
+    Returns:
+        Its address.
+    """
+    # The port that it had before it died: its clients look for it there. A server that was stopped has no record.
+    last = _read_record(server)
+    stop(server)
+    # The second attempt is on any port: another program may have taken the first one between the check and the start.
+    for preferred in (last.port if last else server.port, 0):
+        process = _launch_process(server, _free_port(preferred), needs)
+        deadline = time.monotonic() + MAX_START_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            address = running_address(server)
+            if address:
+                return address
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
+        stop(server)
+    tail = server.log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+    raise RecastError(f"{server.title} did not start; its log {server.log} ends with:\n  " + "\n  ".join(tail))
+
+
+def _launch_process(server: Server, port: int, needs: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    """Start the process of a server, detached from this one, and record it."""
+    launch = server.launch(port)
+    environment = {**_server_environment(), **launch.environment}
+    with server.log.open("ab") as log:
+        process = subprocess.Popen(
+            launch.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={name: value for name, value in environment.items() if value is not None},
+            pass_fds=launch.descriptors,
+            **launch.options,
+        )
+    for descriptor in launch.descriptors:
+        os.close(descriptor)
+    write_json(server.record, asdict(ServerRecord(process.pid, creation_time(process.pid), port, needs)))
+    return process
+
+
+def stop(server: Server) -> bool:
+    """Stop the project's own server and all processes that it has started.
+
+    Returns:
+        Whether it ran.
+    """
+    running = _find_server(server)
+    if running is None:
+        server.record.unlink(missing_ok=True)
+        return False
+    process, _ = running
+    family = [process, *process.children(recursive=True)]
+    process.send_signal(server.stop_signal)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for survivor in alive:
+        survivor.kill()
+    psutil.wait_procs(alive, timeout=5)
+    server.record.unlink(missing_ok=True)
+    return True
+
+
+def _server_environment() -> dict[str, str | None]:
+    """The environment of a server: its state is below the project's root, and it reports nothing to its makers."""
+    return {
+        **os.environ,
+        "PREFECT_HOME": str(STATE.absolute()),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Flow runs keep their place in the limit of their deployment while the server is restarted.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # This would start seven processes for the evaluation of language models.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def _free_port(preferred: int) -> int:
+    """The preferred port if it is free, else one that the system picks."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            # Closed connections of a dead server on this port do not matter.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise RecastError("no port of 127.0.0.1 is free")

@@ -1,0 +1,176 @@
+"""Increments before they count: accepted into the raw store, or put into quarantine and taken out of it again."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lifecycle.new_rows.increment_table import find_growing_problem, read_increment_table
+from problems.errors import RecastError
+from problems.files.raw_store import INCREMENTS_FOLDER, list_increments
+from project import paths
+from project.atomic import write_json
+from project.settings.sections import Settings
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Rows that have come and are not in the raw store yet.
+
+    Attributes:
+        rows: how many there are.
+        corrected: how many of them have a known time, with other values.
+        late: how many of them are earlier than the last known row of their series, and are not corrections.
+        known: how many other rows came that are in the raw store or in quarantine already.
+        first, last: the earliest and the latest time of the rows, in UTC; None where no time can be read.
+        pending: the increment, which `accept_increment` or `quarantine_increment` moves to its place.
+        sha256: the checksum of the increment.
+    """
+
+    problem: str
+    rows: int
+    corrected: int
+    late: int
+    known: int
+    first: str | None
+    last: str | None
+    pending: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A rule of the contract that new rows break.
+
+    Attributes:
+        rule: its name: types, series, range, stuck, cadence, gap, missing, clock or drift.
+        column: the column that breaks it; None where the rule is not about one column.
+        message: what is wrong, for people, with figures.
+        evidence: the figures, as JSON.
+    """
+
+    rule: str
+    column: str | None
+    message: str
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """An increment in quarantine.
+
+    Attributes:
+        arrival: what was counted when it came: the fields of `Arrival`.
+        breaches: why it is in quarantine: the fields of each `Breach`.
+    """
+
+    file: Path
+    arrival: dict[str, Any]
+    breaches: list[dict[str, Any]]
+
+
+def accept_increment(arrival: Arrival) -> Path:
+    """Move an increment into the raw store; the caller then lets DVC track it. Once it is there, do nothing.
+
+    Raises:
+        RecastError: the increment has gone.
+    """
+    return _move(arrival.pending, paths.raw_folder(arrival.problem) / INCREMENTS_FOLDER)
+
+
+def quarantine_increment(arrival: Arrival, breaches: Sequence[Breach]) -> Path:
+    """Move an increment into quarantine, with the reasons beside it. Once it is there, do nothing.
+
+    Raises:
+        RecastError: the increment has gone.
+    """
+    folder = paths.quarantine_folder(arrival.problem)
+    if not arrival.pending.exists():
+        return _move(arrival.pending, folder)
+    # The reasons come first: nobody could explain rows without them.
+    counts = {**asdict(arrival), "pending": arrival.pending.name}
+    reasons = {"arrival": counts, "breaches": [asdict(breach) for breach in breaches]}
+    write_json((folder / arrival.pending.name).with_suffix(".json"), reasons)
+    return _move(arrival.pending, folder)
+
+
+def discard_increment(arrival: Arrival) -> None:
+    """Delete an increment that is neither accepted nor in quarantine; its rows come again."""
+    arrival.pending.unlink(missing_ok=True)
+
+
+def list_quarantine(problem: str) -> list[Quarantined]:
+    """List the increments in quarantine, the oldest first."""
+    increments = []
+    for file in list_increments(paths.quarantine_folder(problem)):
+        reasons = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        increments.append(Quarantined(file, reasons["arrival"], reasons["breaches"]))
+    return increments
+
+
+def release_increment(problem: str, name: str, settings: Settings) -> Path:
+    """Move an increment from quarantine into the raw store; the caller then lets DVC track it.
+
+    Raises:
+        RecastError: there is no increment of this name, or its rows cannot be read, so that no table could be made of
+            them.
+    """
+    declared, growth = find_growing_problem(problem, settings)
+    file = _find_in_quarantine(problem, name)
+    read_increment_table(growth.source, file, declared)
+    released = _move(file, paths.raw_folder(problem) / INCREMENTS_FOLDER)
+    file.with_suffix(".json").unlink()
+    return released
+
+
+def drop_increment(problem: str, name: str) -> None:
+    """Delete an increment in quarantine. What the source still has of it comes again, and is checked again.
+
+    Its first time is noted, so that the next query to a database asks for these rows again.
+
+    Raises:
+        RecastError: there is no increment of this name.
+    """
+    file, note = _find_in_quarantine(problem, name), dropped_note(problem)
+    reasons = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    noted = json.loads(note.read_text(encoding="utf-8"))["first"] if note.exists() else None
+    if first_times := [time for time in (noted, reasons["arrival"]["first"]) if time]:
+        write_json(note, {"first": min(first_times, key=datetime.fromisoformat)})
+    file.unlink()
+    file.with_suffix(".json").unlink()
+
+
+def dropped_note(problem: str) -> Path:
+    """The file with the first time of all that was dropped and has not been fetched since."""
+    return paths.quarantine_folder(problem) / "dropped.json"
+
+
+def _find_in_quarantine(problem: str, name: str) -> Path:
+    """Find an increment in quarantine by its name, with its suffix or without.
+
+    Raises:
+        RecastError: there is none of this name.
+    """
+    increments = list_increments(paths.quarantine_folder(problem))
+    for file in increments:
+        if name in (file.name, file.stem):
+            return file
+    names = ", ".join(file.stem for file in increments) or "none"
+    raise RecastError(f"{paths.quarantine_folder(problem)}: no increment {name}; there are: {names}")
+
+
+def _move(file: Path, folder: Path) -> Path:
+    """Move an increment into a folder, unless it is there already.
+
+    Raises:
+        RecastError: it is in neither place.
+    """
+    target = folder / file.name
+    if file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    elif not target.exists():
+        raise RecastError(f"{file}: the increment is no longer there; refresh again")
+    return target

@@ -1,0 +1,1 @@
+"""Reading, downloading and linking the files of data sources."""

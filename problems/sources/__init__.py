@@ -1,0 +1,1 @@
+"""The data sources, one module each; `problems` says how to add one."""

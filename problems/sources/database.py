@@ -1,0 +1,215 @@
+"""The rows that a query to a database returns, stored as they came."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import polars as pl
+from pydantic import Field, field_validator
+
+from problems.errors import RecastError, Unreachable
+from problems.files.download import checksum_file, verify_checksum
+from problems.files.file_hash import file_sha256
+from problems.files.raw_store import replace_with_links
+from problems.files.tables import is_parquet, scan_table
+from problems.growing_source import GrowingSource
+from problems.source import DownloadProgress, RepeatedHour, Rows, TimeZone
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select, TextClause
+
+BATCH_ROWS = 100_000
+"""How many rows of the answer are in memory at once."""
+ANSWER_FILE = "rows.parquet"
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class DatabaseSource(GrowingSource):
+    """The answer to a query. The database is asked once, and again when the query, the address or the file in the store
+    is changed or removed.
+    """
+
+    fresh_kinds: ClassVar[tuple[str, ...]] = ("query",)
+
+    kind: Literal["database"]
+    address: str = Field(
+        description="as SQLAlchemy writes addresses, such as sqlite:///plant.db or "
+        "postgresql://reader:${PASSWORD}@host/db; ${NAME} is the value of an environment variable"
+    )
+    query: str = Field(
+        min_length=1, description="in the SQL of the database; its columns have the names of the features"
+    )
+    time: str = Field(description="the column that holds the time")
+    time_format: str | None = Field(None, description="how times are written that are text or numbers; null: ISO 8601")
+    time_zone: TimeZone | None = Field(
+        None, description="the time zone of times that are written without one; null: UTC"
+    )
+    repeated_hour: RepeatedHour = Field(
+        "refuse",
+        description="what to do with the hour that comes twice when the clock is set back. refuse: report an error; in "
+        "order: of two rows, the one that comes first is the earlier",
+    )
+    series: str | None = Field(None, description="the column that names the series of a row; null: there is one")
+
+    @field_validator("address")
+    @classmethod
+    def _check_address(cls, address: str) -> str:
+        # SQLAlchemy takes a while to import, and few problems need it.
+        from sqlalchemy.engine import make_url  # noqa: PLC0415 - saves start-up time
+        from sqlalchemy.exc import ArgumentError  # noqa: PLC0415 - saves start-up time
+
+        try:
+            url = make_url(_VARIABLE.sub("x", address))
+        except ArgumentError:
+            raise ValueError("write dialect://user:${PASSWORD}@host/database, or sqlite:///file.db") from None
+        if url.password not in (None, "x"):
+            raise ValueError("a password must not stand in the file: write ${NAME}, and set that variable")
+        return address
+
+    @property
+    def row_order_matters(self) -> bool:
+        """The order of the rows tells which of two hours a row belongs to, if `repeated_hour` says so."""
+        return self.repeated_hour == "in order"
+
+    @property
+    def _query_digest(self) -> str:
+        """What identifies the answer in the store."""
+        return hashlib.sha256(json.dumps([self.address, self.query]).encode()).hexdigest()
+
+    def fetch(self, store: Path, progress: DownloadProgress, attempts: int) -> None:
+        """Ask the database, batch by batch, unless the store holds the answer to this query already.
+
+        Raises:
+            Unreachable: the database does not answer.
+            RecastError: a variable is not set, there is no driver, the database refuses the query, or the answer has
+                no rows.
+        """
+        rows, query_file = store / ANSWER_FILE, store / f"{ANSWER_FILE}.part.json"
+        if (
+            rows.exists()
+            and query_file.exists()
+            and json.loads(query_file.read_text(encoding="utf-8")) == self._query_digest
+        ):
+            verify_checksum(rows)
+            return
+        setting = f"problems.{store.name}.source"
+        with tempfile.TemporaryDirectory() as scratch:
+            received = 0
+            parts: list[Path] = []
+            for batch in self._ask(setting, self.query, f"{setting}.query"):
+                parts.append(Path(scratch) / f"{len(parts):06d}.parquet")
+                batch.write_parquet(parts[-1])
+                received += round(batch.estimated_size())
+                progress(received, None)
+            if not received:
+                raise RecastError(f"{setting}.query: the answer has no rows: {self.query}")
+            whole = Path(scratch) / ANSWER_FILE
+            # A column that is null in all of a batch has no type there.
+            pl.concat([pl.scan_parquet(part) for part in parts], how="vertical_relaxed").sink_parquet(whole)
+            replace_with_links(store, [])
+            part = store / f"{ANSWER_FILE}.part"
+            shutil.copyfile(whole, part)
+        query_file.write_text(json.dumps(self._query_digest), encoding="utf-8")
+        checksum_file(rows).write_text(f"{file_sha256(part)}  {ANSWER_FILE}\n", encoding="utf-8")
+        part.replace(rows)
+
+    def read_rows_after(self, query: str | None, after: Any, problem: str) -> Iterator[pl.DataFrame]:
+        """Ask the database for the rows after a time, see `GrowingSource.read_rows_after`."""
+        # SQLAlchemy takes a while to import, and few problems need it.
+        from sqlalchemy import (  # noqa: PLC0415 - saves start-up time
+            TextClause,
+            bindparam,
+            column,
+            literal_column,
+            select,
+            text,
+        )
+
+        statement: TextClause | Select[Any]
+        if query is None:
+            source_rows = text(f"({self.query.rstrip().removesuffix(';')}) AS rows_of_source")
+            all_rows = select(literal_column("*")).select_from(source_rows)
+            statement = all_rows.where(column(self.time) > bindparam("after", after))
+        else:
+            statement = text(query)
+            if "after" in statement.compile().params:
+                statement = statement.bindparams(after=after)
+        return self._ask(f"problems.{problem}.source", statement, f"problems.{problem}.fresh.query")
+
+    def _ask(self, setting: str, query: "str | TextClause | Select[Any]", query_setting: str) -> Iterator[pl.DataFrame]:
+        """Ask the database, and read the rows of its answer batch by batch.
+
+        Args:
+            setting, query_setting: where the address and the query come from, for messages.
+
+        Raises:
+            Unreachable: the database does not answer.
+            RecastError: see `fetch`.
+        """
+        # SQLAlchemy takes a while to import, and few problems need it.
+        from sqlalchemy import create_engine  # noqa: PLC0415 - saves start-up time
+        from sqlalchemy.engine import make_url  # noqa: PLC0415 - saves start-up time
+        from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError  # noqa: PLC0415 - saves start-up time
+
+        if missing := [name for name in _VARIABLE.findall(self.address) if name not in os.environ]:
+            raise RecastError(f"{setting}.address: the environment has no variable {missing[0]}; set it")
+        url = make_url(_VARIABLE.sub(lambda match: os.environ[match[1]], self.address))
+        if url.get_backend_name() == "sqlite" and not Path(url.database or "").expanduser().is_file():
+            # SQLite would create an empty database.
+            raise RecastError(f"{setting}.address: there is no file {url.database}")
+        try:
+            engine = create_engine(url)
+        except (NoSuchModuleError, ModuleNotFoundError) as error:
+            raise RecastError(f"{setting}.address: no driver for {url.drivername} is installed: {error}") from None
+        public_address = url.render_as_string(hide_password=True)
+        try:
+            with engine.connect() as connection:
+                try:
+                    yield from pl.read_database(
+                        query,
+                        connection.execution_options(stream_results=True, max_row_buffer=BATCH_ROWS),
+                        iter_batches=True,
+                        batch_size=BATCH_ROWS,
+                        infer_schema_length=None,
+                    )
+                except SQLAlchemyError as error:
+                    raise RecastError(f"{query_setting}: {public_address} refuses it: {_error_reason(error)}") from None
+        except SQLAlchemyError as error:
+            raise Unreachable(f"{setting}.address: {public_address} does not answer: {_error_reason(error)}") from None
+        finally:
+            engine.dispose()
+
+    def read_base(self, store: Path, scratch: Path) -> Rows:
+        """Read the stored answer.
+
+        Raises:
+            RecastError: there is no answer in the store.
+        """
+        if not (store / ANSWER_FILE).exists():
+            raise RecastError(f"{store}: nothing has been fetched; run recast fetch {store.name}")
+        return self._as_rows(scan_table(store / ANSWER_FILE, name=f"the answer to problems.{store.name}.source.query"))
+
+    def read_increment(self, file: Path, scratch: Path) -> Rows:
+        """Read the rows of one answer.
+
+        Raises:
+            RecastError: the file is not a Parquet file.
+        """
+        return self._as_rows(scan_table(file))
+
+    def is_fresh_file(self, file: Path) -> bool:
+        """Whether its name is that of a Parquet file."""
+        return is_parquet(file)
+
+    def _as_rows(self, frame: pl.LazyFrame) -> Rows:
+        return Rows(frame, self.time, self.time_format, self.series, self.time_zone, self.repeated_hour)
+
+
+def _error_reason(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]

@@ -1,0 +1,93 @@
+"""The answers of a trained network to the windows of a split, and the scores of these answers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from architectures import REGISTRY, Axes, Network, ShapeError
+from learning.answers import ANSWER_KINDS
+from learning.objectives import Objective
+from learning.scores import sort_quantiles
+from stages.evaluation.baseline import BASELINE
+from stages.evaluation.metrics import Errors
+from stages.tables.windows import AnyWindows
+from stages.training.batches import SplitData
+from stages.training.objectives import choose_shape
+from stages.training.scoring import ScoreSums, answer_windows, score_batch
+from stages.training.trials import Trial
+
+MAX_CONFUSION_CLASSES = 20
+"""The largest number of classes for which a confusion matrix is made."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A network's answers to the windows of a split.
+
+    Attributes:
+        means: the weighted mean of the scores for each measure.
+        window_N: the mean score of the selection measure by window.
+        values_NLO: the answers themselves, normalised; None unless they are numbers.
+        confusion_CC: how often each class (a row) got each answer (a column); None unless the answers are classes, and
+            few.
+    """
+
+    means: dict[str, float]
+    window_N: Errors
+    values_NLO: NDArray[np.float64] | None
+    confusion_CC: NDArray[np.float64] | None
+
+
+def collect_answers(network: Network, data: SplitData, objective: Objective, kind: str) -> Answers:
+    """The answers of a network to all windows of a split, with their scores.
+
+    Args:
+        kind: the kind of answers, by its name in `ANSWER_KINDS`.
+    """
+    answer_kind = ANSWER_KINDS[kind]
+    sums = ScoreSums(data.device)
+    window_means: list[NDArray[np.float64]] = []
+    values: list[NDArray[np.float64]] = []
+    confusion_CC: NDArray[np.float64] | None = None
+    for y_BSO, batch in answer_windows(network, data):
+        scores, weight_BS = score_batch(objective, y_BSO, batch)
+        sums.add(scores, weight_BS)
+        selects_BS = scores[objective.selection_measure.name]
+        window_means.append(((selects_BS * weight_BS).sum(dim=1) / weight_BS.sum(dim=1)).numpy())
+        if answer_kind.is_number:
+            values.append((sort_quantiles(y_BSO) if objective.quantiles else y_BSO).double().numpy())
+        elif answer_kind.has_classes and batch.weight_BS is None and max(objective.outputs, 2) <= MAX_CONFUSION_CLASSES:
+            answer_B = answer_kind.choose_class(y_BSO[:, 0])
+            counts_CC = _count_answers(batch.y_BSK[:, 0, 0].long(), answer_B, max(objective.outputs, 2))
+            confusion_CC = counts_CC if confusion_CC is None else confusion_CC + counts_CC
+    return Answers(
+        sums.means(),
+        np.concatenate(window_means),
+        np.concatenate(values) if values else None,
+        confusion_CC,
+    )
+
+
+def _count_answers(class_B: torch.Tensor, answer_B: torch.Tensor, classes: int) -> NDArray[np.float64]:
+    """How often each class (a row) got each answer (a column)."""
+    flat = np.bincount((class_B * classes + answer_B).numpy(), minlength=classes * classes)
+    return flat.reshape(classes, classes).astype(np.float64)
+
+
+def measure_baseline(
+    test: SplitData, windows: AnyWindows, trial: Trial, objective: Objective, scale: float
+) -> float | None:
+    """The test error of the baseline by the selection measure; None where the baseline cannot answer the problem.
+
+    Args:
+        trial: any trial of the grid: its settings decide what a network's outputs are.
+        scale: one unit of a normalised error in the target's unit.
+    """
+    try:
+        baseline = REGISTRY[BASELINE](choose_shape(windows, trial.train), Axes())
+    except ShapeError:
+        return None
+    answers = collect_answers(baseline, test, objective, windows.objective)
+    return objective.compute_measures(answers.means, scale)[objective.selection_measure.name]

@@ -1,0 +1,34 @@
+"""Errors that Polars raises, turned into errors that name the place in the file and the fix."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from problems.errors import RecastError
+
+
+@contextmanager
+def explain_polars_errors(
+    path: Path, out: Path, find_fault: Callable[[Path], str | None] = lambda path: None
+) -> Iterator[None]:
+    """Turn an error of Polars into one that a user can act on.
+
+    Args:
+        path: the file or the raw store that the block reads.
+        out: where the block writes.
+        find_fault: describes, with its place, where `path` breaks its own format; None: that is unknown.
+
+    Raises:
+        RecastError: Polars cannot read `path`.
+        OSError: the disk is full, as Python itself reports it.
+    """
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
+        raise RecastError(f"{find_fault(path) or f'{path}: {str(error).splitlines()[0]}'}; fix the file") from error

@@ -1,0 +1,180 @@
+"""A source's rows, written as one typed table that is sorted by series and time and has every time once."""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+from stages.tables import polars_limits  # noqa: F401 - bounds the memory that reading takes
+
+# isort: split
+import polars as pl
+
+from problems.problem import Problem
+from problems.source import AGE_COLUMN, Rows
+from stages.tables.cells import is_unnamed, null_missing_values, parse_number, parse_series
+from stages.tables.checks import CellCounts, check_columns, refuse_wrong_cells
+from stages.tables.times import detect_time_format, mark_repeated_hours, parse_time, parse_written_times
+
+_ROW_GROUP_ROWS = 1 << 18
+
+SAME_SERIES = pl.col("series") == pl.col("series").shift()
+"""Whether a row is of the same series as the row before it."""
+
+_REPEATS_TIME = (SAME_SERIES & (pl.col("time") == pl.col("time").shift())).fill_null(False)
+"""In a table sorted by series and time: whether a row has the time of the row before it."""
+
+
+@dataclass(frozen=True)
+class Disorder:
+    """A series whose rows were not in order when they were read, or repeat a time.
+
+    Attributes:
+        repeated: rows that had the time of another one, and were not kept.
+        out_of_order: rows that were earlier than the row before them.
+    """
+
+    repeated: int
+    out_of_order: int
+
+
+def tabulate(rows: Rows, problem: Problem, table: Path, scratch: Path) -> tuple[CellCounts, dict[str, Disorder]]:
+    """Write rows as a table; `stages.ingest.ingest` describes it.
+
+    Args:
+        table: the file to write.
+        scratch: a folder for a temporary file.
+
+    Returns:
+        What was counted in the rows, and the series that were not in order.
+
+    Raises:
+        RecastError: a column or a cell is not what the problem declares; the message names it.
+    """
+    check_columns(rows, problem.table.features)
+    counts = _write_as_read(mark_repeated_hours(rows), problem, table)
+    disorder = _find_disorder(pl.scan_parquet(table))
+    has_age, thin = AGE_COLUMN in rows.frame.collect_schema(), problem.table.thin
+    if disorder or has_age or thin:
+        as_read = table.rename(scratch / "as_read.parquet")
+        frame = pl.scan_parquet(as_read)
+        if disorder:
+            frame = frame.sort("series", "time", *([AGE_COLUMN] if has_age else []), maintain_order=True)
+            frame = frame.filter(~_REPEATS_TIME)
+        if thin and problem.table.cadence is not None:
+            frame = thin_table(frame, problem.table.cadence)
+        _sink(frame.drop(AGE_COLUMN, strict=False), table).collect(engine="streaming")
+        as_read.unlink()
+    return counts, disorder
+
+
+def thin_table(table: pl.LazyFrame, cadence: timedelta) -> pl.LazyFrame:
+    """The rows of a sorted table that lie whole cadences after the beginning of their stretch.
+
+    A stretch is a run of rows of one series that are at most a cadence apart.
+    """
+    begins = (~SAME_SERIES | (pl.col("time").diff() > cadence)).fill_null(True)
+    since = pl.col("time") - pl.when(begins).then(pl.col("time")).forward_fill()
+    return table.filter(since.dt.total_milliseconds() % round(cadence.total_seconds() * 1000) == 0)
+
+
+def _sink(frame: pl.LazyFrame, file: Path) -> pl.LazyFrame:
+    """A frame that is written to the file when it is collected."""
+    return frame.sink_parquet(file, row_group_size=_ROW_GROUP_ROWS, lazy=True)
+
+
+def _find_disorder(table: pl.LazyFrame) -> dict[str, Disorder]:
+    """The disorder of every series; empty if the rows are sorted by series and time and no time is repeated."""
+    is_earlier_series = pl.col("series") < pl.col("series").shift()
+    is_not_later = SAME_SERIES & (pl.col("time") <= pl.col("time").shift())
+    if not table.select((is_earlier_series | is_not_later).any()).collect(engine="streaming").item():
+        return {}
+    out_of_order = (pl.col("time").diff() < timedelta(0)).sum()
+    by_series = (
+        table.select("series", "time")
+        .collect()
+        .group_by("series")
+        .agg(pl.len() - pl.col("time").n_unique(), out_of_order.alias("out of order"))
+    )
+    return {name: Disorder(repeated, out_of_order) for name, repeated, out_of_order in by_series.iter_rows()}
+
+
+def _drop_blank_rows(rows: Rows, features: tuple[str, ...]) -> Rows:
+    """The rows without those that hold nothing at all, such as the last lines of a spreadsheet's CSV file."""
+    columns = [rows.time, *([rows.series] if rows.series else []), *features]
+    return replace(rows, frame=rows.frame.filter(~pl.all_horizontal(pl.col(columns).is_null())))
+
+
+def _write_as_read(rows: Rows, problem: Problem, file: Path) -> CellCounts:
+    """Write the rows in the order in which they are read, and count what was wrong with them.
+
+    Raises:
+        RecastError: some of them cannot be rows of the table.
+    """
+    counts = _write_and_count(detect_time_format(rows), problem, file)
+    if counts.unreadable_times:
+        # The times are written in several forms, there are blank rows, or a row has to be refused.
+        rows = _drop_blank_rows(rows, problem.table.features)
+        counts = _write_and_count(rows, problem, file)
+    refuse_wrong_cells(rows, problem, counts)
+    return counts
+
+
+def _write_and_count(rows: Rows, problem: Problem, file: Path) -> CellCounts:
+    """Write and count in one pass through the source's files."""
+    features, sentinels, schema = problem.table.features, problem.table.sentinels, rows.frame.collect_schema()
+    zoned, local = parse_written_times(rows)
+    texts = [feature for feature in features if schema[feature] == pl.String]
+    age = [AGE_COLUMN] if AGE_COLUMN in schema else []
+    cells = rows.frame.select(
+        *age,
+        parse_time(rows).alias("time"),
+        parse_series(rows).alias("series"),
+        (zoned.is_null() & local.is_null()).alias(_helper_column("no time")),
+        zoned.is_not_null().alias(_helper_column("zoned")),
+        *(parse_number(rows, feature).alias(feature) for feature in features),
+        *(pl.col(feature).str.strip_chars().alias(_helper_column(feature)) for feature in texts),
+    )
+
+    def count_wrong(feature: str) -> pl.Expr:
+        infinite = pl.col(feature).is_infinite().sum().cast(pl.Int64)
+        if feature not in texts:
+            return infinite
+        filled = (pl.col(_helper_column(feature)) != "").sum().cast(pl.Int64)
+        return infinite + filled - pl.col(feature).count().cast(pl.Int64)
+
+    _, counted = pl.collect_all(
+        [
+            _sink(
+                cells.select("time", "series", *age, *(null_missing_values(problem, feature) for feature in features)),
+                file,
+            ),
+            cells.select(
+                pl.len().alias("rows"),
+                pl.col(_helper_column("no time")).sum().alias("no time"),
+                pl.col(_helper_column("zoned")).sum().alias("zoned"),
+                pl.col("time").null_count().alias("no moment"),
+                *([is_unnamed(pl.col("series")).sum().alias("no series")] if rows.series is not None else []),
+                *(count_wrong(feature).alias(f"wrong {feature}") for feature in features),
+                *(
+                    pl.col(feature).is_in(list(values)).sum().alias(f"sentinel {feature}")
+                    for feature, values in sentinels.items()
+                ),
+            ),
+        ],
+        engine="streaming",
+    )
+    counts = counted.row(0, named=True)
+    return CellCounts(
+        rows=counts["rows"],
+        unreadable_times=counts["no time"],
+        zoned_times=counts["zoned"],
+        impossible_times=counts["no moment"],
+        unnamed_series=counts.get("no series", 0),
+        wrong={feature: counts[f"wrong {feature}"] for feature in features},
+        sentinels={feature: counts[f"sentinel {feature}"] for feature in sentinels},
+    )
+
+
+def _helper_column(name: str) -> str:
+    """The name of a column that cannot be the name of a feature."""
+    return f"__{name}__"

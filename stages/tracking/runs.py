@@ -1,0 +1,174 @@
+"""The runs of a grid in MLflow: an experiment for each problem, a parent run for each pipeline run.
+
+Each run is written by one process. Everything that the store holds can be written again from the trials that DVC tracks
+(`rebuild`).
+"""
+
+import hashlib
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from problems.problem import AnyProblem
+from project.git import describe_commit
+from project.paths import PARAMS
+from project.settings.sections import Settings
+from stages.tracking.store import get_client, get_or_create_experiment, translate_artifact_errors, translate_errors
+from stages.training.trials import Trial
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all runs of one pipeline run, or of one origin of a backtest, share. It is sent to the worker processes.
+
+    Attributes:
+        experiment: the id of the problem's experiment.
+        parent: the id of the parent run.
+        grid: the name of the tag that every run of the grid has, whichever pipeline run trained it: a run can have only
+            one parent.
+        tags: the tags of every child run.
+        params: the parameters of every child run, beside its own.
+        prefect_run: the id of the flow run that trains, if there is one.
+    """
+
+    problem: str
+    experiment: str
+    parent: str
+    grid: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    prefect_run: str | None
+
+
+@translate_errors()
+def open_pipeline_run(
+    problem: str, settings: Settings, trials: Sequence[Trial], prefect_run: str | None = None, newest: bool = False
+) -> RunContext:
+    """The parent run of a grid: a new one, or the one that an interrupted run of the same grid left open.
+
+    Args:
+        newest: take the newest run of the same grid, open or not, if there is one.
+
+    Raises:
+        TrackingError: the store cannot be reached.
+    """
+    name = time.strftime("pipeline %Y-%m-%d %H:%M:%S")
+    context, run = _open("pipeline", problem, settings, settings.problem(problem), trials, name, newest, prefect_run)
+    # The newest run belongs to another time, and perhaps to another commit.
+    if not newest:
+        add_params_and_tags(run, {}, {"mlflow.source.git.commit": describe_commit(), "recast.prefect_run": prefect_run})
+    return context
+
+
+@translate_errors()
+def open_backtest_runs(
+    problem: str,
+    settings: Settings,
+    origins: Mapping[str, tuple[AnyProblem, Sequence[Trial]]],
+    prefect_run: str | None,
+) -> tuple[RunContext, dict[str | None, RunContext]]:
+    """The run of a backtest and, below it, one run for each origin, the parent of the runs of its trials.
+
+    A backtest that is run again has the same runs.
+
+    Args:
+        origins: for each origin the problem with its split, and its trials.
+
+    Returns:
+        The context of the whole backtest, and those of its origins.
+
+    Raises:
+        TrackingError: the store cannot be reached.
+    """
+    started_by = {"mlflow.source.git.commit": describe_commit(), "recast.prefect_run": prefect_run}
+    all_trials = [trial for _, trials in origins.values() for trial in trials]
+    name = time.strftime("backtest %Y-%m-%d %H:%M:%S")
+    declared = settings.problem(problem)
+    whole, run = _open("backtest", problem, settings, declared, all_trials, name, True, prefect_run)
+    add_params_and_tags(run, {}, started_by)
+    contexts: dict[str | None, RunContext] = {}
+    for origin, (problem_at_origin, trials) in origins.items():
+        name = f"origin {origin}"
+        contexts[origin], run = _open("origin", problem, settings, problem_at_origin, trials, name, True, prefect_run)
+        add_params_and_tags(run, {}, {**started_by, "mlflow.parentRunId": whole.parent, "recast.origin": origin})
+    return whole, contexts
+
+
+def _open(
+    kind: str,
+    problem: str,
+    settings: Settings,
+    declared: AnyProblem,
+    trials: Sequence[Trial],
+    name: str,
+    newest: bool,
+    prefect_run: str | None,
+) -> tuple[RunContext, Run]:
+    """A run of a kind for these trials: a new one, one that was left open, or with `newest` the newest one."""
+    experiment = get_or_create_experiment(problem)
+    grid = hashlib.sha256(" ".join(sorted(trial.key for trial in trials)).encode()).hexdigest()[:16]
+    tags = {
+        "recast.problem": problem,
+        "recast.data": trials[0].data,
+        "recast.synthetic": str(declared.source.synthetic).lower(),
+        "recast.unit": declared.unit,
+        f"recast.grid.{grid}": "1",
+    }
+    params = {
+        "target": declared.target,
+        "split": declared.split.model_dump_json(),
+        **{name: str(value) for name, value in declared.window.model_dump().items()},
+        **{name: str(value) for name, value in settings.train.model_dump().items()},
+    }
+    checkout = identify_checkout()
+    same = f"tags.`recast.grid` = '{grid}' and tags.`recast.checkout` = '{checkout}' and tags.`recast.kind` = '{kind}'"
+    still_open = "" if newest else " and attributes.status = 'RUNNING'"
+    runs = get_client().search_runs([experiment], same + still_open, max_results=1)
+    if runs:
+        run = runs[0]
+    else:
+        # MLflow shows the note on the run's page.
+        note = f"All trials of this grid, even if trained earlier: filter runs by ``tags.`recast.grid.{grid}` = '1'``"
+        identity = {"recast.kind": kind, "recast.grid": grid, "recast.checkout": checkout}
+        run = get_client().create_run(experiment, run_name=name, tags={**tags, **identity, "mlflow.note.content": note})
+    add_params_and_tags(run, {**params, "trials": str(len(trials))}, tags)
+    with translate_artifact_errors():
+        get_client().log_text(run.info.run_id, PARAMS.read_text(encoding="utf-8"), PARAMS.name)
+    return RunContext(problem, experiment, run.info.run_id, f"recast.grid.{grid}", tags, params, prefect_run), run
+
+
+def add_params_and_tags(run: Run, params: Mapping[str, str], tags: Mapping[str, str | None]) -> None:
+    """Write the parameters that a run does not have yet (MLflow does not allow changes), and the tags with a value."""
+    get_client().log_batch(
+        run.info.run_id,
+        params=[Param(name, value) for name, value in sorted(params.items()) if name not in run.data.params],
+        tags=[RunTag(name, value) for name, value in tags.items() if value],
+    )
+
+
+def identify_checkout() -> str:
+    """A name that distinguishes this checkout from others that write to the same store. It contains no quotes."""
+    return f"{socket.gethostname()}:{quote(str(Path.cwd()))}"
+
+
+@translate_errors()
+def end_pipeline_run(context: RunContext, failed: int) -> None:
+    """End the parent run; it counts as failed if a trial has failed.
+
+    Args:
+        failed: how many trials have failed.
+    """
+    log_new_metrics(context.parent, {"failed_trials": failed})
+    get_client().set_terminated(context.parent, "FAILED" if failed else "FINISHED")
+
+
+def log_new_metrics(run: str, values: Mapping[str, float]) -> None:
+    """Write the metrics that the run does not have, in one call: each call costs a transaction of the store."""
+    now, logged = int(time.time() * 1000), get_client().get_run(run).data.metrics
+    new = [Metric(name, value, now, 0) for name, value in values.items() if logged.get(name) != value]
+    get_client().log_batch(run, metrics=new)

@@ -1,0 +1,71 @@
+"""A trained network's answers to windows, and their scores."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from architectures import Network
+from learning.objectives import Objective
+from stages.training.batches import Batch, SplitData
+
+EVALUATION_BATCH = 1024
+"""The most windows that are answered at once outside training. It changes nothing but the last bits of a result."""
+
+EVALUATION_NUMBERS = 1 << 24
+"""Roughly the most numbers in the widest layer of a network at once: of long windows, a batch has fewer."""
+
+
+def answer_windows(network: Network, data: SplitData) -> Iterator[tuple[Tensor, Batch]]:
+    """The answers (B, S, O) of a network in eval mode to every window, in order, each batch with its windows."""
+    network.eval()
+    with torch.inference_mode():
+        for batch in data.iterate_in_order(_choose_batch_size(network, data)):
+            if batch.begins:
+                network.forget()
+            yield network(batch.x_BTF).float(), batch
+    network.forget()
+
+
+def _choose_batch_size(network: Network, data: SplitData) -> int:
+    """How many windows are answered at once. The first one tells, as none is longer."""
+    _, steps, features = data.select(torch.arange(1)).x_BTF.shape
+    widest = max([features, 32, *(layer.out_features for layer in network.modules() if isinstance(layer, nn.Linear))])
+    return max(1, min(EVALUATION_BATCH, EVALUATION_NUMBERS // (steps * widest)))
+
+
+def score_batch(objective: Objective, y_BSO: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """The scores (B, S) of a batch's answers by name, and their weights (B, S), all in double precision."""
+    scores = objective.scores(y_BSO, batch.y_BSK)
+    if batch.weight_BS is None:
+        return scores, torch.ones_like(next(iter(scores.values())))
+    return scores, batch.weight_BS.double()
+
+
+class ScoreSums:
+    """The weighted sums of scores, batch by batch.
+
+    They stay on the device: reading a sum after every batch would make the device wait for Python.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._weight = torch.zeros((), dtype=torch.float64, device=device)
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, scores: Mapping[str, Tensor], weight_BS: Tensor) -> None:
+        """Add the scores (B, S) of a batch."""
+        self._weight += weight_BS.sum()
+        for name, score_BS in scores.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(self._weight)) + (score_BS * weight_BS).sum()
+
+    def means(self) -> dict[str, float]:
+        """The weighted mean of each score."""
+        return {name: float(total / self._weight) for name, total in self._sums.items()}
+
+
+def mean_scores(network: Network, data: SplitData, objective: Objective) -> dict[str, float]:
+    """The weighted mean of each score over the answers to all windows."""
+    sums = ScoreSums(data.device)
+    for y_BSO, batch in answer_windows(network, data):
+        sums.add(*score_batch(objective, y_BSO, batch))
+    return sums.means()

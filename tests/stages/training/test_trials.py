@@ -1,0 +1,214 @@
+"""The trials of a grid: their keys, and the bundles in which they are dispatched."""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from architectures import REGISTRY
+from problems.errors import RecastError
+from problems.problem import Problem
+from project.settings.grid import expand_grid
+from project.settings.operation import RunnerSettings
+from project.settings.sections import Grid, Settings, TrainSettings
+from stages.normalize import normalize
+from stages.training.expansion import bundle_trials, check_grid_shapes, list_trials
+from stages.training.trials import Trial
+from stages.window import window
+from tests.stages.training.conftest import SMALL, Prepared
+
+
+@pytest.fixture
+def of(prepared: Prepared) -> Callable[..., list[Trial]]:
+    """The trials of a grid."""
+
+    def trials_of(
+        architectures: dict[str, Any],
+        seeds: Sequence[int] = (0, 1),
+        train: TrainSettings = SMALL,
+        problem: str = "test",
+    ) -> list[Trial]:
+        grid = Grid(seeds=tuple(seeds), architectures=architectures)
+        settings = Settings.model_construct(grid=grid, train=train, runner=RunnerSettings())
+        return list_trials(settings, problem, prepared.folder / "window")
+
+    return trials_of
+
+
+def keys(found: Sequence[Trial]) -> set[str]:
+    return {trial.key for trial in found}
+
+
+def test_the_grid_has_a_trial_a_configuration_and_seed_and_a_baseline_one(of: Callable[..., list[Trial]]) -> None:
+    found = of({"persistence": {}, "gru": {"units": [4, 8]}}, seeds=(3, 5))
+    assert [trial.label for trial in found] == [
+        "persistence seed=3",
+        "gru units=4 seed=3",
+        "gru units=4 seed=5",
+        "gru units=8 seed=3",
+        "gru units=8 seed=5",
+    ]
+    assert len(keys(found)) == 5
+    assert all(len(trial.key) == 16 for trial in found)
+    assert [trial.trainable for trial in found] == [False, True, True, True, True]
+
+
+OTHER_TRAIN: dict[str, Any] = {
+    "epochs": 5,
+    "steps_per_epoch": None,
+    "batch_size": 17,
+    "loss": "mse",
+    "patience": 2,
+    "clip": 1.0,
+    "precision": "bfloat16",
+    "threads": 2,
+    "quantiles": (0.25, 0.5, 0.75),
+}
+
+
+def test_a_key_changes_with_every_part_of_the_specification(
+    of: Callable[..., list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trial,) = of({"gru": {}}, seeds=(0,))
+    others = [
+        *of({"gru": {}}, seeds=(1,)),
+        *of({"lstm": {}}, seeds=(0,)),
+        *of({"gru": {}}, seeds=(0,), problem="other"),
+        dataclasses.replace(trial, data="other"),
+    ]
+    axes: dict[str, list[Any]] = {
+        "learning_rate": [0.01],
+        "optimizer": ["adam"],
+        "units": [33],
+        "layers": [2],
+        "activation": ["relu"],
+        "dropout": [0.1],
+        "recurrent_dropout": [0.1],
+        "bidirectional": [True],
+        "reversed": [True],
+        "regressor": [8],
+        "initial": ["keras"],
+        "schedule": ["cosine"],
+        "epochs": [3],
+        "residual": ["persistence"],
+        "members": [2],
+        "lookback": [3],
+        "inputs": ["measured"],
+        "embedding": [8],
+    }
+    assert set(axes) == set(REGISTRY["gru"].Hyperparameters.model_fields)
+    others += [each for axis, values in axes.items() for each in of({"gru": {axis: values}}, seeds=(0,))]
+    assert set(OTHER_TRAIN) == set(TrainSettings.model_fields)
+    for name, value in OTHER_TRAIN.items():
+        others += of({"gru": {}}, seeds=(0,), train=SMALL.model_copy(update={name: value}))
+    found = [trial.key, *(each.key for each in others), dataclasses.replace(trial, code="other").key]
+    monkeypatch.setattr(torch, "__version__", "0.0.1")
+    found.append(dataclasses.replace(trial).key)
+    assert len(set(found)) == len(found) == 4 + len(axes) + len(OTHER_TRAIN) + 3
+
+
+def test_a_key_changes_with_the_windows_and_the_table(
+    prepared: Prepared, tmp_path: Path, make_problem: Callable[..., Problem], write_ingested: Any
+) -> None:
+    raw = np.random.default_rng(0).normal(size=(200, 3))
+    changed = raw.copy()
+    changed[3, 2] += 1
+    grid = Grid(seeds=(0,), architectures={"gru": {}})
+    settings = Settings.model_construct(grid=grid, train=SMALL, runner=RunnerSettings())
+    found = []
+    for rows, delay, stride, target in (
+        (raw, "4h", 1, "b"),
+        (raw, "4h", 1, "b"),
+        (changed, "4h", 1, "b"),
+        (raw, "6h", 1, "b"),
+        (raw, "4h", 2, "b"),
+        (raw, "4h", 1, "c"),
+    ):
+        problem = make_problem(window={"lookback": "6h", "step": "2h", "delay": delay}, target=target)
+        write_ingested(tmp_path / "ingest", [rows])
+        normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
+        window(problem, stride, tmp_path / "normalize", tmp_path / "window")
+        found.append(list_trials(settings, "test", tmp_path / "window")[0].key)
+    assert found[0] == found[1]
+    assert len(set(found)) == 5
+
+
+@pytest.mark.parametrize(("split", "changes"), [("train", True), ("validation", True), ("test", False)])
+def test_a_key_changes_with_the_rows_that_a_trial_sees(
+    prepared: Prepared, tmp_path: Path, split: str, changes: bool
+) -> None:
+    """As many windows elsewhere are other windows; those of the test decide no trial."""
+    shutil.copytree(prepared.folder / "window", tmp_path / "window")
+    settings = Settings.model_construct(
+        grid=Grid(seeds=(0,), architectures={"gru": {}}), train=SMALL, runner=RunnerSettings()
+    )
+    before = list_trials(settings, "test", tmp_path / "window")[0].key
+    np.save(tmp_path / "window" / f"{split}.npy", np.load(tmp_path / "window" / f"{split}.npy") + 1)
+    assert (list_trials(settings, "test", tmp_path / "window")[0].key != before) == changes
+
+
+def test_a_key_does_not_change_with_what_decides_no_result(of: Callable[..., list[Trial]], prepared: Prepared) -> None:
+    expected = keys(of({"dense": {"units": [4, 8]}, "gru": {}}))
+    assert keys(of({"gru": {}, "dense": {"units": [8, 4]}}, seeds=(1, 0))) == expected, "the grid's order"
+    assert keys(of({"dense": {"units": [4, 8], "layers": [1]}, "gru": {"learning_rate": [1e-3]}})) == expected, (
+        "a default that is written out"
+    )
+    grid = Grid(seeds=(0, 1), architectures={"dense": {"units": [4, 8]}, "gru": {}})
+    runner = RunnerSettings(kind="inline", workers=7, slots_per_gpu=3, devices="cpu", bundle=5)
+    other = Settings.model_construct(grid=grid, train=SMALL, runner=runner)
+    assert keys(list_trials(other, "test", prepared.folder / "window")) == expected
+
+
+def test_one_more_value_adds_exactly_its_trials(of: Callable[..., list[Trial]]) -> None:
+    axes = {"units": [4, 8], "learning_rate": [0.001, 0.01]}
+    before, after = of({"gru": axes}), of({"gru": axes | {"learning_rate": [0.001, 0.003, 0.01]}})
+    assert keys(before) < keys(after)
+    new = [trial for trial in after if trial.key not in keys(before)]
+    assert len(new) == 4
+    assert {trial.configuration.hyperparameters.model_dump()["learning_rate"] for trial in new} == {0.003}
+    assert len(keys(of({"gru": axes}, seeds=(0, 1, 2))) - keys(before)) == 4
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_a_bundle_holds_trials_of_one_architecture_and_shape(of: Callable[..., list[Trial]], size: int) -> None:
+    found = of(
+        {
+            "gru": {"units": [4, 8], "learning_rate": [0.001, 0.01]},
+            "lstm": {"units": [4], "optimizer": ["adam", "sgd"]},
+            "persistence": {},
+        },
+        seeds=(0, 1, 2),
+    )
+    made = bundle_trials(found, size)
+    together = [trial for bundle in made for trial in bundle]
+    assert sorted(trial.key for trial in together) == sorted(trial.key for trial in found), "each once"
+    assert all(1 <= len(bundle) <= size for bundle in made)
+    for bundle in made:
+        apart = {"learning_rate", "optimizer"}
+        shapes = {str(trial.configuration.hyperparameters.model_dump(exclude=apart)) for trial in bundle}
+        assert len({trial.configuration.architecture for trial in bundle}) == len(shapes) == 1
+    groups = [12 / 2, 12 / 2, 6, 1]
+    assert len(made) == sum(math.ceil(group / size) for group in groups), "no more bundles than need be"
+    assert bundle_trials(found, size) == made
+
+
+def test_an_architecture_that_cannot_work_on_the_windows_is_named(
+    of: Callable[..., list[Trial]], prepared: Prepared
+) -> None:
+    check_grid_shapes(of({"gru": {}, "persistence": {}}), prepared.windowing)
+    with pytest.raises(RecastError, match=r"grid\.architectures\.seasonal_naive looks .* lengthen window\.lookback"):
+        check_grid_shapes(of({"seasonal_naive": {}}), prepared.windowing)
+
+
+def test_a_trial_is_an_immutable_value(of: Callable[..., list[Trial]]) -> None:
+    (configuration,) = expand_grid(Grid(seeds=(0,), architectures={"gru": {}}))
+    (trial,) = of({"gru": {}}, seeds=(0,))
+    assert trial == Trial("test", configuration, 0, SMALL, trial.data, trial.code)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        trial.seed = 1  # type: ignore[misc]
