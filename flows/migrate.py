@@ -146,8 +146,8 @@ def _require_current(name: str, engine: Engine, owner: str, tables: list[Table])
         columns = {column["name"] for column in existing.get((None, table.name), ())}
         if {column.name for column in table.columns} - columns:
             raise RecastError(
-                f"{name}: the {owner} database has no {table.name} as the version that is installed here: `recast up` "
-                "and `recast down` with each profile once bring both up to date, then migrate"
+                f"{name}: the {owner} database does not have {table.name} as the installed version needs it: `recast "
+                "up` and `recast down`, once with each profile, bring both databases up to date; then migrate"
             )
 
 

@@ -10,9 +10,9 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from forecasting.forecaster import Forecaster
+from lifecycle import forecast_log
 from lifecycle.champions import history, promotion, registry
 from lifecycle.champions.history import Version
-from lifecycle.serving import forecast_log
 from problems.errors import RecastError
 from project import paths
 from project.atomic import replace_file

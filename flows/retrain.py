@@ -5,7 +5,6 @@ of the champion: the file is written before anything is changed, and deleted aft
 are in `flows/retraining`.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +19,7 @@ from flows import dag, experiments
 from flows.pipeline import pipeline
 from flows.retraining.approval import ask_person
 from flows.retraining.conclusion import announce_decision, conclude_task
-from flows.retraining.marks import breach_mark, mark_open, open_mark
+from flows.retraining.marks import breach_mark, mark_open, open_mark, read_mark
 from flows.retraining.new_rows import RefreshResult, breach_text, refresh_task
 from flows.retraining.proposal import PromotionProposal, compare_task, experiment_name, register_task
 from flows.train_flow import TrialsFailed
@@ -151,7 +150,7 @@ def _reason_not_to_compare(trial: Trial, champion: Version | None, settings: Set
 def _find_unannounced(problem: str) -> PromotionProposal | None:
     """What a killed run has decided but not announced; None: nothing, or it is no longer true."""
     mark = open_mark(problem)
-    entry = find_outcome(problem, json.loads(mark.read_bytes()).get("decision")) if mark.exists() else None
+    entry = find_outcome(problem, read_mark(problem).get("decision")) if mark.exists() else None
     if entry is None or entry.decision is None:
         return None
     decision = decisions.read_decision(problem, entry.decision)
@@ -219,7 +218,7 @@ def _conclude(proposal: PromotionProposal, refusal: str | None, settings: Settin
     decision, challenger = proposal.decision, proposal.challenger
     problem, patience = decision.problem, settings.retrain.patience.total_seconds()
     # If this run is killed after this, the next one knows what to announce.
-    write_json(open_mark(problem), json.loads(open_mark(problem).read_bytes()) | {"decision": decision.id})
+    write_json(open_mark(problem), read_mark(problem) | {"decision": decision.id})
     entry = conclude_task(proposal, refusal, patience)
     history = pages.write_history(problem)
     announce_decision(proposal, entry, history, patience)

@@ -9,6 +9,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from architectures.combined import build_network
 from forecasting.about import About
 from forecasting.arrays import Times, Values
 from forecasting.quantiles import find_interval_outputs
-from forecasting.windows import InputError, WindowBuilder, Windows
+from forecasting.windows import WindowBuilder, Windows
 from learning.answers import ANSWER_KINDS
 from problems.errors import RecastError
 
@@ -71,7 +72,6 @@ class Forecaster:
         self.about = about
         self.example = pl.DataFrame() if example is None else example
         self._network = network.eval()
-        self._window_builder = WindowBuilder(about) if about.preparation else None
         # A network may store values while it computes, such as the state that it carries over.
         self._lock = threading.Lock()
 
@@ -143,16 +143,14 @@ class Forecaster:
         if not (difference := float(np.abs(actual - expected).max())) <= tolerance:
             raise _changed_code_error(self.about, f"a forecast differs by {difference:.3g} from the stored one")
 
-    @property
+    @cached_property
     def window_builder(self) -> WindowBuilder:
-        """What makes windows from rows.
+        """The builder of the windows that this forecaster reads.
 
         Raises:
-            InputError: this is a forecaster of sequences, which takes windows.
+            InputError: this is a forecaster of sequences, which takes windows, not rows.
         """
-        if self._window_builder is None:
-            raise InputError(f"{self.about.problem} is a problem of sequences: it takes windows, not rows")
-        return self._window_builder
+        return WindowBuilder(self.about)
 
     def forecast(self, rows: pl.DataFrame, all_windows: bool = False) -> pl.DataFrame:
         """Forecasts from rows in their own units, in any order.

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Run once, by PostgreSQL's image, when its volume is new: a role a service, which owns its databases and nothing else.
+# PostgreSQL's image runs this once, when its volume is new: each service gets a role, which owns only its databases.
 set -euo pipefail
 psql --set=ON_ERROR_STOP=1 --username "$POSTGRES_USER" \
   --set=mlflow="$MLFLOW_DATABASE_PASSWORD" --set=prefect="$PREFECT_DATABASE_PASSWORD" <<'SQL'

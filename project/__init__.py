@@ -1,0 +1,1 @@
+"""The checkout itself: its paths, files, locks, git, servers' profile, progress and settings."""

@@ -6,11 +6,9 @@
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from problems.errors import RecastError
 from project.atomic import write_json
 from project.paths import STATE
+from project.records import read_record
 
 PROFILE_FILE = STATE / "profile.json"
 
@@ -35,14 +33,11 @@ def read_profile() -> Profile:
     Raises:
         RecastError: the file of the profile cannot be read.
     """
+    fix = "delete it, then run `recast up --profile NAME` with this project's profile"
     try:
-        return TypeAdapter(Profile).validate_json(PROFILE_FILE.read_bytes())
+        return read_record(PROFILE_FILE, Profile, fix)
     except FileNotFoundError:
         return Profile()
-    except ValidationError as error:
-        raise RecastError(
-            f"{PROFILE_FILE} cannot be read; delete it, then run `recast up --profile NAME` with this project's profile"
-        ) from error
 
 
 def save_profile(profile: Profile) -> None:

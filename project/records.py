@@ -2,7 +2,8 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, overload
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,11 +12,19 @@ from problems.errors import RecastError
 T = TypeVar("T")
 
 
-def read_record(file: Path, kind: type[T], fix: str) -> T:
+@overload
+def read_record(file: Path, kind: type[T], fix: str) -> T: ...
+
+
+@overload
+def read_record(file: Path, kind: UnionType, fix: str) -> Any: ...
+
+
+def read_record(file: Path, kind: Any, fix: str) -> Any:
     """The content of a JSON file.
 
     Args:
-        kind: the type that the content must have: a dataclass, or a type such as `dict[str, Any]` or `list[Entry]`.
+        kind: the type that the content must have: a dataclass, several of them, or a type such as `dict[str, Any]`.
         fix: what the user should do about a file that cannot be read; it ends the error message.
 
     Raises:
@@ -23,7 +32,7 @@ def read_record(file: Path, kind: type[T], fix: str) -> T:
         RecastError: another version of Recast wrote the file, or it is damaged.
     """
     try:
-        value: T = _parse(file, kind)
+        return _parse(file, kind)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
@@ -31,7 +40,6 @@ def read_record(file: Path, kind: type[T], fix: str) -> T:
         raise RecastError(
             f"{file} was written by another version of Recast, or is damaged ({reason}); {fix}"
         ) from error
-    return value
 
 
 def read_disposable_record(file: Path, kind: type[T]) -> T | None:

@@ -31,17 +31,22 @@ START_MODULES = {
 DECIDES_NO_OUTPUT = {
     "project.atomic": "says how a file is written, not what is in it",
     "project.command": "runs a stage and reports its errors",
+    "project.disk": "explains errors of the disk",
     "project.git": "asks which commit is checked out, for MLflow",
     "project.lock": "keeps two pipelines apart",
     "project.paths": "says where files are; dvc.yaml names the same folders",
     "project.profile": "says which servers are used",
     "project.progress": "shows progress",
     "project.redaction": "removes passwords from messages",
-    "project.settings.runners": "says where trials are trained",
+    "project.retry": "says how long a server is waited for",
     "project.settings.explaining": "explains errors in params.yaml",
+    "project.settings.operation": "says where trials run and what happens to their results",
+    "project.settings.runners": "says where trials are trained",
     "project.source_code": "computes digests of source code",
     "project.spelling": "suggests names in error messages",
     "stages.dependencies": "writes these dependencies",
+    "stages.tables.polars_errors": "explains errors of Polars",
+    "stages.tables.polars_limits": "limits memory, whatever is read",
 }
 """Modules whose code does not decide what any stage writes, each with the reason."""
 
@@ -53,14 +58,10 @@ CONCERNS_TRAINING = {
 }
 """More such modules of the stages before `train`, which read the kinds of answers and check the settings."""
 
-RECORDS_TRIALS = {"stages.tracking": "records in MLflow how trials went, and writes none of the stage's files"}
-"""More such modules of the stage `train`."""
-
 MORE_BY_STAGE = {
     "ingest": CONCERNS_TRAINING,
     "normalize": CONCERNS_TRAINING,
     "window": CONCERNS_TRAINING,
-    "train": RECORDS_TRIALS,
 }
 
 

@@ -249,7 +249,7 @@ def _show_trace(trace: "Trace") -> None:
 
 def _show_forecasts(problem: str, version: int) -> None:
     """Print the newest forecasts of a version."""
-    from lifecycle.serving import forecast_log
+    from lifecycle import forecast_log
 
     forecasts = forecast_log.forecasts_of_version(problem, version)
     table = Table(

@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import app
-from lifecycle.monitoring import history
 from project import paths
 from project.progress import output
 
@@ -15,12 +14,13 @@ def monitor(problem: Annotated[str, typer.Argument(help="a problem of params.yam
     """Compare forecasts with later observations, and report every broken rule of `monitor` in params.yaml."""
     from flows.connection import connect
     from flows.monitor import monitor as flow
+    from lifecycle.monitoring.history import monitor_folder
     from project.settings.loading import load_settings
 
     paths.require_root()
     load_settings().problem(problem)
     connect()
     flow(problem)
-    page = history.monitor_folder(problem) / "monitor.html"
+    page = monitor_folder(problem) / "monitor.html"
     if page.exists():
         output.print(f"Page: {page}", soft_wrap=True)

@@ -74,13 +74,13 @@ def _show_grids() -> None:
         table = Table(
             "device", "slots", "memory reserved", "runs", "for", "of about", title=grid.title, caption=caption
         )
-        for place in grid.places:
-            running = [bundle for bundle in grid.running if bundle.device == place.device]
-            memory = "" if place.memory is None else f"{_gib(place.used or 0)} of {_gib(place.memory)}"
+        for device in grid.places:
+            running = [bundle for bundle in grid.running if bundle.device == device.device]
+            memory = "" if device.memory is None else f"{_gib(device.used or 0)} of {_gib(device.memory)}"
             now = time.time()
             table.add_row(
-                escape(place.device),
-                f"{len(running)} of {place.slots}",
+                escape(device.device),
+                f"{len(running)} of {device.slots}",
                 memory,
                 escape("\n".join(bundle.label for bundle in running)),
                 "\n".join(_format_seconds(now - bundle.begun) for bundle in running),

@@ -2,9 +2,11 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from lifecycle.champions.history import champion_folder
 from project.atomic import write_json
+from project.records import read_record
 
 
 def open_mark(problem: str) -> Path:
@@ -21,3 +23,8 @@ def mark_open(problem: str) -> None:
     """Note that a retraining is under way. An earlier note stays as it is."""
     if not open_mark(problem).exists():
         write_json(open_mark(problem), {"since": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def read_mark(problem: str) -> dict[str, Any]:
+    """The content of the file that `open_mark` names."""
+    return read_record(open_mark(problem), dict[str, Any], fix=f"delete it, then run `recast retrain {problem}`")

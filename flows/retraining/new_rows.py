@@ -1,6 +1,5 @@
 """The first step of a retraining: fetch new rows, check them, and accept them or put them into quarantine."""
 
-import json
 from dataclasses import dataclass
 
 from prefect import task
@@ -13,6 +12,7 @@ from problems.problem import Problem
 from project import paths
 from project.atomic import write_json
 from project.progress import console
+from project.records import read_record
 from project.settings.sections import Settings
 from stages import ingest
 
@@ -37,7 +37,9 @@ def refresh_task(problem: str, settings: Settings) -> RefreshResult:
     declared = settings.problem(problem)
     ingest.fetch(problem, settings)
     accepted: list[str] = []
-    breaches: list[str] = json.loads(breach_mark(problem).read_bytes()) if breach_mark(problem).exists() else []
+    breaches: list[str] = (
+        read_record(breach_mark(problem), list[str], fix="delete it") if breach_mark(problem).exists() else []
+    )
     while isinstance(declared, Problem) and declared.fresh is not None:
         arrival = refresh.fetch_increment(problem, settings, lambda done, total: None)
         if arrival is None:

@@ -16,6 +16,7 @@ from infra.devices.packing import Device
 from infra.devices.slots import Slot, claim_slot, claim_slot_for_process, slots_are_exclusive
 from problems.errors import RecastError
 from stages.tracking import runs
+from stages.tracking.tolerant_run import MlflowLogger
 from stages.training.bundle import train_bundle
 from stages.training.outcomes import Outcome
 from stages.training.trials import Trial, add_run_notes, trial_folder
@@ -37,12 +38,13 @@ def bundle_task(
     """
     for trial in bundle:
         add_run_notes(trial_folder(trial), shape=cost_shape(trial))
+    logger = MlflowLogger(context)
     try:
         if keep_slot:
-            outcomes = train_bundle(bundle, claim_slot_for_process(tuple(slots)), context, raise_if_stopped)
+            outcomes = train_bundle(bundle, claim_slot_for_process(tuple(slots)), logger, raise_if_stopped)
         else:
             with claim_slot(slots) as device:
-                outcomes = train_bundle(bundle, device, context, raise_if_stopped)
+                outcomes = train_bundle(bundle, device, logger, raise_if_stopped)
                 if device.type == "cuda":
                     # Another process may need the memory that PyTorch keeps cached for the next bundle.
                     torch.cuda.empty_cache()

@@ -7,7 +7,6 @@ Tashman 2000, "Out-of-sample tests of forecasting accuracy: an analysis and revi
 Forecasting 16: rolling origins, with a window of training rows that grows or rolls.
 """
 
-import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,6 +17,7 @@ from problems.errors import RecastError
 from problems.problem import Problem
 from problems.split import DateSplit, RecentSplit
 from project.settings.sections import Settings
+from stages.tables.ingested import read_cadence
 
 ORIGIN_EPOCH = datetime(2001, 1, 1)
 """A Monday. All origins are a multiple of `every` after it, so that a backtest next month has most origins of today's,
@@ -110,7 +110,7 @@ def place_origins(plan: Plan, end: datetime) -> list[Origin]:
 
 def find_data_end(ingested: Path) -> datetime:
     """The end of the series that ends first: one cadence after its last row."""
-    cadence = timedelta(seconds=json.loads((ingested / "quality.json").read_text(encoding="utf-8"))["cadence_seconds"])
+    cadence = read_cadence(ingested)
     last = pl.scan_parquet(ingested / "table.parquet").group_by("series").agg(pl.col("time").max())
     end: datetime = last.collect(engine="streaming")["time"].min()  # type: ignore[assignment]
     return end + cadence

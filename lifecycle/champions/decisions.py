@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from learning.objectives import Objective
 from lifecycle.champions import history, registry
@@ -36,6 +35,7 @@ from problems.errors import RecastError
 from problems.problem import Problem
 from project import paths
 from project.atomic import replace_file, write_json
+from project.records import read_record
 from project.settings.sections import Settings
 from stages.evaluation import leaderboard
 from stages.evaluation.baseline import BASELINE
@@ -60,14 +60,7 @@ def read_decision(problem: str, decision: str) -> Decision | None:
     file = decision_folder(problem, decision) / "decision.json"
     if not file.exists():
         return None
-    try:
-        return TypeAdapter(Decision).validate_json(file.read_bytes())
-    except ValidationError as error:
-        detail = error.errors()[0]
-        raise RecastError(
-            f"{file}: written by another version of Recast ({'.'.join(map(str, detail['loc']))}: {detail['msg']}); "
-            "delete the file to have the models compared again"
-        ) from error
+    return read_record(file, Decision, fix="delete the file to have the models compared again")
 
 
 def select_challenger(problem: str, settings: Settings) -> Trial:

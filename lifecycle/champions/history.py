@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from filelock import FileLock
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from problems.errors import RecastError
 from project.atomic import replace_file
 from project.paths import STATE
+from project.records import read_record
 
 CHAMPIONS_FOLDER = Path("data/champion")
 """A folder for each problem, with its history, decisions and pages."""
@@ -99,14 +100,9 @@ def read_history(problem: str) -> list[Entry]:
     file = history_file(problem)
     if not file.exists():
         return []
-    try:
-        return TypeAdapter(list[Entry]).validate_json(file.read_bytes())
-    except ValidationError as error:
-        detail = error.errors()[0]
-        raise RecastError(
-            f"{file}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}; restore the file, or move "
-            f"{champion_folder(problem)} aside to begin a new history"
-        ) from error
+    return read_record(
+        file, list[Entry], fix=f"restore the file, or move {champion_folder(problem)} aside to begin a new history"
+    )
 
 
 @contextmanager

@@ -4,20 +4,20 @@ What a version was made of is written when it is registered, to `data/champion/<
 retraining is a DVC experiment: a commit beside the branch, with the dvc.lock of that time.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
+from lifecycle import forecast_log
 from lifecycle.champions.history import CHAMPIONS_FOLDER, Version, champion_folder, read_history
-from lifecycle.serving import forecast_log
 from problems.errors import RecastError
 from project import git, paths
 from project.atomic import write_json
+from project.records import read_record
+from stages.tables.ingested import read_quality
 from stages.training.trials import Trial
 
 DVC_LOCK = "dvc.lock"
@@ -67,7 +67,7 @@ def record_lineage(trial: Trial, version: Version) -> Lineage:
     """Write what a version is made of, unless that is written already, and return it."""
     file = _lineage_file(version.problem, version.version)
     if not file.exists():
-        quality = json.loads((paths.stage_folder("ingest", trial.problem) / "quality.json").read_text(encoding="utf-8"))
+        quality = read_quality(paths.stage_folder("ingest", trial.problem))
         lineage = Lineage(
             version.problem,
             version.version,
@@ -96,7 +96,7 @@ def read_lineage(problem: str, version: int) -> Lineage:
             f"{file}: what version {version} of {problem} was made of is not known in this checkout; known versions: "
             f"{', '.join(map(str, numbers)) or 'none'}"
         )
-    return TypeAdapter(Lineage).validate_json(file.read_bytes())
+    return read_record(file, Lineage, fix="restore the file from a backup")
 
 
 def _lineage_file(problem: str, version: int) -> Path:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from forecasting.quantiles import find_interval_outputs
 from learning.measures import Measure
+from lifecycle import forecast_log
 from lifecycle.monitoring.versions import MAE, MonitoredVersion
-from lifecycle.serving import forecast_log
 from problems.problem import Problem
 
 

@@ -11,9 +11,9 @@ from architectures import REGISTRY
 from learning.losses import LOSSES
 from learning.measures import Measure
 from learning.objectives import Objective
+from lifecycle import forecast_log
 from lifecycle.champions import registry
 from lifecycle.champions.history import Version
-from lifecycle.serving import forecast_log
 from stages.tracking import store
 
 MAE = "mae"

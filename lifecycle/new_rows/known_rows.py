@@ -1,6 +1,5 @@
 """The rows that are known already: those of the raw store, and the increments in quarantine."""
 
-import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from lifecycle.new_rows.arrived_file import LOCAL_COLUMN, RAW_COLUMN, read_values
-from lifecycle.new_rows.quarantine import dropped_note, list_quarantine
+from lifecycle.new_rows.quarantine import list_quarantine, read_dropped_time
 from problems.growing_source import GrowingSource
 from problems.problem import Problem
 from problems.source import AGE_COLUMN, Rows
@@ -44,9 +43,7 @@ class StoredRows:
         """See `KnownRows.last_time`."""
         until: Any = last_times(self.rows())["last"].min()
         first_times = [increment.arrival["first"] for increment in list_quarantine(self.store.name)]
-        note = dropped_note(self.store.name)
-        if note.exists():
-            first_times.append(json.loads(note.read_text(encoding="utf-8"))["first"])
+        first_times.append(read_dropped_time(self.store.name))
         for first in filter(None, first_times):
             until = min(until, datetime.fromisoformat(first) - timedelta(milliseconds=1))
         times = self.times()

@@ -1,6 +1,5 @@
 """The table of the known rows, with which the contract compares new rows."""
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from problems.files.raw_store import INCREMENTS_FOLDER, list_increments
 from problems.growing_source import GrowingSource
 from problems.problem import Problem
 from stages.ingest import ingest
-from stages.tables.ingested import QUALITY_FILE, TABLE_FILE
+from stages.tables.ingested import QUALITY_FILE, TABLE_FILE, read_quality
 from stages.tables.quality import hash_raw_files, hash_reading_settings
 
 DAY = timedelta(days=1)
@@ -54,7 +53,7 @@ def open_known_table(problem: Problem, source: GrowingSource, store: Path, inges
         if not _is_current(problem, store, ingested):
             ingested = Path(name) / "ingest"
             ingest(problem, store, ingested)
-        quality = json.loads((ingested / QUALITY_FILE).read_text(encoding="utf-8"))
+        quality = read_quality(ingested)
         table = pl.scan_parquet(ingested / TABLE_FILE)
         for file in increments:
             if f"{INCREMENTS_FOLDER}/{file.name}" not in quality["files"]:
@@ -67,7 +66,7 @@ def _is_current(problem: Problem, store: Path, ingested: Path) -> bool:
     """Whether only increments were added to the store since it was ingested, and the settings are still the same."""
     if not (ingested / QUALITY_FILE).exists():
         return False
-    quality = json.loads((ingested / QUALITY_FILE).read_text(encoding="utf-8"))
+    quality = read_quality(ingested)
     then, now = quality["files"], hash_raw_files(store)
     added = now.keys() - then.keys()
     return (

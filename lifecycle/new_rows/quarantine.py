@@ -1,6 +1,5 @@
 """Increments before they count: accepted into the raw store, or put into quarantine and taken out of it again."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -12,6 +11,7 @@ from problems.errors import RecastError
 from problems.files.raw_store import INCREMENTS_FOLDER, list_increments
 from project import paths
 from project.atomic import write_json
+from project.records import read_record
 from project.settings.sections import Settings
 
 
@@ -105,7 +105,7 @@ def list_quarantine(problem: str) -> list[Quarantined]:
     """List the increments in quarantine, the oldest first."""
     increments = []
     for file in list_increments(paths.quarantine_folder(problem)):
-        reasons = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        reasons = _read_reasons(file)
         increments.append(Quarantined(file, reasons["arrival"], reasons["breaches"]))
     return increments
 
@@ -134,12 +134,27 @@ def drop_increment(problem: str, name: str) -> None:
         RecastError: there is no increment of this name.
     """
     file, note = _find_in_quarantine(problem, name), dropped_note(problem)
-    reasons = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    noted = json.loads(note.read_text(encoding="utf-8"))["first"] if note.exists() else None
+    reasons = _read_reasons(file)
+    noted = read_dropped_time(problem)
     if first_times := [time for time in (noted, reasons["arrival"]["first"]) if time]:
         write_json(note, {"first": min(first_times, key=datetime.fromisoformat)})
     file.unlink()
     file.with_suffix(".json").unlink()
+
+
+def _read_reasons(file: Path) -> dict[str, Any]:
+    """What is recorded of an increment in quarantine: `arrival` and `breaches`."""
+    fix = f"move it and {file.name} out of the quarantine; the rows come again"
+    return read_record(file.with_suffix(".json"), dict[str, Any], fix)
+
+
+def read_dropped_time(problem: str) -> str | None:
+    """The first time in the note of what was dropped; None: there is no note."""
+    note = dropped_note(problem)
+    if not note.exists():
+        return None
+    record = read_record(note, dict[str, str], fix="delete it; rows that were dropped may not be fetched again then")
+    return record["first"]
 
 
 def dropped_note(problem: str) -> Path:

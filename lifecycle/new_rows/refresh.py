@@ -5,7 +5,6 @@ be wrong. A row is known if the raw store has the same values for its series and
 that is killed at any point therefore neither loses nor doubles a row.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from problems.problem import Growth, Problem
 from problems.source import DownloadProgress
 from project import paths
 from project.atomic import replace_file, write_json
+from project.records import read_disposable_record
 from project.settings.sections import Settings
 from stages.ingest import fetch
 from stages.tables.polars_errors import explain_polars_errors
@@ -82,7 +82,7 @@ def _bring_files(
     known_rows = StoredRows(growth.source, store, scratch)
     files = growth.fresh.bring_files(growth.source, known_rows, cache, store.name, progress, attempts)
     sizes_file = cache / "sizes.json"
-    sizes = json.loads(sizes_file.read_text(encoding="utf-8")) if sizes_file.exists() else {}
+    sizes = read_disposable_record(sizes_file, dict[str, Any]) or {}
     known_starts = _read_known_starts(problem, store, cache)
     arrived: list[ArrivedFile] = []
     for i, file in enumerate(files):
@@ -111,9 +111,9 @@ def _write_known_starts(
 def _read_known_starts(problem: Problem, store: Path, cache: Path) -> dict[str, FileStart]:
     """Read up to where the lines of each file are known; nothing if what they were compared with has gone."""
     file = cache / "known.json"
-    if not file.exists():
+    note = read_disposable_record(file, dict[str, Any])
+    if note is None:
         return {}
-    note = json.loads(file.read_text(encoding="utf-8"))
     then, now = note["of"], _describe_known(problem, store)
     if then["base"] != now["base"] or not set(then["increments"]) <= set(now["increments"]):
         return {}

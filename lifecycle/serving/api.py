@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from lifecycle.serving import forecast_log
+from lifecycle import forecast_log
 from lifecycle.serving.champion_model import LoadedModel
 from lifecycle.serving.metrics import RequestMetrics
 from lifecycle.serving.openapi import make_openapi

@@ -6,7 +6,7 @@ import threading
 
 import polars as pl
 
-from lifecycle.serving import forecast_log
+from lifecycle import forecast_log
 from lifecycle.serving.metrics import ServiceMetrics
 
 MAX_UNLOGGED_BATCHES = 256

@@ -19,7 +19,7 @@ import polars as pl
 import torch
 
 from forecasting.windows import InputError, Windows
-from lifecycle.serving import forecast_log
+from lifecycle import forecast_log
 from lifecycle.serving.champion_model import ChampionModel, LoadedModel, ModelRegistry
 from lifecycle.serving.log_writer import LogWriter
 from lifecycle.serving.metrics import ServiceMetrics

@@ -134,8 +134,8 @@ class DatabaseSource(GrowingSource):
         statement: TextClause | Select[Any]
         if query is None:
             source_rows = text(f"({self.query.rstrip().removesuffix(';')}) AS rows_of_source")
-            all_rows = select(literal_column("*")).select_from(source_rows)
-            statement = all_rows.where(column(self.time) > bindparam("after", after))
+            statement = select(literal_column("*")).select_from(source_rows)
+            statement = statement.where(column(self.time) > bindparam("after", after))
         else:
             statement = text(query)
             if "after" in statement.compile().params:

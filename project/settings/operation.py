@@ -170,7 +170,7 @@ class RetrainSettings(Section):
     )
     approval: Duration | None = Field(
         None,
-        description="how long the flow waits until a person approves a promotion, before it refuses it; null: do not ask",
+        description="how long the flow waits for a person to approve a promotion before it refuses; null: do not ask",
     )
     patience: Duration = Field(timedelta(minutes=10), description="how long to wait for MLflow while it is unreachable")
 

@@ -54,8 +54,8 @@ def collect_answers(network: Network, data: SplitData, objective: Objective, kin
     for y_BSO, batch in answer_windows(network, data):
         scores, weight_BS = score_batch(objective, y_BSO, batch)
         sums.add(scores, weight_BS)
-        selects_BS = scores[objective.selection_measure.name]
-        window_means.append(((selects_BS * weight_BS).sum(dim=1) / weight_BS.sum(dim=1)).numpy())
+        selection_BS = scores[objective.selection_measure.name]
+        window_means.append(((selection_BS * weight_BS).sum(dim=1) / weight_BS.sum(dim=1)).numpy())
         if answer_kind.is_number:
             values.append((sort_quantiles(y_BSO) if objective.quantiles else y_BSO).double().numpy())
         elif answer_kind.has_classes and batch.weight_BS is None and max(objective.outputs, 2) <= MAX_CONFUSION_CLASSES:

@@ -12,7 +12,7 @@ def summarize_metrics(evaluation: Evaluation) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     if evaluation.persistence_test is not None:
         metrics["persistence"] = {f"test_{evaluation.selection_measure.name}": round(evaluation.persistence_test, 4)}
-    row = evaluation.row(evaluation.best)
+    row = evaluation.find_row(evaluation.best)
     if row:
         metrics["best"] = {
             "configuration": row.configuration,

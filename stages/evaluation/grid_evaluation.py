@@ -1,6 +1,5 @@
 """Evaluate a grid: rank its configurations by validation error, and test the best one of each architecture, once."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -19,6 +18,7 @@ from stages.evaluation.forecasts import (
     Band,
     Forecasts,
     Targets,
+    TargetValues,
     average_absolute_errors,
     average_by_hour,
     average_by_month,
@@ -28,9 +28,10 @@ from stages.evaluation.forecasts import (
     tabulate_stretch,
 )
 from stages.evaluation.leaderboard import Evaluation, LeaderboardRow, MeasureInfo, Spread
-from stages.evaluation.metrics import Comparison, paired_block_bootstrap, skill_score
+from stages.evaluation.metrics import Comparison, Errors, paired_block_bootstrap, skill_score
 from stages.evaluation.ranking import group_by_configuration, rank_configurations
 from stages.evaluation.selection import select_configurations
+from stages.tables.ingested import read_quality
 from stages.tables.table import Table, read_times
 from stages.tables.windows import AnyWindows, TableWindows, read_windows
 from stages.training import history, reading
@@ -93,9 +94,9 @@ class SelectedConfiguration:
     curves: dict[str, list[Epoch]]
 
     @property
-    def errors(self) -> np.ndarray:
+    def errors(self) -> Errors:
         """The mean score (N,) of the selection measure by test window, averaged over seeds."""
-        mean_N: np.ndarray = np.mean([answers.window_N for answers in self.answers], axis=0)
+        mean_N: Errors = np.mean([answers.window_N for answers in self.answers], axis=0)
         return mean_N
 
     @property
@@ -188,7 +189,7 @@ def evaluate_grid(
         forecasts_of=series_name,
         fans={label: [band.cut_fan(stretch) for band in reversed(bands[label])] for label in errors},
         confusion={label: result.confusion for label, result in selected.items() if result.confusion},
-        quality=json.loads((ingested / "quality.json").read_text(encoding="utf-8")),
+        quality=read_quality(ingested),
         windows=asdict(data.windows),
     )
 
@@ -216,14 +217,14 @@ def _test_configuration(group: Sequence[Trial], data: EvaluationData, objective:
     )
 
 
-def _stack_values(answers: Sequence[Answers]) -> np.ndarray:
+def _stack_values(answers: Sequence[Answers]) -> TargetValues:
     """The answers of each seed in one array (S, N, L, O)."""
     return np.stack([of_seed.values_NLO for of_seed in answers if of_seed.values_NLO is not None])
 
 
 def _compare(
-    first_N: np.ndarray,
-    second_N: np.ndarray,
+    first_N: Errors,
+    second_N: Errors,
     data: EvaluationData,
     targets: Mapping[str, Targets],
     settings: BootstrapSettings,

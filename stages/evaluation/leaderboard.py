@@ -177,7 +177,7 @@ class Evaluation:
         """The measure that ranks the configurations."""
         return self.measures[0]
 
-    def row(self, configuration: str | None) -> LeaderboardRow | None:
+    def find_row(self, configuration: str | None) -> LeaderboardRow | None:
         """The row of a configuration; None where there is no such row."""
         return next((row for row in self.rows if row.configuration == configuration), None)
 

@@ -15,11 +15,6 @@ def mae(errors_N: Errors) -> float:
     return float(np.abs(errors_N).mean())
 
 
-def rmse(errors_N: Errors) -> float:
-    """Root of the mean squared error, in the errors' unit."""
-    return float(np.sqrt(np.square(errors_N).mean()))
-
-
 def skill_score(error: float, reference: float) -> float | None:
     """The skill score (Murphy 1988): 1 is perfect, 0 is as good as the reference; None if the reference has no error.
 

@@ -36,7 +36,7 @@ class Verdict:
 
 def phrase_verdict(evaluation: Evaluation) -> Verdict:
     """The evaluation in a few sentences."""
-    best = evaluation.row(evaluation.best)
+    best = evaluation.find_row(evaluation.best)
     measure = evaluation.selection_measure
     test_errors = {row.configuration: row.test[measure.name] for row in evaluation.rows if row.selected}
     if best is None or best.configuration not in test_errors:

@@ -45,7 +45,7 @@ def render_report(evaluation: Evaluation, pictures: NetworkPictures | None = Non
         return template.render(
             evaluation=evaluation,
             verdict=phrase_verdict(evaluation),
-            best=evaluation.row(evaluation.best),
+            best=evaluation.find_row(evaluation.best),
             split=_describe_split(evaluation.split),
             lines=lines,
             decimals=choose_error_decimals(evaluation),

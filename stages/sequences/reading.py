@@ -10,10 +10,10 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from architectures.shape import WindowShape
 from learning.answers import AnswerKindName
+from project.records import read_record
 
 SEQUENCES_FILE, VOCABULARY_FILE, WINDOWS_FILE = "sequences.parquet", "vocabulary.json", "windows.json"
 
@@ -43,7 +43,7 @@ class EncodedSequences:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read the description that `encode_sequences` wrote into `folder`."""
-        return TypeAdapter(cls).validate_json((folder / "table.json").read_bytes())
+        return read_record(folder / "table.json", cls, fix=f"run `recast run {folder.name}`")
 
 
 def read_steps(folder: Path) -> NDArray[Any]:
@@ -101,4 +101,4 @@ class SequenceWindows:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read what `cut_sequences` wrote into `folder`."""
-        return TypeAdapter(cls).validate_json((folder / WINDOWS_FILE).read_bytes())
+        return read_record(folder / WINDOWS_FILE, cls, fix=f"run `recast run {folder.name}`")

@@ -6,9 +6,9 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from forecasting.preparation import Preparation
+from project.records import read_record
 
 CHUNK_ROWS = 1_000_000
 """Rows that are held in memory at once."""
@@ -52,7 +52,7 @@ class Table:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read the description that `normalize` wrote into `folder`."""
-        return TypeAdapter(cls).validate_json((folder / "table.json").read_bytes())
+        return read_record(folder / "table.json", cls, fix=f"run `recast run {folder.name}`")
 
 
 def read_values(folder: Path) -> NDArray[np.float32]:

@@ -6,10 +6,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from architectures.shape import WindowShape
 from learning.answers import AnswerKindName
+from project.records import read_record
 from stages.sequences.reading import WINDOWS_FILE, SequenceWindows
 
 Ranges = NDArray[np.int64]
@@ -54,7 +54,7 @@ class TableWindows:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read what `window` wrote into `folder`."""
-        return TypeAdapter(cls).validate_json((folder / WINDOWS_FILE).read_bytes())
+        return read_record(folder / WINDOWS_FILE, cls, fix=f"run `recast run {folder.name}`")
 
 
 AnyWindows = TableWindows | SequenceWindows
@@ -62,7 +62,7 @@ AnyWindows = TableWindows | SequenceWindows
 
 def read_windows(folder: Path) -> AnyWindows:
     """What the stage `window` wrote into `folder`, for a table or for sequences."""
-    windows: AnyWindows = TypeAdapter(AnyWindows).validate_json((folder / WINDOWS_FILE).read_bytes())
+    windows: AnyWindows = read_record(folder / WINDOWS_FILE, AnyWindows, fix=f"run `recast run {folder.name}`")
     return windows
 
 

@@ -37,18 +37,8 @@ from stages.tracking.served_model import (
 from stages.training import reading
 from stages.training.trials import Trial, read_run_notes, trial_folder
 
-REQUIRED_DISTRIBUTIONS = (
-    "httpx",
-    "mlflow",
-    "numpy",
-    "polars",
-    "pyarrow",
-    "pydantic",
-    "safetensors",
-    "tenacity",
-    "torch",
-)
-"""The distributions that the stored code needs."""
+REQUIRED_DISTRIBUTIONS = ("mlflow", "numpy", "polars", "pyarrow", "pydantic", "safetensors", "torch")
+"""The distributions that the stored code needs. Polars needs pyarrow to make pandas' tables."""
 MODEL_TAG = "recast.model"
 """Tag of a run whose model is stored: the model's URI."""
 CONTENT_TAG = "recast.model.content"
@@ -143,7 +133,7 @@ def _store_model(trial: Trial, run: str, description: About) -> str:
             model = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(ROOT / find_module_file(MODEL_MODULE)),
-                code_paths=_copy_code(folder / "code"),
+                code_paths=copy_code(folder / "code"),
                 artifacts={
                     "model" if file.name == ABOUT_FILE else file.stem: str(file)
                     for file in sorted((folder / "artifacts").iterdir())
@@ -161,7 +151,7 @@ def _store_model(trial: Trial, run: str, description: About) -> str:
     return str(model.model_uri)
 
 
-def _copy_code(folder: Path) -> list[str]:
+def copy_code(folder: Path) -> list[str]:
     """Copy the modules that a model may import into `folder`, and return the folders of the top-level packages."""
     modules = stored_modules()
     packages = {package for module in modules for package in _parent_packages(module)}

@@ -19,9 +19,6 @@ from problems.errors import RecastError
 from project import git
 from project.atomic import replace_file, write_json
 from stages.tables.windows import read_windows
-from stages.tracking import runs
-from stages.tracking.tolerant_run import TolerantRun
-from stages.tracking.trial_run import TrialRun
 from stages.training.batches import SplitData
 from stages.training.checkpoint import TrainingState
 from stages.training.failures import TrialFailed, to_trial_failure
@@ -33,19 +30,20 @@ from stages.training.peak_memory import measure_peak_memory, reset_peak_memory
 from stages.training.reading import read_batches
 from stages.training.results import describe_failure, describe_result, describe_trial, read_target_scale
 from stages.training.scoring import mean_scores
+from stages.training.trial_log import TrialLogger
 from stages.training.trials import Trial, add_run_notes, check_trial_code, trial_folder
 
 
 def train_bundle(
     bundle: Sequence[Trial],
     device: torch.device,
-    context: runs.RunContext | None,
+    logger: TrialLogger | None,
     before_step: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
     """Train trials of one architecture and shape, one after the other; a trial that fails does not stop the next.
 
     Args:
-        context: of the MLflow runs; None: no runs are written.
+        logger: opens the logs of the trials; None: nothing is logged.
         before_step: called before every step of training; what it raises ends the bundle.
 
     Raises:
@@ -53,7 +51,7 @@ def train_bundle(
         OSError: a file cannot be written.
         torch.AcceleratorError: this process cannot use the device any more.
     """
-    return [train_trial(trial, device, context, before_step) for trial in bundle]
+    return [train_trial(trial, device, logger, before_step) for trial in bundle]
 
 
 @lru_cache(maxsize=1)
@@ -67,12 +65,12 @@ def _read_data(normalized: Path, windowed: Path, data: str, device: torch.device
 
 
 def train_trial(
-    trial: Trial, device: torch.device, context: runs.RunContext | None, before_step: Callable[[], None]
+    trial: Trial, device: torch.device, logger: TrialLogger | None, before_step: Callable[[], None]
 ) -> Outcome:
     """Train one trial into its folder, resuming what a killed run left in it.
 
-    Every error but those of the disk and the device is the failure of this trial alone. An error of MLflow does not
-    stop the training: the train flow logs what the store lacks when the grid is complete.
+    Every error but those of the disk and the device is the failure of this trial alone. The log does not
+    stop the training when its server fails: the train flow logs what the store lacks when the grid is complete.
 
     Raises:
         RecastError, OSError, torch.AcceleratorError: see `train_bundle`.
@@ -86,24 +84,24 @@ def train_trial(
     windows = read_windows(trial.windowed)
     objective = choose_objective(windows, trial.train)
     scaled = {measure.name: scale for measure in objective.measures if measure.scaled}
-    about = describe_trial(trial) | {"scaled": scaled}
+    record = describe_trial(trial) | {"scaled": scaled}
     add_run_notes(
         folder,
         begun=time.time(),
         device=str(device),
         host=socket.gethostname(),
         commit=git.describe_commit(),
-        prefect_run=context.prefect_run if context else None,
+        prefect_run=logger.prefect_run if logger else None,
     )
-    run = TolerantRun(lambda: TrialRun(context, folder, about, str(device))) if context else None
+    log = logger.open_trial(folder, record, str(device)) if logger else None
     epochs: list[Epoch] = []
     reset_peak_memory(device)
 
     def after_epoch(training: TrainingState) -> None:
         epochs[:] = training.history
         add_run_notes(folder, epoch=len(epochs), peak_bytes=measure_peak_memory(device))
-        if run:
-            run.write(lambda trial_run: trial_run.log_epochs(epochs))
+        if log:
+            log.log_epochs(epochs)
 
     try:
         data = _read_data(trial.normalized, trial.windowed, trial.data, device)
@@ -126,22 +124,22 @@ def train_trial(
     except (RecastError, OSError, torch.AcceleratorError):
         raise
     except Exception as error:
-        about |= _record_failure(error, folder)
+        record |= _record_failure(error, folder)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     else:
-        about |= describe_result(result.network, result.best_epoch, validation)
+        record |= describe_result(result.network, result.best_epoch, validation)
         _save_weights(result.network, folder)
     write_history(folder, epochs)
     seconds = time.perf_counter() - start
     add_run_notes(folder, seconds=seconds, peak_bytes=measure_peak_memory(device))
     # Written last of all that others read of the trial: when it exists, the trial has ended.
-    write_json(folder / "trial.json", about)
-    if not about["transient"]:
+    write_json(folder / "trial.json", record)
+    if not record["transient"]:
         checkpoint.unlink(missing_ok=True)
-    if run:
-        run.write(lambda trial_run: trial_run.finish(about, epochs, seconds))
-    return summarize_outcome(trial, about, trained=True)
+    if log:
+        log.finish(record, epochs, seconds)
+    return summarize_outcome(trial, record, trained=True)
 
 
 def _record_failure(error: Exception, folder: Path) -> dict[str, Any]:

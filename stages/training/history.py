@@ -1,11 +1,11 @@
 """The history of a trial: the results of each epoch."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from project.atomic import write_json
+from project.records import read_record
 
 HISTORY_FILE = "history.json"
 
@@ -26,7 +26,7 @@ class Epoch:
 
 def read_history(folder: Path) -> list[Epoch]:
     """The history in a trial's folder."""
-    return [Epoch(**epoch) for epoch in json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))]
+    return read_record(folder / HISTORY_FILE, list[Epoch], fix=f"delete {folder} and train the trial again")
 
 
 def write_history(folder: Path, history: Sequence[Epoch]) -> None:

@@ -36,16 +36,16 @@ def read_outcome(trial: Trial) -> Outcome | None:
     return summarize_outcome(trial, read_trial(trial), trained=False)
 
 
-def summarize_outcome(trial: Trial, about: dict[str, Any], trained: bool) -> Outcome:
+def summarize_outcome(trial: Trial, record: dict[str, Any], trained: bool) -> Outcome:
     """The outcome that trial.json describes.
 
     Args:
-        about: its content.
+        record: its content.
     """
     # The selection measure is the first.
-    measure, error = next(iter(about["validation"].items()), (None, None))
+    measure, error = next(iter(record["validation"].items()), (None, None))
     return Outcome(
-        trial.key, trial.label, about["status"], about["reason"], about["transient"], trained, measure, error
+        trial.key, trial.label, record["status"], record["reason"], record["transient"], trained, measure, error
     )
 
 

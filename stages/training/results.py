@@ -69,7 +69,7 @@ def record_lost_trial(trial: Trial, reason: str) -> Outcome:
     """Record a trial whose process died, so that the grid can end; the next run tries it again."""
     folder = trial_folder(trial)
     folder.mkdir(parents=True, exist_ok=True)
-    about = describe_trial(trial) | {"scaled": {}} | describe_failure(reason, transient=True)
+    record = describe_trial(trial) | {"scaled": {}} | describe_failure(reason, transient=True)
     write_history(folder, [])
-    write_json(folder / "trial.json", about)
-    return summarize_outcome(trial, about, trained=True)
+    write_json(folder / "trial.json", record)
+    return summarize_outcome(trial, record, trained=True)

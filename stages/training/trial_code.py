@@ -29,7 +29,7 @@ DECIDES_NO_TRIAL = {
     "stages.table_discovery": "proposes settings for a file",
     "stages.tables.cells": "writes the rows, which the key hashes",
     "stages.tables.checks": "checks the rows",
-    "stages.tables.ingested": "writes the rows, which the key hashes",
+    "stages.tables.ingested": "names the files with the rows, which the key hashes",
     "stages.tables.polars_errors": "explains errors in the rows",
     "stages.tables.polars_limits": "bounds the memory that writing the rows takes",
     "stages.tables.quality": "reports on the rows",
@@ -42,6 +42,7 @@ DECIDES_NO_TRIAL = {
     "stages.training.outcomes": "reads how trials ended",
     "stages.training.peak_memory": "measures memory",
     "stages.training.trial_code": "computes this digest",
+    "stages.training.trial_log": "reports what happened",
     "stages.training.trials": "computes the keys of trials and says where their files are",
     "stages.window": "writes the windows, which the key hashes",
 }

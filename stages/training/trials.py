@@ -12,6 +12,7 @@ from architectures import REGISTRY
 from problems.errors import RecastError
 from project import paths
 from project.atomic import write_json
+from project.records import read_record
 from project.settings.grid import Configuration
 from project.settings.sections import TrainSettings
 from stages.training.trial_code import digest_trial_code
@@ -95,20 +96,23 @@ def read_trial(trial: Trial) -> dict[str, Any]:
         RecastError: the trial has not ended, or what was trained had other code, data or settings than the present.
     """
     try:
-        about: dict[str, Any] = json.loads((trial_folder(trial) / "trial.json").read_text(encoding="utf-8"))
+        record = read_record(
+            trial_folder(trial) / "trial.json",
+            dict[str, Any],
+            fix=f"delete {trial_folder(trial)} and run `recast run {trial.problem}`",
+        )
     except FileNotFoundError:
         raise RecastError(
             f"{trial_folder(trial)}: {trial.label} was not trained with the present code, data and settings: "
             f"recast run {trial.problem}"
         ) from None
-    return about
+    return record
 
 
 def read_run_notes(folder: Path) -> dict[str, Any]:
     """What is noted of how a trial ran: its epoch, its MLflow run, whether all of it is logged, its seconds."""
     file = folder / "run.json"
-    notes: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return notes
+    return read_record(file, dict[str, Any], fix=f"delete {folder} and train the trial again") if file.exists() else {}
 
 
 def add_run_notes(folder: Path, **fields: Any) -> None:

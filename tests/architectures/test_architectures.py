@@ -38,7 +38,7 @@ OF_OTHER_WINDOWS = {("neural_programmer", "columns")}
 def variants(name: str) -> list[dict[str, Any]]:
     """The defaults, each axis of the network by itself at another value, and all of them together."""
     rules = REGISTRY[name].Hyperparameters
-    found: dict[str, list[Any]] = {}
+    actual: dict[str, list[Any]] = {}
     for axis, schema in rules.model_json_schema().get("properties", {}).items():
         default = schema["default"]
         # An axis with one value for all layers or a list of one for each is varied by the first.
@@ -48,9 +48,9 @@ def variants(name: str) -> list[dict[str, Any]]:
             # A width of 0 means that the layer is not there; one relu alone may be dead.
             others = [not default if isinstance(default, bool) else default + 1 if default else 8]
         if axis not in TrainedAxes.model_fields and (name, axis) not in OF_OTHER_WINDOWS:
-            found[axis] = [value for value in others if value != default]
-    varied = [{axis: values[0]} for axis, values in found.items()]
-    together = {axis: value for each in varied for axis, value in each.items()}
+            actual[axis] = [value for value in others if value != default]
+    varied = [{axis: values[0]} for axis, values in actual.items()]
+    together = {axis: value for axes in varied for axis, value in axes.items()}
     return [{}, *varied, *([together] if len(varied) > 1 else [])]
 
 
@@ -86,7 +86,7 @@ def test_a_forecast_for_each_window(name: str, axes: dict[str, Any], batch: int)
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 @pytest.mark.parametrize(("leads", "outputs"), [(4, 1), (1, 3), (4, 3)])
 def test_as_many_answers_as_are_asked_for(name: str, leads: int, outputs: int) -> None:
-    """One to many and many to many, the last so many (lecture row P1), and several numbers an answer."""
+    """One to many and many to many, the last few (lecture row P1), and several numbers in an answer."""
     shape = replace(SHAPE, leads=leads, outputs=outputs)
     y_BSO = network_of(name, {}, shape=shape)(windows())
     assert y_BSO.shape == (B, leads, outputs)
@@ -95,9 +95,10 @@ def test_as_many_answers_as_are_asked_for(name: str, leads: int, outputs: int) -
     one_step = replace(shape, steps=1, leads=1) if not REGISTRY[name].trainable else replace(shape, steps=1)
     try:
         network = network_of(name, {}, shape=one_step)
-    except ShapeError as refused:
+    except ShapeError as error:
+        message = str(error)
         settings = {"window.lookback", *REGISTRY[name].Hyperparameters.model_fields}
-        assert any(re.search(rf"\b{setting}\b", str(refused)) for setting in settings), "it names the mend"
+        assert any(re.search(rf"\b{setting}\b", message) for setting in settings), "it names the setting to change"
     else:
         assert network(windows()[:, :1]).shape[0] == B
 
@@ -110,7 +111,8 @@ def test_the_network_of_the_documentation_passes_the_checks_that_it_names(tmp_pa
     shutil.copytree(ROOT / "tests", theirs.file("tests"), ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", theirs.root)
     theirs.file("architectures/pooled.py").write_text(example, encoding="utf-8")
-    assert '"pooled_conv"' in theirs.run(sys.executable, "-m", "project.settings.schema")
+    theirs.run(sys.executable, "-m", "project.settings.schema")
+    assert '"pooled_conv"' in theirs.file("project/settings/params.schema.json").read_text(encoding="utf-8")
     checks = re.findall(r"^    pytest (.*)$", page, flags=re.MULTILINE)[0].split()
     # In a folder of its own: else it would clean up what earlier sessions of pytest have left, which takes minutes.
     place = f"--basetemp={tmp_path / 'theirs'}"
@@ -323,10 +325,10 @@ def test_seasonal_naive_averages_the_targets_hour_of_the_last_days(
             network_of("seasonal_naive", {"days": days}, shape=shape)
         return
     x_BTF = torch.randn(4, steps, F, generator=torch.Generator().manual_seed(0))
-    found = network_of("seasonal_naive", {"days": days}, shape=shape)(x_BTF)
+    actual = network_of("seasonal_naive", {"days": days}, shape=shape)(x_BTF)
     for s, steps_known in enumerate(known):
         expected_B = torch.stack([x_BTF[:, step, 1] for step in steps_known]).mean(dim=0)
-        torch.testing.assert_close(found[:, s, 0], expected_B)
+        torch.testing.assert_close(actual[:, s, 0], expected_B)
 
 
 @pytest.mark.parametrize(("day", "horizon"), [(24, 3.5), (9.6, 24), (math.pi, math.e)])
@@ -337,8 +339,8 @@ def test_seasonal_naive_needs_whole_steps(day: float, horizon: float) -> None:
 
 def test_seasonal_naive_takes_rows_for_days_where_they_are_further_apart() -> None:
     weekly = WindowShape(T, F, 1, horizon=2, day=1 / 7)
-    found = network_of("seasonal_naive", {"days": 3}, shape=weekly)(windows())
-    torch.testing.assert_close(found[:, 0, 0], windows()[:, -3:, 1].mean(dim=1))
+    actual = network_of("seasonal_naive", {"days": 3}, shape=weekly)(windows())
+    torch.testing.assert_close(actual[:, 0, 0], windows()[:, -3:, 1].mean(dim=1))
 
 
 def test_seasonal_naive_a_day_ahead_is_persistence() -> None:
@@ -377,9 +379,9 @@ def test_a_new_architecture_is_one_class(registry: dict[str, type[Network]]) -> 
         def forward(self, x_BTF: Tensor) -> Tensor:
             return x_BTF[:, -1:, 1:2] * self.number
 
-    found = expand_grid(Grid(seeds=(0,), architectures={"last_times": {"start": [0.5, 2.0]}}))
-    assert [each.label for each in found] == ["last_times start=0.5", "last_times start=2"]
-    network = initialize_network("last_times", found[1].hyperparameters, SHAPE, seed=0)
+    actual = expand_grid(Grid(seeds=(0,), architectures={"last_times": {"start": [0.5, 2.0]}}))
+    assert [configuration.label for configuration in actual] == ["last_times start=0.5", "last_times start=2"]
+    network = initialize_network("last_times", actual[1].hyperparameters, SHAPE, seed=0)
     assert torch.equal(network(windows())[:, 0, 0], windows()[:, -1, 1] * 2)
     with pytest.raises(RecastError, match=r"grid\.architectures\.last_times\.start: must be above 0; it is -1"):
         expand_grid(Grid(seeds=(0,), architectures={"last_times": {"start": [-1.0]}}))

@@ -100,8 +100,8 @@ def test_attention_over_segments_follows_its_equations(steps: int) -> None:
     """Segment by segment, the first one as short as it is."""
     network = hierarchical_of(steps, day=4)
     x_BTF = torch.randn(3, steps, F, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = network(x_BTF).detach().numpy()
-    a_BSL, a_BS = (each.detach().numpy() for each in network.weights(x_BTF))
+    actual = network(x_BTF).detach().numpy()
+    a_BSL, a_BS = (weights.detach().numpy() for weights in network.weights(x_BTF))
     length = min(4, steps)
     assert a_BSL.shape == (3, math.ceil(steps / length), length)
     assert a_BS.shape == a_BSL.shape[:2]
@@ -110,7 +110,7 @@ def test_attention_over_segments_follows_its_equations(steps: int) -> None:
         ends = list(range(steps, 0, -length))[::-1]
         segments = [encoded(network.steps, x_TF[max(0, end - length) : end]) for end in ends]
         window, a_S = encoded(network.segments, torch.from_numpy(np.stack([vector for vector, _ in segments])))
-        np.testing.assert_allclose(found[b], output["weight"][0] @ window + output["bias"][0], rtol=RTOL)
+        np.testing.assert_allclose(actual[b], output["weight"][0] @ window + output["bias"][0], rtol=RTOL)
         np.testing.assert_allclose(a_BS[b], a_S, rtol=RTOL)
         for found_L, (_, a_L) in zip(a_BSL[b], segments, strict=True):
             np.testing.assert_allclose(found_L, np.concatenate([np.zeros(length - len(a_L)), a_L]), rtol=RTOL)
@@ -187,11 +187,11 @@ def test_a_layer_is_pytorchs() -> None:
 
 @pytest.mark.parametrize("width", [1, 4, 7])
 def test_positions_are_the_papers(width: int) -> None:
-    found = encode_positions(130, width).numpy()
+    actual = encode_positions(130, width).numpy()
     for t in (0, 1, 129):
         for d in range(width):
             angle = t / 10000 ** (2 * (d // 2) / width)
-            assert found[t, d] == pytest.approx(math.cos(angle) if d % 2 else math.sin(angle), abs=1e-12)
+            assert actual[t, d] == pytest.approx(math.cos(angle) if d % 2 else math.sin(angle), abs=1e-12)
 
 
 def transformer_of(causal: bool) -> Transformer:

@@ -53,9 +53,9 @@ def test_without_a_climatology_the_message_says_what_to_write(name: str) -> None
 
 
 def test_a_network_may_see_a_part_of_the_window(x_BTF: Tensor) -> None:
-    found = network_of("dense", lookback=3)
+    actual = network_of("dense", lookback=3)
     expected = network_of("dense", shape=replace(SHAPE, steps=3))
-    torch.testing.assert_close(found(x_BTF), expected(x_BTF[:, -3:]))
+    torch.testing.assert_close(actual(x_BTF), expected(x_BTF[:, -3:]))
     assert not isinstance(network_of("dense", lookback=T), CroppedNetwork)
     measured = network_of("dense", inputs="measured", lookback=3, residual="climatology")
     small = network_of("dense", shape=WindowShape(steps=3, features=2, target=1, horizon=4, day=4))
@@ -96,9 +96,9 @@ def test_a_penalty_is_the_mean_of_the_members(x_BTF: Tensor) -> None:
     assert network.penalty() is None
     network(x_BTF)
     members = network.network.members
-    found = network.penalty()
-    assert found is not None
-    torch.testing.assert_close(found, sum(member.penalty() for member in members) / 2)
+    actual = network.penalty()
+    assert actual is not None
+    torch.testing.assert_close(actual, sum(member.penalty() for member in members) / 2)
     assert network_of(members=2).train().penalty() is None
 
 

@@ -27,7 +27,7 @@ def convolved(x_BTF: np.ndarray, W: np.ndarray, b: np.ndarray) -> np.ndarray:
     """relu of a convolution, filter by filter where all of it lies in the window; W is (out, in, width)."""
     steps = range(x_BTF.shape[1] - W.shape[2] + 1)
     windows = [x_BTF[:, t : t + W.shape[2]].swapaxes(1, 2) for t in steps]
-    return np.maximum(np.stack([(each[:, None] * W).sum(axis=(2, 3)) + b for each in windows], axis=1), 0)
+    return np.maximum(np.stack([(window[:, None] * W).sum(axis=(2, 3)) + b for window in windows], axis=1), 0)
 
 
 def convolutions(network: Network, x_BTF: np.ndarray, pool: int) -> np.ndarray:

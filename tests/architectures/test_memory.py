@@ -107,15 +107,17 @@ STAGES: dict[str, tuple[Callable[..., Tensor], Callable[..., np.ndarray], list[s
 def test_each_stage_of_addressing_follows_its_equation(stage: str, slots: int, seed: int) -> None:
     ours, theirs, names = STAGES[stage]
     values = drawn(slots, seed)
-    found = ours(*(values[name] for name in names))
-    assert found.shape == (3, HEADS, slots)
+    actual = ours(*(values[name] for name in names))
+    assert actual.shape == (3, HEADS, slots)
     for b in range(3):
         for d in range(HEADS):
-            told = [values[name][b] if name == "M" else values[name][b, d] for name in names]
-            np.testing.assert_allclose(found[b, d], theirs(*(each.numpy() for each in told)), rtol=1e-9, atol=1e-11)
+            arguments = [values[name][b] if name == "M" else values[name][b, d] for name in names]
+            np.testing.assert_allclose(
+                actual[b, d], theirs(*(tensor.numpy() for tensor in arguments)), rtol=1e-9, atol=1e-11
+            )
     if stage != "content scores":
-        torch.testing.assert_close(found.sum(dim=2), torch.ones(3, HEADS, dtype=torch.float64))
-        assert (found >= 0).all()
+        torch.testing.assert_close(actual.sum(dim=2), torch.ones(3, HEADS, dtype=torch.float64))
+        assert (actual >= 0).all()
 
 
 @settings(max_examples=30)
@@ -152,9 +154,9 @@ def test_sharpening_stays_a_distribution(a: list[float], power: float) -> None:
     """0.25 ** 1000 is zero in floating point."""
     a_BDN = torch.tensor([[a]], requires_grad=True)
     power_BD = torch.tensor([[power]], requires_grad=True)
-    found = memory.sharpen(a_BDN, power_BD)
-    torch.testing.assert_close(found, a_BDN)
-    found[0, 0, 0].backward()
+    actual = memory.sharpen(a_BDN, power_BD)
+    torch.testing.assert_close(actual, a_BDN)
+    actual[0, 0, 0].backward()
     for value in (a_BDN, power_BD):
         assert value.grad is not None
         assert value.grad.isfinite().all()
@@ -187,19 +189,19 @@ def turing_machine(weights: dict[str, np.ndarray], x_TF: np.ndarray) -> tuple[fl
     heads = [np.eye(slots)[0], np.eye(slots)[0]]
     seen = []
     for x in x_TF:
-        told = np.concatenate([x, r])
+        arguments = np.concatenate([x, r])
         if "controller.weight_ih" in weights:
-            gates = weights["controller.weight_ih"] @ told + weights["controller.bias_ih"]
+            gates = weights["controller.weight_ih"] @ arguments + weights["controller.bias_ih"]
             gates = gates + weights["controller.weight_hh"] @ h + weights["controller.bias_hh"]
             i, f, g, o = np.split(gates, 4)
             c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
             h = sigmoid(o) * np.tanh(c)
         else:
-            h = np.tanh(weights["controller.weight"] @ told + weights["controller.bias"])
-        said = weights["heads.weight"] @ h + weights["heads.bias"]
-        w, *asked = np.split(said, [width, 2 * width + 6])
-        for d, each in enumerate(asked):
-            k, (strength, gate, power), shifts = np.split(each, [width, width + 3])
+            h = np.tanh(weights["controller.weight"] @ arguments + weights["controller.bias"])
+        outputs = weights["heads.weight"] @ h + weights["heads.bias"]
+        w, *head_outputs = np.split(outputs, [width, 2 * width + 6])
+        for d, outputs_of_head in enumerate(head_outputs):
+            k, (strength, gate, power), shifts = np.split(outputs_of_head, [width, width + 3])
             a = softmax(content_scores(M, k, softplus(strength)))
             a = interpolate(a, heads[d], sigmoid(gate))
             a = shift(a, softmax(shifts))
@@ -284,10 +286,10 @@ def pondering(weights: dict[str, np.ndarray], x_TF: np.ndarray, max_ponder: int)
 @pytest.mark.parametrize("max_ponder", [2, 6])
 def test_adaptive_computation_follows_its_equations(cell: str, bias: float, max_ponder: int) -> None:
     network, x_BTF = act_of(cell, bias, max_ponder=max_ponder, ponder_cost=0.01), windows().double()
-    found, penalty = network(x_BTF), network.penalty()
+    actual, penalty = network(x_BTF), network.penalty()
     steps_BT = network.count_steps(x_BTF)
     expected = [pondering(arrays(network), x_TF, max_ponder) for x_TF in x_BTF.numpy()]
-    np.testing.assert_allclose(found[:, 0, 0].detach().numpy(), [y for y, _, _ in expected], rtol=RTOL)
+    np.testing.assert_allclose(actual[:, 0, 0].detach().numpy(), [y for y, _, _ in expected], rtol=RTOL)
     assert steps_BT.tolist() == [steps for _, steps, _ in expected]
     assert penalty is not None
     assert penalty.item() == pytest.approx(0.01 * np.mean([cost for _, _, cost in expected]), rel=RTOL)

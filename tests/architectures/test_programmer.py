@@ -127,10 +127,10 @@ def test_it_follows_the_papers_equations(timesteps: int) -> None:
     for weight in network.parameters():
         weight.data *= 2
     x_BTF = windows()
-    found, (operations, columns) = network(torch.from_numpy(x_BTF)), network.program(torch.from_numpy(x_BTF))
+    actual, (operations, columns) = network(torch.from_numpy(x_BTF)), network.program(torch.from_numpy(x_BTF))
     for i, x_TF in enumerate(x_BTF):
         answer, of_operations, of_columns = transcribed(network, x_TF)
-        assert found[i].item() == pytest.approx(answer, rel=RTOL, abs=1e-9)
+        assert actual[i].item() == pytest.approx(answer, rel=RTOL, abs=1e-9)
         np.testing.assert_allclose(operations[i].detach(), of_operations, rtol=RTOL)
         np.testing.assert_allclose(columns[i].detach(), of_columns, rtol=RTOL)
 
@@ -144,8 +144,8 @@ def test_without_a_question_the_window_is_the_table() -> None:
 
 
 def test_probabilities_sum_to_one() -> None:
-    for each in programmer().program(torch.from_numpy(windows())):
-        torch.testing.assert_close(each.sum(dim=2), torch.ones(9, 4, dtype=torch.float64))
+    for probabilities in programmer().program(torch.from_numpy(windows())):
+        torch.testing.assert_close(probabilities.sum(dim=2), torch.ones(9, 4, dtype=torch.float64))
 
 
 def test_the_program_can_be_looked_at() -> None:
@@ -164,8 +164,8 @@ def test_gradients_by_finite_differences() -> None:
     names = [name for name, _ in network.named_parameters()]
 
     def answer(*weights: Tensor) -> Tensor:
-        found: Tensor = torch.func.functional_call(network, dict(zip(names, weights, strict=True)), (x_BTF,))
-        return found
+        actual: Tensor = torch.func.functional_call(network, dict(zip(names, weights, strict=True)), (x_BTF,))
+        return actual
 
     weights = [value.detach().requires_grad_() for value in network.parameters()]
     assert torch.autograd.gradcheck(answer, weights)
@@ -192,15 +192,15 @@ def answered(x_TF: Values) -> float:
     asked = None
     if rest[0][0].startswith("column"):
         asked = int(rest.pop(0)[0].removeprefix("column ")) - 1
-    kept = np.ones(ROWS, dtype=bool)
+    is_kept = np.ones(ROWS, dtype=bool)
     joint = "where"
     while rest:
         (joint, _), (column, _), (comparison, number) = rest[:3]
         rest = rest[3:]
         values = table[:, int(column.removeprefix("column ")) - 1]
         holds = values > number if comparison == "greater" else values < number
-        kept = kept | holds if joint == "or" else kept & holds
-    return float(kept.sum() if verb == "count" else table[kept, asked].sum())
+        is_kept = is_kept | holds if joint == "or" else is_kept & holds
+    return float(is_kept.sum() if verb == "count" else table[is_kept, asked].sum())
 
 
 @hypothesis_settings(max_examples=40, deadline=None)
@@ -289,6 +289,8 @@ TRAINING = TrainSettings(epochs=4, steps_per_epoch=300, batch_size=128)
 def trained(
     name: str, hyperparameters: Any, windowing: TableWindows, splits: dict[str, batches.SplitData], checkpoint: Path
 ) -> Network:
-    told: Callable[[Any], None] = lambda progress: None  # noqa: E731
+    on_epoch: Callable[[Any], None] = lambda progress: None  # noqa: E731
     objective, cpu = choose_objective(windowing, TRAINING), torch.device("cpu")
-    return fit(name, hyperparameters, 0, TRAINING, windowing.shape, objective, splits, cpu, checkpoint, told).network
+    return fit(
+        name, hyperparameters, 0, TRAINING, windowing.shape, objective, splits, cpu, checkpoint, ignore_progress
+    ).network

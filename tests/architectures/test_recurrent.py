@@ -123,8 +123,10 @@ def tensors(
     """A sequence and a state to begin from, in float64, of which derivatives can be asked."""
     generator = torch.Generator().manual_seed(7)
     x_BTF = torch.randn(batch, steps, inputs, generator=generator, dtype=torch.float64)
-    state = [torch.randn(batch, layer.units, generator=generator, dtype=torch.float64) for _ in range(layer.state_tensors)]
-    return x_BTF.requires_grad_(), tuple(each.requires_grad_() for each in state)
+    state = [
+        torch.randn(batch, layer.units, generator=generator, dtype=torch.float64) for _ in range(layer.state_tensors)
+    ]
+    return x_BTF.requires_grad_(), tuple(tensor.requires_grad_() for tensor in state)
 
 
 def layer_of(kind: type[RecurrentLayer], *args: Any, seed: int = 0, **kwargs: Any) -> RecurrentLayer:
@@ -252,7 +254,7 @@ def test_a_layer_equals_pytorchs(kind: type[RecurrentLayer], peer: Any, in_loop:
     x_BTF, state = tensors(layer, steps=steps)
     mask_BH = torch.ones(B, H, dtype=torch.float64) if in_loop else None
     ours_TBH, _ = layer.run(x_BTF.transpose(0, 1), state, mask_BH)
-    before = tuple(each[None] for each in state)
+    before = tuple(tensor[None] for tensor in state)
     theirs_TBH, _ = theirs(x_BTF.transpose(0, 1), before if kind is LSTM else before[0])
     torch.testing.assert_close(ours_TBH, theirs_TBH)
     asked = [x_BTF, *state]
@@ -275,7 +277,7 @@ def test_on_a_gpu_graphs_compute_what_the_loop_does(
     layer = kind(F, H, recurrent_dropout=0.5).cuda()
     inputs = torch.randn(2, B, T, F, device="cuda")
 
-    def found() -> list[Tensor]:
+    def actual() -> list[Tensor]:
         layer.zero_grad(set_to_none=True)
         torch.manual_seed(1)
         (one_BTH, _), (other_BTH, _) = layer(inputs[0]), layer(inputs[1])
@@ -284,10 +286,10 @@ def test_on_a_gpu_graphs_compute_what_the_loop_does(
 
     with monkeypatch.context() as without:
         without.setattr(graphs, "MAX_GRAPHS", 0)
-        expected = found()
+        expected = actual()
     for _ in range(graphs.CALLS_BEFORE_CAPTURE):
-        found()
-    for one, other in zip(found(), expected, strict=True):
+        actual()
+    for one, other in zip(actual(), expected, strict=True):
         assert torch.equal(one, other)
 
 
@@ -354,12 +356,12 @@ def test_dropout_drops_the_same_inputs_at_every_step() -> None:
 def test_dropout_comes_from_the_global_generator_and_ends_with_training(kind: type[RecurrentLayer]) -> None:
     dropping, plain = layer_of(kind, F, H, dropout=0.5, recurrent_dropout=0.5), layer_of(kind, F, H)
     x_BTF, _ = tensors(plain)
-    found = []
+    actual = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        found.append(dropping(x_BTF)[0])
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+        actual.append(dropping(x_BTF)[0])
+    assert torch.equal(actual[0], actual[1])
+    assert not torch.equal(actual[0], actual[2])
     assert torch.equal(dropping.eval()(x_BTF)[0], plain(x_BTF)[0])
 
 
@@ -374,10 +376,10 @@ def test_a_stack_hands_whole_sequences_on(kind: type[RecurrentLayer]) -> None:
     one, two = stack.onwards
     assert (one.units, one.activation, two.units, two.activation) == (4, "tanh", 6, "relu")
     expected_BTH, (last_BH, *_) = two(one(x_BTF)[0])
-    found = stack(x_BTF)
+    actual = stack(x_BTF)
     assert stack.width == 6
-    assert torch.equal(found[0], expected_BTH)
-    assert torch.equal(found[1], last_BH)
+    assert torch.equal(actual[0], expected_BTH)
+    assert torch.equal(actual[1], last_BH)
 
 
 @every_layer
@@ -389,10 +391,10 @@ def test_a_bidirectional_stack_reads_from_both_ends(kind: type[RecurrentLayer]) 
     for onwards, backwards in zip(stack.onwards, stack.from_the_end, strict=True):
         one, two = onwards(expected)[0], backwards(expected.flip(1))[0]
         expected, last = torch.cat((one, two.flip(1)), 2), torch.cat((one[:, -1], two[:, -1]), 1)
-    found = stack(x_BTF)
+    actual = stack(x_BTF)
     assert stack.width == 12
-    assert torch.equal(found[0], expected)
-    assert torch.equal(found[1], last)
+    assert torch.equal(actual[0], expected)
+    assert torch.equal(actual[1], last)
 
 
 def network_of(name: str, features: int = F, **axes: Any) -> Network:
@@ -465,7 +467,7 @@ def test_a_network_has_as_many_parameters_as_keras_gives_it(
 ) -> None:
     network = network_of(name, features, units=units, bidirectional=both)
     directions = 1 + both
-    reads = [features, *(directions * each for each in units)]
+    reads = [features, *(directions * width for width in units)]
     layers = sum(directions * COUNTS[name](n, h) for n, h in zip(reads, units, strict=False))
     assert parameters(network) == layers + reads[-1] + 1
 
@@ -495,16 +497,16 @@ def test_the_lectures_stack_of_simple_rnns_has_328320_parameters() -> None:
 
 
 def hyperparameters(**axes: Any) -> Any:
-    (found,) = expand_grid(Grid(seeds=(0,), architectures={"gru": axes}))
-    return found.hyperparameters
+    (actual,) = expand_grid(Grid(seeds=(0,), architectures={"gru": axes}))
+    return actual.hyperparameters
 
 
 def test_a_value_of_an_axis_may_be_a_list_with_one_for_each_layer() -> None:
-    found = hyperparameters(units=[[32, 64]], activation=[["tanh", "relu"]])
-    assert found.widths == (32, 64)
-    assert found.activation == ("tanh", "relu")
-    assert type(found).model_validate_json(found.model_dump_json()) == found
-    assert hash(found) == hash(hyperparameters(units=[[32, 64]], activation=[["tanh", "relu"]]))
+    actual = hyperparameters(units=[[32, 64]], activation=[["tanh", "relu"]])
+    assert actual.widths == (32, 64)
+    assert actual.activation == ("tanh", "relu")
+    assert type(actual).model_validate_json(actual.model_dump_json()) == actual
+    assert hash(actual) == hash(hyperparameters(units=[[32, 64]], activation=[["tanh", "relu"]]))
 
 
 @given(units=st.integers(1, 99), layers=st.integers(1, 5))
@@ -521,7 +523,7 @@ def test_one_value_is_for_all_layers(units: int, layers: int) -> None:
         ({"units": [8, 0]}, r"gru\.units: must be at least 1; it is 0"),
         ({"units": [[8, 4]], "layers": [2]}, r"gru\.layers: layers must be left out where units lists"),
         ({"activation": ["than"]}, r"gru\.activation: must be 'tanh', 'relu' or 'sigmoid'; it is \"than\".*mean tanh"),
-        ({"activation": [["tanh", "relu"]]}, r"gru\.activation: activation must be one, or one for each of the 1 layers"),
+        ({"activation": [["tanh", "relu"]]}, r"gru\.activation: activation must be one, or one for each of the 1 lay"),
     ],
 )
 def test_a_wrong_value_is_named(axes: dict[str, Any], said: str) -> None:

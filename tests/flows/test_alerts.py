@@ -106,11 +106,11 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Write params.yaml with these alerts into an empty folder, which is the current one."""
     monkeypatch.chdir(tmp_path)
 
-    def written(**alerts: Any) -> None:
+    def write_settings(**alerts: Any) -> None:
         with Path("params.yaml").open("w") as file:
             YAML().dump({**SETTINGS, "alerts": alerts}, file)
 
-    return written
+    return write_settings
 
 
 def _email(received: Received, **more: Any) -> dict[str, Any]:
@@ -136,8 +136,11 @@ def test_an_alert_comes_by_mail_and_by_webhook(
     alert("promotion", "jena: version 3 is promoted", "Its MAE is 1.71 °C, {{ subject }} 0.12 °C smaller.")
     (mail,) = mailbox.mails
     assert mail["Subject"] == "[recast] promotion: jena: version 3 is promoted"
-    assert mail["From"] == "recast@example.org" and mail["To"] == "a@example.org, b@example.org"
-    assert "1.71 °C" in mail.get_content() and mail["Date"] and mail["Message-ID"]
+    assert mail["From"] == "recast@example.org"
+    assert mail["To"] == "a@example.org, b@example.org"
+    assert "1.71 °C" in mail.get_content()
+    assert mail["Date"]
+    assert mail["Message-ID"]
     assert mailbox.logins == [b"\0recast\0geheim"]
     text = "*promotion: jena: version 3 is promoted*\nIts MAE is 1.71 °C, {{ subject }} 0.12 °C smaller."
     assert hook.posts == [{"text": text}]
@@ -226,8 +229,10 @@ def test_with_settings_that_cannot_be_read_an_alert_goes_to_the_log_with_the_rea
     write(log=[], mail=None)
     alert("failure", "retrain of jena has failed", "why")
     first, second, third, *_ = ALERT_LOG.read_text().splitlines()
-    assert first.endswith(" failure: retrain of jena has failed") and second == "    why"
-    assert "the channels are not known: params.yaml: alerts" in third and "mail" in ALERT_LOG.read_text()
+    assert first.endswith(" failure: retrain of jena has failed")
+    assert second == "    why"
+    assert "the channels are not known: params.yaml: alerts" in third
+    assert "mail" in ALERT_LOG.read_text()
 
 
 def test_that_the_settings_keep_what_is_deployed_from_running_is_told(write: Any) -> None:

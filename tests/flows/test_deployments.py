@@ -1,4 +1,4 @@
-"""What `recast deploy` schedules, through a real Prefect server and a real worker; the flows are small ones."""
+"""What `recast deploy` schedules, with a real Prefect server and a real worker, but small flows."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from ruamel.yaml import YAML
 
 from flows import deployments
 
-# Here, where the project's own params.yaml is the one that it reads.
+# Imported here, where it reads the project's own params.yaml.
 from flows.deployed import as_deployed
 from infra import server_process, servers
 from problems.errors import RecastError
@@ -38,8 +37,9 @@ from project.settings.operation import FlowSchedule
 from project.settings.parsing import parse_settings
 from tests.support import checkout
 from tests.support.checkout import ROOT, Checkout
+from tests.support.waiting import wait_until
 
-FLOW = '''"""A small flow in the place of the real one."""
+FLOW = '''"""A small flow instead of the real one."""
 
 import os
 import time
@@ -79,42 +79,45 @@ WORKER = "import sys; from infra.server_process import start, stop; from infra.s
 def deployed(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A checkout whose small flows are deployed, and a worker that runs them."""
     root = tmp_path_factory.mktemp("deployed") / "checkout"
-    made = checkout.make_checkout(root, servers["mlflow_db"], PREFECT_API_URL=servers["api"])
+    project = checkout.make_checkout(root, servers["mlflow_db"], PREFECT_API_URL=servers["api"])
     shutil.copy(ROOT / "infra/prefect.yaml", root / "infra/prefect.yaml")
     for name in ("retrain", "predict", "monitor"):
-        made.file(f"flows/{name}.py").write_text(FLOW.format(name=name))
-    made.settings(deploy=DEPLOY)
-    made.recast("deploy")
-    made.run(sys.executable, "-c", WORKER.format("start"))
+        project.file(f"flows/{name}.py").write_text(FLOW.format(name=name))
+    project.settings(deploy=DEPLOY)
+    project.recast("deploy")
+    project.run(sys.executable, "-c", WORKER.format("start"))
     try:
-        yield made
+        yield project
     finally:
-        made.run(sys.executable, "-c", WORKER.format("stop"))
+        project.run(sys.executable, "-c", WORKER.format("stop"))
 
 
 @pytest.fixture
 def client(servers: dict[str, Any]) -> Iterator[SyncPrefectClient]:
     """Of the tests' Prefect server, which is this process's meanwhile."""
-    with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as found:
-        yield found
+    with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as sync_client:
+        yield sync_client
 
 
-def until(client: SyncPrefectClient, run: FlowRun, what: Callable[[FlowRun], bool]) -> FlowRun:
-    """The run, once something is true of it."""
-    deadline = time.monotonic() + 120
-    while not what(now := client.read_flow_run(run.id)):
-        assert time.monotonic() < deadline, now.state
-        time.sleep(0.05)
-    return now
+def wait_for_run(client: SyncPrefectClient, run: FlowRun, condition: Callable[[FlowRun], bool]) -> FlowRun:
+    """The run, once a condition is true of it."""
+
+    def read_matching() -> FlowRun | None:
+        present = client.read_flow_run(run.id)
+        return present if condition(present) else None
+
+    present = wait_until(read_matching, f"a state of {run.name}")
+    assert present
+    return present
 
 
-def ended(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
-    return until(client, run, lambda now: now.state is not None and now.state.is_final())
+def wait_for_end(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    return wait_for_run(client, run, lambda now: now.state is not None and now.state.is_final())
 
 
-def running(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
-    """The run, once its process sleeps."""
-    return until(client, run, lambda now: now.state is not None and now.state.is_running())
+def wait_for_start(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    """The run, once its process runs the flow."""
+    return wait_for_run(client, run, lambda now: now.state is not None and now.state.is_running())
 
 
 def ask(deployment: str, **parameters: Any) -> FlowRun:
@@ -124,57 +127,58 @@ def ask(deployment: str, **parameters: Any) -> FlowRun:
     return run
 
 
-def told(made: Checkout, what: str) -> str:
-    """What the log of alerts has after `what`, once it has it: a state comes before the alert of it."""
-    file = made.file(".recast/alerts.log")
-    deadline = time.monotonic() + 120
-    while not file.exists() or what not in file.read_text():
-        assert time.monotonic() < deadline, f"nobody was told: {what}"
-        time.sleep(0.05)
-    return file.read_text().partition(what)[2]
+def wait_for_alert(project: Checkout, text: str) -> str:
+    """The rest of the log of alerts after a text, once it is there: a run's state changes before its alert is sent."""
+    file = project.file(".recast/alerts.log")
+    wait_until(lambda: file.exists() and text in file.read_text(), f"the alert {text!r}")
+    return file.read_text().partition(text)[2]
 
 
-def new_runs(client: SyncPrefectClient, known: set[Any], count: int) -> list[FlowRun]:
-    """The runs that are not known and that something other than a schedule has asked for, once there are so many."""
-    deadline = time.monotonic() + 120
-    while True:
+def wait_for_new_runs(client: SyncPrefectClient, known: set[Any], count: int) -> list[FlowRun]:
+    """The runs that are not known and that no schedule has asked for, once there are `count` of them."""
+
+    def read_new() -> list[FlowRun] | None:
         new = [run for run in client.read_flow_runs() if run.id not in known and not run.auto_scheduled]
-        if len(new) >= count:
-            return new
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return new if len(new) >= count else None
+
+    new = wait_until(read_new, f"{count} new runs")
+    assert new
+    return new
 
 
 def test_what_is_deployed_is_what_params_yaml_says(deployed: Checkout, client: SyncPrefectClient) -> None:
-    found = {flow: client.read_deployment_by_name(f"{flow}/demo-tests") for flow in ("retrain", "predict", "monitor")}
-    schedules = {flow: [each.schedule.model_dump() for each in of.schedules] for flow, of in found.items()}
-    assert [each["cron"] for each in schedules["retrain"]] == ["0 3 * * *"]
-    assert [each["timezone"] for each in schedules["monitor"]] == ["Europe/Berlin"]
+    by_flow = {flow: client.read_deployment_by_name(f"{flow}/demo-tests") for flow in ("retrain", "predict", "monitor")}
+    schedules = {
+        flow: [entry.schedule.model_dump() for entry in deployment.schedules] for flow, deployment in by_flow.items()
+    }
+    assert [schedule["cron"] for schedule in schedules["retrain"]] == ["0 3 * * *"]
+    assert [schedule["timezone"] for schedule in schedules["monitor"]] == ["Europe/Berlin"]
     assert schedules["predict"] == []
-    retrain = found["retrain"]
-    assert retrain.tags == ["recast", "retrain", "demo"] and retrain.parameters == {"problem": "demo"}
-    assert retrain.global_concurrency_limit and retrain.global_concurrency_limit.limit == 1
+    retrain = by_flow["retrain"]
+    assert retrain.tags == ["recast", "retrain", "demo"]
+    assert retrain.parameters == {"problem": "demo"}
+    assert retrain.global_concurrency_limit
+    assert retrain.global_concurrency_limit.limit == 1
     form = retrain.parameter_openapi_schema
-    assert (
-        form["required"] == ["problem"] and form["properties"]["problem"]["description"] == "a problem of params.yaml"
-    )
+    assert form["required"] == ["problem"]
+    assert form["properties"]["problem"]["description"] == "a problem of params.yaml"
     assert form["properties"]["seconds"]["type"] == "number"
     # The scheduler of the server has run.
-    until_scheduled(client, retrain.id)
+    wait_for_schedule(client, retrain.id)
 
 
-def until_scheduled(client: SyncPrefectClient, identity: Any) -> None:
-    wanted = DeploymentFilter(id=DeploymentFilterId(any_=[identity]))
-    deadline = time.monotonic() + 120
-    while not any(run.auto_scheduled for run in client.read_flow_runs(deployment_filter=wanted)):
-        assert time.monotonic() < deadline, "the schedule has no runs"
-        time.sleep(0.2)
+def wait_for_schedule(client: SyncPrefectClient, identity: Any) -> None:
+    of_deployment = DeploymentFilter(id=DeploymentFilterId(any_=[identity]))
+    wait_until(
+        lambda: any(run.auto_scheduled for run in client.read_flow_runs(deployment_filter=of_deployment)),
+        "runs of the schedule",
+    )
 
 
 def test_deploying_again_changes_nothing_and_what_is_gone_is_removed(
     deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {(each.id, each.updated) for each in client.read_deployments()}
+    before = {(deployment.id, deployment.updated) for deployment in client.read_deployments()}
     flow = client.create_flow_from_name("retrain")
 
     def create(name: str, root: Path, tags: list[str]) -> UUID:
@@ -186,18 +190,21 @@ def test_deploying_again_changes_nothing_and_what_is_gone_is_removed(
     elsewhere = create("elsewhere-tests", deployed.root.parent, ["recast"])
     printed = deployed.recast("deploy")
     assert "gone-tests is removed" in printed
-    there = {(each.id, each.updated) for each in client.read_deployments()}
-    assert before <= there, "Prefect forgets what was missed of a deployment that it is told of again"
-    assert stranger not in dict(there) and {theirs, elsewhere} <= set(dict(there))
+    after = {(deployment.id, deployment.updated) for deployment in client.read_deployments()}
+    assert before <= after, "Prefect forgets the missed runs of a deployment that it is sent again"
+    assert stranger not in dict(after)
+    assert {theirs, elsewhere} <= set(dict(after))
     assert f"retrain/demo-tests: {str(client.api_url).removesuffix('/api/')}/deployments/deployment/" in printed
     client.delete_deployment(theirs)
     client.delete_deployment(elsewhere)
 
 
-def test_a_dry_run_tells_no_one(deployed: Checkout) -> None:
+def test_a_dry_run_deploys_nothing(deployed: Checkout) -> None:
     printed = deployed.recast("deploy", "--dry-run", PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert "Nothing was deployed" in printed and "recast.data.demo" in printed
-    assert "0 3 * * * Europe/Berlin" in printed and "when it is asked for" in printed
+    assert "Nothing was deployed" in printed
+    assert "recast.data.demo" in printed
+    assert "0 3 * * * Europe/Berlin" in printed
+    assert "when it is asked for" in printed
 
 
 def test_another_checkouts_deployments_are_not_taken(
@@ -230,18 +237,18 @@ def test_the_flows_that_are_deployed_are_the_real_ones_with_what_params_yaml_say
 ) -> None:
     monkeypatch.chdir(ROOT)
     settings = parse_settings()
-    for each in deployments.plan_deployments(settings, ["jena"]):
-        flow = load_flow_from_entrypoint(each.definition["entrypoint"])
-        schedule: FlowSchedule = getattr(settings.deploy, each.flow)
-        assert flow.name == each.flow and flow.retries == settings.deploy.retries
+    for planned in deployments.plan_deployments(settings, ["jena"]):
+        flow = load_flow_from_entrypoint(planned.definition["entrypoint"])
+        schedule: FlowSchedule = getattr(settings.deploy, planned.flow)
+        assert flow.name == planned.flow
+        assert flow.retries == settings.deploy.retries
         assert flow.timeout_seconds == schedule.time_limit.total_seconds()
-        assert "problem" in flow.parameters.properties and set(each.definition["parameters"]) <= set(
-            flow.parameters.properties
-        )
+        assert "problem" in flow.parameters.properties
+        assert set(planned.definition["parameters"]) <= set(flow.parameters.properties)
 
 
 @pytest.mark.parametrize("cron", ["0 25 * * *", "a b c d e"])
-def test_a_schedule_that_is_none_is_refused(cron: str, deployed: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_schedule_is_refused(cron: str, deployed: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(deployed.root)
     settings = parse_settings()
     schedule = settings.deploy.retrain.model_copy(update={"cron": cron})
@@ -253,9 +260,11 @@ def test_a_schedule_that_is_none_is_refused(cron: str, deployed: Checkout, monke
 def test_an_event_starts_the_flow_in_the_projects_root(deployed: Checkout, client: SyncPrefectClient) -> None:
     known = {run.id for run in client.read_flow_runs()}
     deployed.recast("arrived", "demo")
-    (new,) = new_runs(client, known, 1)
-    run = ended(client, new)
-    assert run.state and run.state.is_completed() and run.name == "retrain demo"
+    (new,) = wait_for_new_runs(client, known, 1)
+    run = wait_for_end(client, new)
+    assert run.state
+    assert run.state.is_completed()
+    assert run.name == "retrain demo"
     ran = deployed.file("ran.txt").read_text().splitlines()[-1]
     assert ran.split()[:3] == ["retrain", "demo", str(deployed.root.resolve())]
 
@@ -263,13 +272,17 @@ def test_an_event_starts_the_flow_in_the_projects_root(deployed: Checkout, clien
 def test_a_run_that_is_killed_is_told_and_the_one_that_waits_goes_on(
     deployed: Checkout, client: SyncPrefectClient
 ) -> None:
-    first = running(client, ask("retrain", problem="demo", seconds=600))
-    second = until(client, ask("retrain", problem="demo"), lambda now: now.state_name == "AwaitingConcurrencySlot")
+    first = wait_for_start(client, ask("retrain", problem="demo", seconds=600))
+    second = wait_for_run(
+        client, ask("retrain", problem="demo"), lambda now: now.state_name == "AwaitingConcurrencySlot"
+    )
     assert first.infrastructure_pid
     os.kill(int(first.infrastructure_pid), signal.SIGKILL)
-    assert ended(client, first).state_name == "Crashed"
-    assert ended(client, second).state_name == "Completed"
-    assert str(first.id) in told(deployed, "failure: retrain of demo has crashed\n"), "with a link to its page"
+    assert wait_for_end(client, first).state_name == "Crashed"
+    assert wait_for_end(client, second).state_name == "Completed"
+    assert str(first.id) in wait_for_alert(deployed, "failure: retrain of demo has crashed\n"), (
+        "with a link to its page"
+    )
 
 
 def test_a_run_that_fails_is_tried_again_and_one_that_takes_too_long_is_ended(
@@ -277,12 +290,13 @@ def test_a_run_that_fails_is_tried_again_and_one_that_takes_too_long_is_ended(
 ) -> None:
     failing = ask("monitor", problem="demo", fail=True)
     long = ask("predict", problem="demo", seconds=600)
-    failed = ended(client, failing)
-    assert failed.state_name == "Failed" and failed.run_count == 2
+    failed = wait_for_end(client, failing)
+    assert failed.state_name == "Failed"
+    assert failed.run_count == 2
     assert failed.empirical_policy.retry_delay == 1, "0.6 s before the first, twice that before the second"
-    text = told(deployed, "failure: monitor of demo has failed\n")
+    text = wait_for_alert(deployed, "failure: monitor of demo has failed\n")
     assert text.startswith("    Flow run encountered an exception: ValueError: as it was asked for\n")
-    assert until(client, long, lambda now: now.run_count >= 1 and now.state_name != "Running").state_name in (
+    assert wait_for_run(client, long, lambda now: now.run_count >= 1 and now.state_name != "Running").state_name in (
         "AwaitingRetry",
         "TimedOut",
     )
@@ -292,20 +306,20 @@ def test_what_was_missed_is_caught_up_once_and_what_was_killed_is_told(
     deployed: Checkout, client: SyncPrefectClient
 ) -> None:
     """The worker is killed together with the flow that it runs; events come while it is away."""
-    lost = running(client, ask("monitor", problem="demo", seconds=600))
+    lost = wait_for_start(client, ask("monitor", problem="demo", seconds=600))
     worker = psutil.Process(json.loads(deployed.file(".recast/worker.json").read_text())["pid"])
     family = [worker, *worker.children(recursive=True)]
-    for each in family:
-        each.kill()
+    for process in family:
+        process.kill()
     psutil.wait_procs(family, timeout=30)
     known = {run.id for run in client.read_flow_runs()}
     for count in (1, 2, 3):
         deployed.recast("arrived", "demo")
-        missed = new_runs(client, known, count)
+        missed = wait_for_new_runs(client, known, count)
     deployed.run(sys.executable, "-c", WORKER.format("start"))
-    assert ended(client, lost).state_name == "Crashed"
-    told(deployed, "failure: monitor demo has crashed\n")
-    states = [state for run in missed if (state := ended(client, run).state)]
+    assert wait_for_end(client, lost).state_name == "Crashed"
+    wait_for_alert(deployed, "failure: monitor demo has crashed\n")
+    states = [state for run in missed if (state := wait_for_end(client, run).state)]
     assert sorted(str(state.name) for state in states) == ["Completed", "Skipped", "Skipped"]
     (reason,) = {state.message for state in states if state.name == "Skipped"}
     assert reason == "It was missed; retrain demo catches up for it."
@@ -314,12 +328,14 @@ def test_what_was_missed_is_caught_up_once_and_what_was_killed_is_told(
 def test_where_overlap_is_skipped_the_second_run_is(deployed: Checkout, client: SyncPrefectClient) -> None:
     deployed.settings(deploy=DEPLOY | {"on_overlap": "skip"})
     deployed.recast("deploy")
-    first = running(client, ask("retrain", problem="demo", seconds=600))
-    second = ended(client, ask("retrain", problem="demo"))
-    assert second.state_name == "Cancelled" and second.state and "concurrency" in str(second.state.message)
+    first = wait_for_start(client, ask("retrain", problem="demo", seconds=600))
+    second = wait_for_end(client, ask("retrain", problem="demo"))
+    assert second.state_name == "Cancelled"
+    assert second.state
+    assert "concurrency" in str(second.state.message)
     assert first.infrastructure_pid
     os.kill(int(first.infrastructure_pid), signal.SIGKILL)
-    assert ended(client, first).state_name == "Crashed"
+    assert wait_for_end(client, first).state_name == "Crashed"
 
 
 @pytest.fixture
@@ -330,19 +346,19 @@ def limited(
     monkeypatch.chdir(tmp_path)
     with Path("params.yaml").open("w") as file:
         YAML().dump(checkout.SETTINGS, file)
-    made: list[UUID] = []
+    identities: list[UUID] = []
 
     def make(function: Callable[..., Any], on_overlap: str) -> tuple[Any, FlowRun]:
         settings = parse_settings().deploy.model_copy(update={"on_overlap": on_overlap, "retries": 0})
         whole = as_deployed(Flow(function, name="limited"), settings.monitor, settings)
-        made.append(client.create_deployment(client.create_flow(whole), tmp_path.name, concurrency_limit=1))
-        run = client.create_flow_run_from_deployment(made[-1], parameters={"problem": "demo"})
+        identities.append(client.create_deployment(client.create_flow(whole), tmp_path.name, concurrency_limit=1))
+        run = client.create_flow_run_from_deployment(identities[-1], parameters={"problem": "demo"})
         assert client.set_flow_run_state(run.id, Pending()).status == SetStateStatus.ACCEPT
         return whole, client.read_flow_run(run.id)
 
     yield make
-    for each in made:
-        client.delete_deployment(each)
+    for identity in identities:
+        client.delete_deployment(identity)
 
 
 def test_a_run_outlives_the_loss_of_its_place_in_the_limit(
@@ -353,7 +369,7 @@ def test_a_run_outlives_the_loss_of_its_place_in_the_limit(
     monkeypatch.setattr("prefect.concurrency._leases._RENEWAL_MAX_ATTEMPTS", 1)
 
     def asking(problem: str) -> None:
-        (renewal,) = [each for each in threading.enumerate() if each.name.startswith("concurrency-lease-renewal")]
+        (renewal,) = [thread for thread in threading.enumerate() if thread.name.startswith("concurrency-lease-renewal")]
         client.set_flow_run_state(flow_run.id, Paused(timeout_seconds=600))
         client.set_flow_run_state(flow_run.id, Running(), force=True)
         renewal.join(60)
@@ -380,7 +396,7 @@ def test_a_run_waits_or_is_skipped_while_another_that_has_lost_its_place_is_unde
     early = []
 
     def end_first() -> None:
-        running(client, run) if on_overlap == "wait" else ended(client, run)
+        wait_for_start(client, run) if on_overlap == "wait" else wait_for_end(client, run)
         early.append(begun.is_set())
         first.release()
 
@@ -403,7 +419,9 @@ def test_a_question_that_no_process_would_hear_the_answer_to_is_ended_and_told(
     client.set_flow_run_state(asked.id, Paused(timeout_seconds=600), force=True)
     close_orphaned_runs(client, "asked")
     state = client.read_flow_run(asked.id).state
-    assert state and state.is_crashed() and "the next run asks again" in str(state.message)
+    assert state
+    assert state.is_crashed()
+    assert "the next run asks again" in str(state.message)
     assert "the next run asks again" in Path(".recast/alerts.log").read_text()
     client.delete_deployment(deployment)
     client.delete_work_pool("asked")
@@ -413,7 +431,7 @@ def test_the_worker_is_shown_and_stopped_with_all_that_it_has_started(
     deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "Worker: runs" in deployed.recast("status")
-    running(client, ask("monitor", problem="demo", seconds=600))
+    wait_for_start(client, ask("monitor", problem="demo", seconds=600))
     worker = psutil.Process(json.loads(deployed.file(".recast/worker.json").read_text())["pid"])
     family = [worker, *worker.children(recursive=True)]
     assert len(family) > 1

@@ -35,5 +35,9 @@ def test_what_is_broken_is_named_with_its_mend_and_the_rest_is_looked_at_all_the
     broken = [line for line in said.splitlines() if " broken " in line]
     for what in ("versions", "secrets", "Prefect", "MLflow", "DVC remote"):
         assert [line for line in broken if f" {what} " in line], said
-    assert "polars" in said and "instead of 0.1" in said and "chmod -R go=" in said and "unset PREFECT_API_URL" in said
-    assert "u:secret" not in said and "space" in said
+    assert "polars" in said
+    assert "instead of 0.1" in said
+    assert "chmod -R go=" in said
+    assert "unset PREFECT_API_URL" in said
+    assert "u:secret" not in said
+    assert "space" in said

@@ -1,4 +1,4 @@
-"""The flows when things go wrong or at once: two problems, Ctrl-C, code that is edited under them, trials that fail."""
+"""The flows when things go wrong or happen at once: two problems, Ctrl-C, edited code, trials that fail."""
 
 import json
 import os
@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.flows.cli.test_commands import trained, wait_for
+from tests.flows.cli.test_commands import trained
 from tests.support.checkout import Checkout, write_table
+from tests.support.waiting import wait_for_file
 
 LOCAL = {"runner__kind": "local", "runner__workers": 1}
 
@@ -70,11 +71,12 @@ def test_ctrl_c_stops_training_in_this_process_too(
     checkout = finished.copy(tmp_path / "inline")
     checkout.settings(train__epochs=100_000)
     process = checkout.start(sys.executable, *command)
-    wait_for(checkout, "trials/*/*/checkpoint.pt", process)
+    wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     os.killpg(process.pid, signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in printed
-    assert list(checkout.root.glob("trials/*/*/checkpoint.pt")), "what is trained is kept"
+    assert process.returncode == 130
+    assert "Traceback" not in printed
+    assert list(checkout.root.glob("trials/*/*/checkpoint.pt")), "what was trained is kept"
 
 
 @pytest.mark.parametrize("kind", ["inline", "local"])
@@ -85,9 +87,10 @@ def test_whatever_a_trial_raises_is_the_failure_of_that_trial(kind: str, finishe
         grid__architectures={"raising": {}, "dense": {"units": [4]}}, runner__kind=kind, runner__workers=1
     )
     printed = checkout.recast("run", status=3)
-    assert "IndexError: no such [row] of it" in printed and "Traceback" not in printed
+    assert "IndexError: no such [row] of it" in printed
+    assert "Traceback" not in printed
     listed = json.loads(checkout.file("data/train/demo/trials.json").read_text())
-    assert [each["status"] for each in listed] == ["failed"] * 2 + ["finished"] * 2
+    assert [trial["status"] for trial in listed] == ["failed"] * 2 + ["finished"] * 2
     noted = json.loads(checkout.file(f"trials/demo/{listed[0]['key']}/run.json").read_text())
     assert "raising.py" in noted["traceback"]
     assert "up to date" in checkout.dvc("status")
@@ -100,7 +103,7 @@ def test_what_failed_for_want_of_memory_is_tried_again_when_asked(finished: Chec
     assert "out of memory: 1 PiB" in checkout.recast("run", status=3)
     before = trained(checkout)
     checkout.file("more").touch()
-    assert "out of memory" in checkout.recast("run", status=3), "it is told every time, but not tried"
+    assert "out of memory" in checkout.recast("run", status=3), "it is reported every time, but not tried again"
     assert trained(checkout) == before
     assert "Ran: train@demo, evaluate@demo" in checkout.recast("run", "--retry")
     after = trained(checkout)
@@ -111,11 +114,11 @@ def test_what_failed_for_want_of_memory_is_tried_again_when_asked(finished: Chec
 
 DIES_IN_ITS_LOG = (
     "import gc, multiprocessing.queues; "
-    "[each._wlock.acquire() for each in gc.get_objects() "
-    "if isinstance(each, multiprocessing.queues.Queue) and each._thread]; "
+    "[queue._wlock.acquire() for queue in gc.get_objects() "
+    "if isinstance(queue, multiprocessing.queues.Queue) and queue._thread]; "
     "os.kill(os.getpid(), signal.SIGKILL)"
 )
-"""What a process holds that is killed while it sends a line of its log."""
+"""A statement that kills its process while it holds the lock of the queue of log lines."""
 
 
 def test_a_process_that_dies_while_it_logs_is_blamed_on_no_bystander_and_the_run_ends(
@@ -131,7 +134,7 @@ def test_a_process_that_dies_while_it_logs_is_blamed_on_no_bystander_and_the_run
     )
     assert "its process died, and died again when it was tried alone" in checkout.recast("run", status=3)
     listed = json.loads(checkout.file("data/train/demo/trials.json").read_text())
-    assert [each["status"] for each in listed] == ["failed", "finished", "finished"]
+    assert [trial["status"] for trial in listed] == ["failed", "finished", "finished"]
 
 
 def test_ctrl_c_stops_a_run_in_which_a_process_has_died(finished: Checkout, tmp_path: Path) -> None:
@@ -140,11 +143,12 @@ def test_ctrl_c_stops_a_run_in_which_a_process_has_died(finished: Checkout, tmp_
     break_architecture(checkout, "once", die)
     checkout.settings(grid__architectures={"once": {}}, train__epochs=100_000, **LOCAL)
     process = checkout.start(sys.executable, "-m", "flows", "run")
-    wait_for(checkout, "trials/*/*/checkpoint.pt", process)
+    wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     assert checkout.file("died").exists()
     os.killpg(process.pid, signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in printed
+    assert process.returncode == 130
+    assert "Traceback" not in printed
 
 
 def test_code_edited_during_a_run_is_recorded_for_nothing(finished: Checkout, tmp_path: Path) -> None:
@@ -152,12 +156,14 @@ def test_code_edited_during_a_run_is_recorded_for_nothing(finished: Checkout, tm
     checkout.settings(train__epochs=40, grid__architectures={"gru": {"units": [4]}})
     lock = checkout.file("dvc.lock").read_bytes()
     process = checkout.start(sys.executable, "-m", "flows", "run")
-    wait_for(checkout, "trials/*/*/checkpoint.pt", process)
+    wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     with checkout.file("stages/training/fit.py").open("a") as file:
         file.write("\nMORE = 1\n")
     printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 1 and "Traceback" not in printed
-    assert "stages/training/fit.py changed while the stage ran" in printed and "run again" in printed
+    assert process.returncode == 1
+    assert "Traceback" not in printed
+    assert "stages/training/fit.py changed while the stage ran" in printed
+    assert "run again" in printed
     assert checkout.file("dvc.lock").read_bytes() == lock
     assert "changed" in checkout.dvc("status")
 
@@ -171,7 +177,7 @@ def test_a_stage_that_has_run_waits_to_be_recorded_while_another_dvc_command_run
     checkout.settings(grid={"seeds": [0], "architectures": {"persistence": {}, "waiting": {}}})
     lock_file = checkout.file("dvc.lock").read_bytes()
     process = checkout.start(sys.executable, "-m", "flows", "run")
-    wait_for(checkout, ".recast/running/*.json", process)
+    wait_for_file(checkout, ".recast/running/*.json", process)
     # It holds DVC's lock until its input is closed.
     holder = subprocess.Popen(
         [
@@ -188,11 +194,12 @@ def test_a_stage_that_has_run_waits_to_be_recorded_while_another_dvc_command_run
         stdin=subprocess.PIPE,
     )
     try:
-        wait_for(checkout, "locked", process)
+        wait_for_file(checkout, "locked", process)
         before = read_until("another DVC command runs in this checkout; waiting", process)
         assert checkout.file("data/train/demo/trials.json").exists(), "the stage has run"
         assert checkout.file("dvc.lock").read_bytes() == lock_file, "it is not recorded while the lock is held"
-        assert holder.poll() is None and process.poll() is None
+        assert holder.poll() is None
+        assert process.poll() is None
     finally:
         holder.communicate(timeout=60)
     printed, _ = process.communicate(timeout=120)
@@ -218,7 +225,7 @@ def test_workers_end_with_their_pool_alone(finished: Checkout, tmp_path: Path) -
     add_problem(checkout, "another")
     checkout.settings(grid__architectures={"dense": {"units": [4]}}, train__epochs=200, **LOCAL)
     process = checkout.start(sys.executable, "-m", "flows", "run")
-    wait_for(checkout, "trials/demo/*/checkpoint.pt", process)
+    wait_for_file(checkout, "trials/demo/*/checkpoint.pt", process)
     # Without its table the first problem's bundles fail at the disk.
     checkout.file("data/normalize/demo/table.json").unlink()
     printed, _ = process.communicate(timeout=120)

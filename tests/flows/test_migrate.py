@@ -90,9 +90,11 @@ def test_a_laptops_runs_and_flows_are_the_servers(
             store.upload_file(str(file), own.s3.BUCKET, key)
         done = migration.migrate(Path(), replace=False)
         assert done.artifacts[0] - done.artifacts[1] == len(some)
-        assert done.rows["prefect"]["flow_run"] > 0 and not done.left
+        assert done.rows["prefect"]["flow_run"] > 0
+        assert not done.left
         again = migration.migrate(Path(), replace=False)
-        assert again.rows == done.rows and again.artifacts == (done.artifacts[0], 0)
+        assert again.rows == done.rows
+        assert again.artifacts == (done.artifacts[0], 0)
 
         local = MlflowClient(f"sqlite:///{laptop.file('mlruns/mlflow.db')}")
         (experiment,) = local.search_experiments(filter_string="name = 'demo'")
@@ -101,7 +103,8 @@ def test_a_laptops_runs_and_flows_are_the_servers(
         mine, theirs = (
             {run.info.run_id: run for run in each.search_runs([experiment.experiment_id])} for each in (local, remote)
         )
-        assert set(mine) == set(theirs) and len(mine) == 7
+        assert set(mine) == set(theirs)
+        assert len(mine) == 7
         for run, ours in mine.items():
             assert ours.data.to_dictionary() == theirs[run].data.to_dictionary()
         key = next(run for run, ours in mine.items() if "train_loss" in ours.data.metrics)
@@ -109,7 +112,8 @@ def test_a_laptops_runs_and_flows_are_the_servers(
             [(each.step, each.value) for each in client.get_metric_history(key, "train_loss")]
             for client in (local, remote)
         ]
-        assert histories[0] == histories[1] and len(histories[0]) == 2
+        assert histories[0] == histories[1]
+        assert len(histories[0]) == 2
         fetched = Path(remote.download_artifacts(key, "weights.safetensors", str(tmp_path)))
         assert fetched.read_bytes() == Path(local.download_artifacts(key, "weights.safetensors")).read_bytes()
         # A number that the laptop has is not given again.

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from flows.predict import predict, read_rows
+from lifecycle import forecast_log
 from lifecycle.champions import promotion, registry
 from lifecycle.champions.history import Version
-from lifecycle.serving import forecast_log
 from problems.errors import RecastError
 from project import paths
 from project.settings.loading import load_settings
@@ -27,9 +27,9 @@ def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> It
         trials = list_trials(load_settings(), "demo", paths.stage_folder("window", "demo"))
         with pytest.raises(RecastError, match="demo has no champion yet"):
             predict("demo")
-        found = [registry.register_version(trial, {}) for trial in trials if registry.is_stored(trial)]
-        promotion.promote("demo", found[0], None)
-        yield found
+        registered = [registry.register_version(trial, {}) for trial in trials if registry.is_stored(trial)]
+        promotion.promote("demo", registered[0], None)
+        yield registered
 
 
 @pytest.fixture(autouse=True)
@@ -51,13 +51,15 @@ def test_the_newest_rows_are_forecast_from_and_again_gives_the_same_bytes(versio
     assert made.columns[:7] == [
         "forecast_id", "model_version", "series", "origin", "target_time", "lead", "forecast",
     ]  # fmt: skip
-    assert made["origin"].to_list() == [table["time"][-1]] and made["model_version"].to_list() == [1]
+    assert made["origin"].to_list() == [table["time"][-1]]
+    assert made["model_version"].to_list() == [1]
     expected = registry.load_model(versions[0]).forecast(table)
     numbers = ["forecast", "low_0.5", "high_0.5", "low_0.8", "high_0.8", "low_0.95", "high_0.95"]
     assert made.select(numbers).equals(expected.select(numbers))
     log = logged()
     assert predict("demo").read_bytes() == first
-    assert logged().equals(log) and log.drop("made", "inputs").select(made.columns).equals(made)
+    assert logged().equals(log)
+    assert log.drop("made", "inputs").select(made.columns).equals(made)
     assert forecast_log.find_forecast(made["forecast_id"][0]) == {"problem": "demo", **log.row(0, named=True)}
     assert forecast_log.find_forecast("0" * 16) is None
 
@@ -68,7 +70,8 @@ def test_another_version_has_other_ids(versions: list[Version]) -> None:
     after = pl.read_parquet(predict("demo"))
     roll_back("demo")
     assert pl.read_parquet(predict("demo")).equals(before)
-    assert after["model_version"].to_list() == [2] and after["forecast_id"][0] != before["forecast_id"][0]
+    assert after["model_version"].to_list() == [2]
+    assert after["forecast_id"][0] != before["forecast_id"][0]
     assert logged().height == 2
 
 
@@ -94,8 +97,10 @@ def test_rows_of_a_file_are_forecast_from(versions: list[Version], tmp_path: Pat
     assert made["forecast"].to_list() == expected["forecast"].to_list()
     predict("demo", file, out, all_windows=True)
     every = pl.read_parquet(out)
-    assert len(every) == 60 - 48 and every["origin"].is_sorted()
-    assert every.tail(1).equals(made) and logged().height == 12
+    assert len(every) == 60 - 48
+    assert every["origin"].is_sorted()
+    assert every.tail(1).equals(made)
+    assert logged().height == 12
 
 
 def test_rows_that_cannot_be_forecast_from_leave_nothing(versions: list[Version], tmp_path: Path) -> None:
@@ -103,7 +108,8 @@ def test_rows_that_cannot_be_forecast_from_leave_nothing(versions: list[Version]
     file.write_text("time,T (degC),p (mbar)\n2020-01-01T00:00:00Z,1,2\n")
     with pytest.raises(RecastError, match="1 rows are too few; a window takes 48 rows"):
         predict("demo", file, out)
-    assert not out.exists() and logged().is_empty()
+    assert not out.exists()
+    assert logged().is_empty()
 
 
 @pytest.mark.parametrize(

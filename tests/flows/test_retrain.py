@@ -89,9 +89,9 @@ def retraining(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> 
     knows(checkout, days=3)
     checkout.run("git", "add", "params.yaml", "dvc.yaml", "stages", ".gitignore", ".dvc")
     checkout.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "begin")
-    found = Retraining(checkout)
-    yield found
-    found.close()
+    process = Retraining(checkout)
+    yield process
+    process.close()
 
 
 def knows(checkout: Checkout, days: int) -> None:
@@ -100,14 +100,14 @@ def knows(checkout: Checkout, days: int) -> None:
 
 
 def history(checkout: Checkout) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(checkout.file("data/champion/demo/history.json").read_text())
-    return found
+    entries: list[dict[str, Any]] = json.loads(checkout.file("data/champion/demo/history.json").read_text())
+    return entries
 
 
 def registered(checkout: Checkout) -> tuple[list[int], dict[str, int]]:
     """The versions that MLflow has, and its aliases."""
     client = MlflowClient(f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
-    versions = sorted(int(each.version) for each in client.search_model_versions("name = 'demo'"))
+    versions = sorted(int(version.version) for version in client.search_model_versions("name = 'demo'"))
     aliases = client.get_registered_model("demo").aliases
     return versions, {name: int(at) for name, at in aliases.items()}
 
@@ -125,13 +125,13 @@ def test_a_retraining_killed_anywhere_goes_on_to_one_champion(retraining: Retrai
     assert retraining.run() == "Promoted"
 
     assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
-    assert [each["kind"] for each in history(checkout)] == ["challenge", "promotion"] * 2
+    assert [entry["kind"] for entry in history(checkout)] == ["challenge", "promotion"] * 2
     assert len(list(checkout.file("data/raw/demo/fresh").glob("*.csv"))) == 1
     assert not checkout.file("data/champion/demo/open.json").exists()
     assert "up to date" in checkout.dvc("status")
-    told = checkout.file(".recast/alerts.log").read_text()
-    assert "version 2, seasonal_naive days=1 seed=0, is promoted" in told
-    experiments = [each["experiment"] for each in history(checkout) if each["experiment"]]
+    alerts = checkout.file(".recast/alerts.log").read_text()
+    assert "version 2, seasonal_naive days=1 seed=0, is promoted" in alerts
+    experiments = [entry["experiment"] for entry in history(checkout) if entry["experiment"]]
     assert len(set(experiments)) == 2
     listed = checkout.dvc("exp", "list", "--name-only").split()
     assert set(experiments) <= set(listed)
@@ -159,14 +159,16 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
 
     checkout = retraining.checkout
     log, mark = checkout.file(".recast/alerts.log"), checkout.file("data/champion/demo/open.json")
-    told = log.read_text()
+    alerts = log.read_text()
     mark.write_text('{"since": "2020-01-01T00:00:00+00:00"}')
-    assert retraining.run() == "Champion stays", "of a run that has failed before its decision, nothing is told"
+    assert retraining.run() == "Champion stays", "a run that has failed before its decision is not announced"
     assert retraining.run("rollback") == "rolled back"
     mark.write_text(json.dumps({"decision": history(checkout)[-2]["decision"]}))
-    assert retraining.run() == "Champion stays", "what a person took back is not promoted again, nor told of"
+    assert retraining.run() == "Champion stays", "what a person took back is neither promoted again nor announced"
     assert registered(checkout) == ([1, 2], {"champion": 1})
-    assert history(checkout)[-1]["kind"] == "rollback" and log.read_text() == told and not mark.exists()
+    assert history(checkout)[-1]["kind"] == "rollback"
+    assert log.read_text() == alerts
+    assert not mark.exists()
     checkout.settings(retrain__approval="1s", retrain__level=0.9)
     assert retraining.run("forced") == "Refused"
     assert "nobody has answered" in history(checkout)[-1]["reason"]
@@ -177,7 +179,7 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
     with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
         while not (waiting := [run for run in client.read_flow_runs() if run.state and run.state.is_paused()]):
             assert retraining.process.poll() is None
-        assert len(experiments(checkout)) == len(saved) + 1, "it is kept before anything else can run in the checkout"
+        assert len(experiments(checkout)) == len(saved) + 1, "it is saved before anything else can run in the checkout"
         resume_flow_run(waiting[0].id, run_input={"promote": True})
     assert retraining.end() == "Promoted"
     assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
@@ -192,7 +194,8 @@ def test_nothing_new_trains_nothing_and_a_breach_stops_before_training(retrainin
     assert retraining.run("the rows are in quarantine") == "killed"
     assert "breach: demo: new rows break the data contract" in checkout.file(".recast/alerts.log").read_text()
     assert retraining.run() == "Breach"
-    assert history(checkout) == before and sorted(checkout.file("trials/demo").iterdir()) == trials
+    assert history(checkout) == before
+    assert sorted(checkout.file("trials/demo").iterdir()) == trials
     assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
     assert len(list(checkout.file("data/quarantine/demo").glob("*.csv"))) == 1
     assert retraining.run() == "Nothing new", "what lies in quarantine does not come again"
@@ -206,7 +209,8 @@ def test_another_grid_is_news_and_a_worse_challenger_is_refused(retraining: Retr
     assert "than the champion at the 95" in history(checkout)[-1]["reason"]
     assert "is refused" in checkout.file(".recast/alerts.log").read_text()
     page = checkout.file("data/champion/demo/history.html").read_text()
-    assert page.count(">refusal</td>") == 2 and page.count(">promotion</td>") == 3
+    assert page.count(">refusal</td>") == 2
+    assert page.count(">promotion</td>") == 3
 
 
 def test_the_champion_with_other_intervals_is_another_version_that_takes_over(retraining: Retraining) -> None:
@@ -233,10 +237,13 @@ def test_a_version_is_traced_to_raw_bytes_and_commit_and_back(
     printed = recast("trace", "--version", "2")
     lineage = json.loads(checkout.file("data/champion/demo/versions/2.json").read_text())
     assert checkout.run("git", "rev-parse", "HEAD").strip() in printed
-    assert "its dvc.lock agrees" in printed and lineage["key"] in printed and lineage["run"] in printed
+    assert "its dvc.lock agrees" in printed
+    assert lineage["key"] in printed
+    assert lineage["run"] in printed
     assert len(lineage["raw"]) == 2
     for name, digest in lineage["raw"].items():
         assert digest in printed, name
     increment = next(digest for name, digest in lineage["raw"].items() if "0001" in name)
     users = recast("trace", "--raw", increment)
-    assert "version" in users and lineage["label"] in users
+    assert "version" in users
+    assert lineage["label"] in users

@@ -34,10 +34,10 @@ def angle(moments: np.ndarray, days: float) -> np.ndarray:
 
 def test_the_waves_are_those_of_the_year_then_those_of_the_day() -> None:
     moments = HOURS[::5]
-    found = compute_harmonics(moments, Harmonics(year=2, day=1))
+    actual = compute_harmonics(moments, Harmonics(year=2, day=1))
     year, day = angle(moments, YEAR_DAYS), angle(moments, 1)
     expected = [np.sin(year), np.cos(year), np.sin(2 * year), np.cos(2 * year), np.sin(day), np.cos(day)]
-    np.testing.assert_allclose(found, np.stack(expected, axis=1), atol=1e-9)
+    np.testing.assert_allclose(actual, np.stack(expected, axis=1), atol=1e-9)
     assert compute_harmonics(moments, Harmonics(year=0, day=0)).shape == (len(moments), 0)
 
 
@@ -109,8 +109,8 @@ def test_the_table_has_the_climatology_now_and_at_the_target(
         "climatology at the target",
     )
     assert table.preparation.climatology_indices == (7, 8)
-    found, moments = np.array(read_values(tmp_path / "normalize")), np.array(read_times(tmp_path / "normalize"))
-    np.testing.assert_allclose(found[:, 3:7], compute_harmonics(moments, Harmonics(year=1, day=1)), atol=1e-6)
+    actual, moments = np.array(read_values(tmp_path / "normalize")), np.array(read_times(tmp_path / "normalize"))
+    np.testing.assert_allclose(actual[:, 3:7], compute_harmonics(moments, Harmonics(year=1, day=1)), atol=1e-6)
     for series in table.series:
         rows = slice(series.first, series.first + series.rows)
         raw_target = raw[table.series.index(series)][: series.train, 1]
@@ -118,7 +118,7 @@ def test_the_table_has_the_climatology_now_and_at_the_target(
         assert fitted
         for column, ahead in ((7, 0), (8, hours)):
             expected = fitted.values_at(moments[rows] + np.timedelta64(ahead, "h"))
-            in_unit = found[rows, column] * table.preparation.scale[1] + table.preparation.center[1]
+            in_unit = actual[rows, column] * table.preparation.scale[1] + table.preparation.center[1]
             np.testing.assert_allclose(in_unit, expected, atol=1e-4)
     windowing = window(problem, 1, tmp_path / "normalize", tmp_path / "window")
     assert windowing.shape.climatology == (7, 8)

@@ -104,7 +104,7 @@ def _forecasts(trial: Trial, normalized: Path, windowed: Path) -> dict[str, dict
     windowing, table = TableWindows.read(windowed), Table.read(normalized)
     network, moments = load_network(trial, windowing), read_times(normalized)
     center, scale = table.preparation.target_scaling
-    found: dict[str, dict[tuple[str, datetime], np.ndarray]] = {}
+    actual: dict[str, dict[tuple[str, datetime], np.ndarray]] = {}
     for split, data in table_batches.read_table_batches(normalized, windowed, windowing, torch.device("cpu")).items():
         y_NSO = (
             torch.cat([sort_quantiles(y_BSO) for y_BSO, _ in answer_windows(network, data)]).double().numpy() * scale
@@ -113,8 +113,8 @@ def _forecasts(trial: Trial, normalized: Path, windowed: Path) -> dict[str, dict
         rows = data.find_rows(torch.arange(len(data))).tolist()
         names = [next(s.name for s in table.series if row < s.first + s.rows) for row in rows]
         origins = [moments[row - windowing.step].item() for row in rows]
-        found[split] = dict(zip(zip(names, origins, strict=True), y_NSO, strict=True))
-    return found
+        actual[split] = dict(zip(zip(names, origins, strict=True), y_NSO, strict=True))
+    return actual
 
 
 def forecaster(offline: Offline, levels: tuple[float, ...] = LEVELS) -> Forecaster:
@@ -148,9 +148,9 @@ def test_a_served_forecast_is_the_offline_forecast_of_the_same_window(
     about, table = served.about, offline.ingested
     middle = about.quantiles.index(0.5) if about.quantiles else 0
 
-    found = served.forecast(table, all_windows=True)
+    actual = served.forecast(table, all_windows=True)
     by_window = {
-        (series, origin): part for (series, origin), part in found.group_by("series", "origin", maintain_order=True)
+        (series, origin): part for (series, origin), part in actual.group_by("series", "origin", maintain_order=True)
     }
     offline_windows = {**offline.forecasts["train"], **offline.forecasts["validation"], **offline.forecasts["test"]}
     assert len({series for series, _ in offline_windows}) == 2
@@ -191,15 +191,16 @@ def test_intervals_are_those_of_the_evaluation(make_offline: Callable[..., Offli
     evaluated = build_bands(
         Forecasts(y_SNLO["validation"], y_SNLO["test"], quantiles), targets["validation"], targets["test"], (0.5, 0.6)
     )
-    found = served.forecast(offline.ingested, all_windows=True)
+    actual = served.forecast(offline.ingested, all_windows=True)
     keys = pl.DataFrame(
         list(offline.forecasts["test"]), schema={"series": pl.String, "origin": pl.Datetime("ms")}, orient="row"
     )
-    same = keys.join(found, on=["series", "origin"], how="left", maintain_order="left_right")
+    same = keys.join(actual, on=["series", "origin"], how="left", maintain_order="left_right")
     for band in evaluated:
         for end, ends_SNL in (("low", band.low_SNL), ("high", band.high_SNL)):
             assert same[f"{end}_{band.interval.level:g}"].to_numpy() == pytest.approx(ends_SNL[0].ravel(), abs=1e-4)
-    assert (found["low_0.95"] <= found["low_0.5"]).all() and (found["high_0.95"] >= found["high_0.5"]).all()
+    assert (actual["low_0.95"] <= actual["low_0.5"]).all()
+    assert (actual["high_0.95"] >= actual["high_0.5"]).all()
 
 
 def test_the_newest_window_is_cut_out_of_rows_that_end_with_gaps(make_offline: Callable[..., Offline]) -> None:
@@ -221,12 +222,12 @@ def test_a_sentinel_is_what_is_not_known(make_offline: Callable[..., Offline]) -
     served = forecaster(offline)
     rows = offline.ingested.filter(pl.col("series") == "series0").head(30).fill_null(1.0)
     for sentinel in (-9999.0, 99.5):
-        told, null = _cut(rows, "c", 28, sentinel), _cut(rows, "c", 28, None)
+        with_sentinel, with_null = _cut(rows, "c", 28, sentinel), _cut(rows, "c", 28, None)
         for all_windows in (False, True):
-            assert served.forecast(told, all_windows).equals(served.forecast(null, all_windows))
-        assert served.forecast(served.window_builder.select_newest(told)).equals(served.forecast(null))
-        answered = [served.forecast_windows(parse_request(_body(each), served)) for each in (told, null)]
-        assert served.tabulate(answered[0]).equals(served.tabulate(answered[1]))
+            assert served.forecast(with_sentinel, all_windows).equals(served.forecast(with_null, all_windows))
+        assert served.forecast(served.window_builder.select_newest(with_sentinel)).equals(served.forecast(with_null))
+        both = [served.forecast_windows(parse_request(_body(part), served)) for part in (with_sentinel, with_null)]
+        assert served.tabulate(both[0]).equals(served.tabulate(both[1]))
     # Of another column it is a value.
     assert (
         served.window_builder.find_implausible(_cut(rows, "a", 28, -9999.0).select("a", "b", "c").to_numpy())
@@ -333,7 +334,7 @@ def test_values_in_another_unit_are_told_from_those_of_training(seasonal: tuple[
 
 
 @pytest.fixture(scope="module")
-def written(make_offline: Callable[..., Offline], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(make_offline: Callable[..., Offline], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A forecaster in a folder, as in that of an MLflow model."""
     served = forecaster(make_offline(**SEASONS))
     folder = tmp_path_factory.mktemp("model") / "artifacts"
@@ -344,9 +345,9 @@ def written(make_offline: Callable[..., Offline], tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture
-def stored(written: Path, tmp_path: Path) -> Path:
+def stored(model_folder: Path, tmp_path: Path) -> Path:
     """The same, to be changed."""
-    return Path(shutil.copytree(written, tmp_path / "model" / "artifacts"))
+    return Path(shutil.copytree(model_folder, tmp_path / "model" / "artifacts"))
 
 
 def test_what_is_stored_is_loaded_and_forecasts_the_same(stored: Path) -> None:
@@ -370,18 +371,21 @@ def test_what_is_stored_is_loaded_and_forecasts_the_same(stored: Path) -> None:
 def test_a_forecaster_of_sequences_is_stored_and_takes_windows(
     objective: str, shape: dict[str, Any], answers: tuple[int, ...], tmp_path: Path
 ) -> None:
-    told = WindowShape(**{"steps": 12, "target": None, "horizon": 0, "day": 0, **shape})
-    network = fit.initialize_network("gru", REGISTRY["gru"].Hyperparameters.model_validate({"units": 4}), told, seed=0)
+    windows = WindowShape(**{"steps": 12, "target": None, "horizon": 0, "day": 0, **shape})
+    network = fit.initialize_network(
+        "gru", REGISTRY["gru"].Hyperparameters.model_validate({"units": 4}), windows, seed=0
+    )
     served = Forecaster(
-        About("demo", "key", "gru", {"units": 4}, told, objective, "", synthetic=True, code="", data="", commit=""),
+        About("demo", "key", "gru", {"units": 4}, windows, objective, "", synthetic=True, code="", data="", commit=""),
         network,
     )
-    example = np.arange(24 * told.features).reshape(2, 12, -1) % 9
-    served.write(tmp_path, example if told.codes else example.astype(np.float32))
+    example = np.arange(24 * windows.features).reshape(2, 12, -1) % 9
+    served.write(tmp_path, example if windows.codes else example.astype(np.float32))
     loaded = Forecaster.load(tmp_path)
-    found = loaded.answer(example)
-    assert found.shape == answers and (found == served.answer(example)).all()
-    assert objective != "classes" or found.sum(axis=-1) == pytest.approx(1)
+    actual = loaded.answer(example)
+    assert actual.shape == answers
+    assert (actual == served.answer(example)).all()
+    assert objective != "classes" or actual.sum(axis=-1) == pytest.approx(1)
     with pytest.raises(InputError, match="demo is a problem of sequences: it takes windows, not rows"):
         loaded.forecast(pl.DataFrame({"time": []}))
     stored = load_file(tmp_path / "example.safetensors")

@@ -116,7 +116,7 @@ def _set_when_refused(event: Event) -> None:
             event.set()
             raise
 
-    FileLock.acquire = acquire_or_set  # type: ignore[method-assign]
+    setattr(FileLock, "acquire", acquire_or_set)  # noqa: B010 - mypy allows no assignment to a method
 
 
 def test_a_process_keeps_its_slot_on_a_gpu_for_as_long_as_it_lives(
@@ -125,9 +125,9 @@ def test_a_process_keeps_its_slot_on_a_gpu_for_as_long_as_it_lives(
     monkeypatch.chdir(tmp_path)
     code = (
         "import sys\n"
-        "from infra.devices.slots import Slot, claim\n"
+        "from infra.devices.slots import Slot, claim_slot_for_process\n"
         "choice = (Slot('cuda:0', 0), Slot('cuda:1', 0))\n"
-        "print(claim(choice), claim(choice), flush=True)\n"
+        "print(claim_slot_for_process(choice), claim_slot_for_process(choice), flush=True)\n"
         "sys.stdin.read()\n"
     )
     keepers = []

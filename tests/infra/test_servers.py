@@ -39,37 +39,37 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
         made.recast("down", "--force")
 
 
-def noted(cluster: Checkout, server: str) -> dict[str, Any]:
-    noted: dict[str, Any] = json.loads(cluster.file(f".recast/{server}.json").read_text())
-    return noted
+def read_record(cluster: Checkout, server: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(cluster.file(f".recast/{server}.json").read_text())
+    return record
 
 
 def query(cluster: Checkout, database: str, query: str, password: bool = True) -> subprocess.CompletedProcess[str]:
-    port = noted(cluster, "postgres")["port"]
+    port = read_record(cluster, "postgres")["port"]
     address = f"postgresql://{postgres.ROLE}@127.0.0.1:{port}/{database}"
-    known = {"PGPASSFILE": str(cluster.file(".recast/secrets/pgpass"))} if password else {}
+    variables = {"PGPASSFILE": str(cluster.file(".recast/secrets/pgpass"))} if password else {}
     command = [shutil.which("psql") or str(postgres.program("psql")), address, "-Atwc", query]
-    return subprocess.run(command, env=cluster.environment | known, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=cluster.environment | variables, capture_output=True, text=True, check=False)
 
 
 def _processes(cluster: Checkout) -> list[psutil.Process]:
-    """Those of the servers, by what was noted of them."""
-    found = []
-    for record in cluster.file(".recast").glob("*.json"):
-        noted = json.loads(record.read_text())
-        if "pid" in noted:
-            process = psutil.Process(noted["pid"])
-            found += [process, *process.children(recursive=True)]
-    return found
+    """The processes of the servers, by their records."""
+    processes = []
+    for file in cluster.file(".recast").glob("*.json"):
+        record = json.loads(file.read_text())
+        if "pid" in record:
+            process = psutil.Process(record["pid"])
+            processes += [process, *process.children(recursive=True)]
+    return processes
 
 
-def _of_each(processes: list[psutil.Process], asked: Callable[[psutil.Process], T]) -> list[T]:
-    """What each of them says; one that served a connection and has ended since says nothing."""
-    said = []
+def _ask_all(processes: list[psutil.Process], question: Callable[[psutil.Process], T]) -> list[T]:
+    """The answer of each process, without those that served a connection and have ended since."""
+    answers = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            said.append(asked(process))
-    return said
+            answers.append(question(process))
+    return answers
 
 
 def test_a_run_writes_to_the_stores_and_to_no_database_of_a_laptop(cluster: Checkout) -> None:
@@ -85,10 +85,10 @@ def test_a_run_writes_to_the_stores_and_to_no_database_of_a_laptop(cluster: Chec
     cluster.dvc("fetch")
 
 
-def test_nobody_comes_in_without_a_secret_and_none_can_be_seen(cluster: Checkout) -> None:
+def test_nobody_gets_in_without_a_secret_and_no_secret_can_be_seen(cluster: Checkout) -> None:
     assert "password" in query(cluster, "mlflow", "select 1", password=False).stderr
     secrets = cluster.file(".recast/secrets")
-    assert {oct(each.stat().st_mode)[-3:] for each in (secrets, *secrets.iterdir())} == {"700", "600"}
+    assert {oct(path.stat().st_mode)[-3:] for path in (secrets, *secrets.iterdir())} == {"700", "600"}
     words = {
         line.rpartition(mark)[2].strip()
         for name, mark in (("pgpass", ":"), ("aws", "= "))
@@ -96,16 +96,16 @@ def test_nobody_comes_in_without_a_secret_and_none_can_be_seen(cluster: Checkout
     }
     hidden = [word for word in words if len(word) == 64]
     assert len(hidden) == 3
-    said = _of_each(_processes(cluster), lambda process: " ".join(process.cmdline()))
-    assert len(said) > 6
+    commands = _ask_all(_processes(cluster), lambda process: " ".join(process.cmdline()))
+    assert len(commands) > 6
     logs = [log.read_text(errors="replace") for log in cluster.file(".recast").glob("*.log")]
-    assert not [text for text in (*said, *logs) if any(word in text for word in hidden)]
+    assert not [text for text in (*commands, *logs) if any(word in text for word in hidden)]
 
 
 def test_every_server_listens_on_loopback_alone(cluster: Checkout) -> None:
     addresses = {
         connection.laddr.ip.removeprefix("::ffff:")
-        for connections in _of_each(_processes(cluster), lambda process: process.net_connections(kind="inet"))
+        for connections in _ask_all(_processes(cluster), lambda process: process.net_connections(kind="inet"))
         for connection in connections
         if connection.status == psutil.CONN_LISTEN
     }
@@ -134,19 +134,19 @@ def test_a_backup_brings_back_what_was_written_to_the_stores(cluster: Checkout, 
     assert "broken" not in cluster.recast("doctor")
 
 
-def test_a_store_that_was_killed_comes_back_with_all_it_had_and_another_profile_waits(cluster: Checkout) -> None:
+def test_a_killed_store_comes_back_with_all_its_data_and_another_profile_is_refused(cluster: Checkout) -> None:
     before = query(cluster, "mlflow", "select count(*) from experiments").stdout
-    at_first = {name: noted(cluster, name) for name in ("postgres", "s3", "prefect")}
+    at_first = {name: read_record(cluster, name) for name in ("postgres", "s3", "prefect")}
     for name in ("postgres", "s3"):
         store = psutil.Process(at_first[name]["pid"])
         store.kill()
         store.wait(10)
-    # Another program takes the port of one: what speaks with it has to learn where it is now.
+    # Another program takes the port of a store: its clients have to learn the new one.
     with socket.create_server(("127.0.0.1", at_first["s3"]["port"])):
         cluster.recast("up")
-        assert noted(cluster, "s3")["port"] != at_first["s3"]["port"]
+        assert read_record(cluster, "s3")["port"] != at_first["s3"]["port"]
         assert "broken" not in cluster.recast("doctor")
-    assert noted(cluster, "prefect") == at_first["prefect"]
+    assert read_record(cluster, "prefect") == at_first["prefect"]
     assert query(cluster, "mlflow", "select count(*) from experiments").stdout == before
     assert "`recast down` first" in cluster.recast("up", "--profile", "laptop", status=1)
 
@@ -171,7 +171,7 @@ def test_in_containers_no_secret_has_a_default_and_every_image_a_version() -> No
         assert not re.search(rf"\$\{{{secret}(?!:\?)", text), secret
 
 
-def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "PACKAGED_PROGRAMS", Path("none"))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(Exception, match="apt install postgresql"):

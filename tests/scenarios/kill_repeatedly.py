@@ -1,4 +1,4 @@
-"""Kill a grid again and again, and see that nothing is lost: a script that anyone can run.
+"""Kill a grid again and again, and check that nothing is lost: a script that anyone can run.
 
     python -m tests.scenarios.kill_repeatedly --times 10
 

@@ -1,4 +1,4 @@
-"""Take a store or a disk away from a grid that runs, give it back, and see that nothing is lost: a script for anyone.
+"""Take a store or a disk away from a running grid, give it back, and check that nothing is lost: a script for anyone.
 
     python -m tests.scenarios.outages [postgres|store|disk] --runner local --seconds 60
 
@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,10 +33,11 @@ from ruamel.yaml import YAML
 import stages.tracking.store  # noqa: F401 - it tells MLflow to draw no bars
 from infra import servers
 from tests.flows.runners.test_cluster import under_way
-from tests.infra.test_servers import noted, query
+from tests.infra.test_servers import query, read_record
 from tests.support import checkout
 from tests.support.checkout import ROOT, Checkout
-from tests.support.nodes import HEAD, Cluster, listens, wait_until
+from tests.support.nodes import HEAD, Cluster, listens
+from tests.support.waiting import wait_until
 
 PROBLEM = "nyc"
 GRID = {
@@ -47,30 +49,30 @@ GRID = {
         "lstm": {"units": [8]},
     },
 }
-FIRST = 4
+TRIALS_BEFORE = 4
 """Trials that have ended when the outage begins."""
 
 FILES = ("trial.json", "history.json", "weights.safetensors")
-ALSO = ("learning_curve.png", "params.yaml")
+OTHER_ARTIFACTS = ("learning_curve.png", "params.yaml")
 
 DISK_BYTES = 1 << 30
 
-LATE_SECONDS = 120
+STATES_SECONDS = 120
 """Prefect tries again every 15 seconds to write the states of tasks that its database did not take."""
 
 
-AGAIN = "again.log"
+SECOND_LOG = "again.log"
 """What a second run has printed, where the first has ended with an error: Prefect has the flows of both then."""
 
 TASKS = "select state_type from task_run"
 ALL_TASKS = 21
 """Of the grid's flows: 15 trials, five stages, and the flow that trains."""
-ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+END_STATES = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 """States of tasks."""
 
 
 @dataclass(frozen=True)
-class Left:
+class StoreContents:
     """What a grid has left in the stores.
 
     Attributes:
@@ -100,35 +102,37 @@ def main(outages: list[str], runners: list[str], away: float, epochs: int) -> in
     # The path of a socket has a hundred characters at most.
     with tempfile.TemporaryDirectory(prefix="recast-") as name:
         folder = Path(name)
-        with _served(folder / "undisturbed", "local", epochs) as undisturbed:
+        with _project_with_servers(folder / "undisturbed", "local", epochs) as undisturbed:
             began = time.monotonic()
             undisturbed.recast("run")
-            assert _until_written(undisturbed), "of what is undisturbed, Prefect lacks the last states of tasks"
-            expected = _left(undisturbed)
-            _tell("undisturbed", time.monotonic() - began, expected, expected)
+            assert _wait_for_task_states(undisturbed), "Prefect lacks the last states of the undisturbed grid's tasks"
+            expected = _read_stores(undisturbed)
+            _report_differences("undisturbed", time.monotonic() - began, expected, expected)
         for outage in outages:
             for runner in runners:
                 root = folder / f"{outage}-{runner}"
                 with (
-                    _disk_of_its_own(root, (outage, runner) == ("disk", "local")),
-                    _served(root, runner, epochs) as disturbed,
+                    _own_disk(root, (outage, runner) == ("disk", "local")),
+                    _project_with_servers(root, runner, epochs) as disturbed,
                 ):
                     began = time.monotonic()
                     OUTAGES[outage](disturbed, away)
                     seconds = time.monotonic() - began
-                    again = disturbed.file(AGAIN).exists()
+                    again = disturbed.file(SECOND_LOG).exists()
                     if not again:
-                        _until_written(disturbed)
-                    lost += _tell(f"{outage}, {runner}", seconds, _left(disturbed), expected, again)
+                        _wait_for_task_states(disturbed)
+                    lost += _report_differences(
+                        f"{outage}, {runner}", seconds, _read_stores(disturbed), expected, again
+                    )
     return min(lost, 1)
 
 
 @contextmanager
-def _served(root: Path, runner: str, epochs: int) -> Iterator[Checkout]:
+def _project_with_servers(root: Path, runner: str, epochs: int) -> Iterator[Checkout]:
     """A checkout with the grid, whose servers run."""
-    made = checkout.make_checkout(root)
+    project = checkout.make_checkout(root)
     problem = YAML(typ="safe").load((ROOT / "params.yaml").read_text())["problems"][PROBLEM]
-    made.settings(
+    project.settings(
         run=[PROBLEM],
         problems={PROBLEM: problem},
         grid=GRID,
@@ -140,36 +144,36 @@ def _served(root: Path, runner: str, epochs: int) -> Iterator[Checkout]:
     )
     try:
         with ExitStack() as held:
-            # So they take others, which nobody else on this machine asks for while they are gone.
+            # The usual ports are taken, so the servers get others, which nobody else takes while they are gone.
             for server in (servers.POSTGRES, servers.S3):
                 if not listens("127.0.0.1", server.port):
                     held.enter_context(socket.create_server(("127.0.0.1", server.port)))
-            made.recast("up", "--profile", "servers")
-        yield made
+            project.recast("up", "--profile", "servers")
+        yield project
     finally:
-        made.recast("down", "--force")
+        project.recast("down", "--force")
 
 
 def _postgres(grid: Checkout, seconds: float) -> None:
     # What `pg_ctl stop -m immediate` sends.
-    _without(grid, "postgres", signal.SIGQUIT, seconds)
+    _run_without_server(grid, "postgres", signal.SIGQUIT, seconds)
 
 
 def _store(grid: Checkout, seconds: float) -> None:
-    _without(grid, "s3", signal.SIGTERM, seconds)
+    _run_without_server(grid, "s3", signal.SIGTERM, seconds)
 
 
-def _without(grid: Checkout, server: str, end: signal.Signals, seconds: float) -> None:
+def _run_without_server(grid: Checkout, server: str, end: signal.Signals, seconds: float) -> None:
     """Run the grid, and be without a server for a while in the middle."""
-    with _running(grid) as process:
-        wait_until(lambda: _ended(grid) >= FIRST, "the first trials", process)
-        store = psutil.Process(noted(grid, server)["pid"])
+    with _grid_process(grid) as process:
+        wait_until(lambda: _count_ended(grid) >= TRIALS_BEFORE, "the first trials", process)
+        store = psutil.Process(read_record(grid, server)["pid"])
         store.send_signal(end)
         store.wait(30)
         gone = time.monotonic()
-        before = _ended(grid)
+        before = _count_ended(grid)
         wait_until(lambda: time.monotonic() - gone > seconds or process.poll() is not None, "the end of the outage")
-        during, running = _ended(grid), process.poll() is None
+        during, running = _count_ended(grid), process.poll() is None
         print(grid.recast("up"), flush=True)
         print(f"{server} was gone for {time.monotonic() - gone:.0f} s: {before} trials had ended, then {during}")
         if not running:
@@ -177,7 +181,7 @@ def _without(grid: Checkout, server: str, end: signal.Signals, seconds: float) -
 
 
 @contextmanager
-def _disk_of_its_own(folder: Path, wanted: bool = True) -> Iterator[None]:
+def _own_disk(folder: Path, wanted: bool = True) -> Iterator[None]:
     if not wanted:
         yield
         return
@@ -193,22 +197,22 @@ def _disk_of_its_own(folder: Path, wanted: bool = True) -> Iterator[None]:
 def _fill(folder: Path) -> Path:
     """The file that takes all that is left on the disk of a folder."""
     file = folder / "full"
-    with file.open("wb", buffering=0) as written, contextlib.suppress(OSError):
+    with file.open("wb", buffering=0) as full, contextlib.suppress(OSError):
         while True:
-            written.write(bytes(1 << 20))
+            full.write(bytes(1 << 20))
     return file
 
 
 def _disk(grid: Checkout, seconds: float) -> None:
     """Run the grid, and fill a disk in the middle: with Ray that of one of two nodes, else the project's own."""
     kind = YAML(typ="safe").load(grid.file("params.yaml").read_text())["runner"]["kind"]
-    (_disk_of_a_node if kind == "ray" else _disk_of_all)(grid, seconds)
+    (_fill_node_disk if kind == "ray" else _fill_project_disk)(grid, seconds)
 
 
-def _disk_of_all(grid: Checkout, seconds: float) -> None:
+def _fill_project_disk(grid: Checkout, seconds: float) -> None:
     """The trials, both databases and the S3 store find no room for a while."""
-    with _running(grid) as process:
-        wait_until(lambda: _ended(grid) >= FIRST, "the first trials", process)
+    with _grid_process(grid) as process:
+        wait_until(lambda: _count_ended(grid) >= TRIALS_BEFORE, "the first trials", process)
         file, full = _fill(grid.root), time.monotonic()
         wait_until(lambda: time.monotonic() - full > seconds or process.poll() is not None, "the end of the outage")
         print(f"the disk was full for {time.monotonic() - full:.0f} s; the grid's status then: {process.poll()}")
@@ -216,19 +220,19 @@ def _disk_of_all(grid: Checkout, seconds: float) -> None:
         print(grid.recast("up"), flush=True)
 
 
-def _disk_of_a_node(grid: Checkout, seconds: float) -> None:
+def _fill_node_disk(grid: Checkout, seconds: float) -> None:
     """Nobody makes room on it until the grid has ended."""
     with tempfile.TemporaryDirectory(prefix="recast-") as name:
         cluster = Cluster(Path(name), [grid.root.parent])
         disk = Path(name) / "one"
-        with _disk_of_its_own(disk):
+        with _own_disk(disk):
             try:
                 cluster.head()
                 wait_until(lambda: listens(HEAD, cluster.port), "the head")
                 cluster.node("one")
                 cluster.node("two")
-                with _running(grid, **cluster.environment) as process:
-                    wait_until(lambda: _ended(grid) >= FIRST, "the first trials", process)
+                with _grid_process(grid, **cluster.environment) as process:
+                    wait_until(lambda: _count_ended(grid) >= TRIALS_BEFORE, "the first trials", process)
                     wait_until(lambda: len(set(under_way(grid).values())) == 2, "both nodes under way", process)
                     _fill(disk)
                     print(f"the disk of one node is full; under way: {under_way(grid)}", flush=True)
@@ -237,15 +241,15 @@ def _disk_of_a_node(grid: Checkout, seconds: float) -> None:
 
 
 @contextmanager
-def _running(grid: Checkout, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """The grid while it runs; at the end it is waited for, and run again where that was said to be the mend."""
+def _grid_process(grid: Checkout, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The grid while it runs; at the end it is waited for, and run again where the message said so."""
     log = grid.file("run.log")
-    with log.open("w") as written:
+    with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", "run"],
             cwd=grid.root,
             env=grid.environment | environment,
-            stdout=written,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
         )
@@ -257,15 +261,15 @@ def _running(grid: Checkout, **environment: str) -> Iterator[subprocess.Popen[st
     print(log.read_text(), flush=True)
     if status:
         print(f"it ended with status {status}; run again:", flush=True)
-        grid.file(AGAIN).write_text(grid.recast("run", **environment))
-        print(grid.file(AGAIN).read_text(), flush=True)
+        grid.file(SECOND_LOG).write_text(grid.recast("run", **environment))
+        print(grid.file(SECOND_LOG).read_text(), flush=True)
 
 
-def _ended(grid: Checkout) -> int:
+def _count_ended(grid: Checkout) -> int:
     return len(list(grid.root.glob(f"trials/{PROBLEM}/*/trial.json")))
 
 
-def _left(grid: Checkout) -> Left:
+def _read_stores(grid: Checkout) -> StoreContents:
     """What is in the stores; the artifacts are read by way of MLflow, and compared with the folders of the trials."""
     of_trials = "join tags k on k.run_uuid = r.run_uuid and k.key = 'recast.key'"
     tagged = "join tags t on t.run_uuid = r.run_uuid and t.key = 'recast.kind'"
@@ -274,7 +278,7 @@ def _left(grid: Checkout) -> Left:
         "where m.key not like 'system/%' and m.key <> 'seconds'"
     )
     flow_runs = "select f.name, r.state_type from flow_run r join flow f on f.id = r.flow_id"
-    return Left(
+    return StoreContents(
         grid.file(f"data/evaluate/{PROBLEM}/leaderboard.json").read_bytes(),
         _rows(grid, "mlflow", f"select t.value, r.status from runs r {tagged}"),
         _rows(grid, "mlflow", points),
@@ -284,15 +288,16 @@ def _left(grid: Checkout) -> Left:
     )
 
 
-def _until_written(grid: Checkout) -> bool:
-    """Whether Prefect has the last states of all tasks, waited for."""
+def _wait_for_task_states(grid: Checkout) -> bool:
+    """Wait for the last states of all tasks in Prefect; whether they came in time."""
+    pause = threading.Event()
     began = time.monotonic()
-    while time.monotonic() - began < LATE_SECONDS:
+    while time.monotonic() - began < STATES_SECONDS:
         tasks = _rows(grid, "prefect", TASKS)
-        if tasks.total() >= ALL_TASKS and set(tasks) <= ENDED:
+        if tasks.total() >= ALL_TASKS and set(tasks) <= END_STATES:
             print(f"Prefect had the last state of a task {time.monotonic() - began:.0f} s after the end", flush=True)
             return True
-        time.sleep(1)
+        pause.wait(1)
     return False
 
 
@@ -301,40 +306,43 @@ def _rows(grid: Checkout, database: str, asked: str) -> Counter[str]:
 
 
 def _artifacts(grid: Checkout, runs: Counter[str]) -> Counter[str]:
-    found: Counter[str] = Counter()
-    address = f"http://127.0.0.1:{noted(grid, 'mlflow')['port']}"
-    for run, key in (each.split("|") for each in runs):
+    artifacts: Counter[str] = Counter()
+    address = f"http://127.0.0.1:{read_record(grid, 'mlflow')['port']}"
+    for run, key in (line.split("|") for line in runs):
         with tempfile.TemporaryDirectory() as folder:
-            read = Path(download_artifacts(run_id=run, dst_path=folder, tracking_uri=address))
-            found += Counter(f"{key}|{name}" for name in ALSO if (read / name).exists())
+            downloaded = Path(download_artifacts(run_id=run, dst_path=folder, tracking_uri=address))
+            artifacts += Counter(f"{key}|{name}" for name in OTHER_ARTIFACTS if (downloaded / name).exists())
             for file in grid.file(f"trials/{PROBLEM}/{key}").iterdir():
-                same = file.name in FILES and (read / file.name).exists() and _digest(read / file.name) == _digest(file)
-                found += Counter({f"{key}|{file.name}": int(same)})
-    return found
+                copy = downloaded / file.name
+                same = file.name in FILES and copy.exists() and _digest(copy) == _digest(file)
+                artifacts += Counter({f"{key}|{file.name}": int(same)})
+    return artifacts
 
 
 def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _tell(title: str, seconds: float, left: Left, expected: Left, again: bool = False) -> bool:
-    """Print what was counted; whether something is not as it was to be.
+def _report_differences(
+    title: str, seconds: float, contents: StoreContents, expected: StoreContents, again: bool = False
+) -> bool:
+    """Print what was counted; whether anything differs from what is expected.
 
     Args:
-        again: Prefect has the flows of two runs, so that they are not compared.
+        again: Prefect has the flows of two runs, so they are not compared.
     """
     print(f"{title}: {seconds:.0f} s")
-    print(f"  leaderboard   {'the same, bit for bit' if left.board == expected.board else 'ANOTHER ONE'}")
-    wrong = left.board != expected.board
+    print(f"  leaderboard   {'the same, bit for bit' if contents.board == expected.board else 'DIFFERENT'}")
+    wrong = contents.board != expected.board
     for name in ("runs", "points", "artifacts", *(() if again else ("flows", "tasks"))):
-        there, wanted = getattr(left, name), getattr(expected, name)
-        # A task that a node's disk has refused stays in Prefect as failed, beside the one that did its work elsewhere.
-        refused = Counter({what: count for what, count in there.items() if name == "tasks" and what == "FAILED"})
-        missing, more = wanted - there, there - wanted - refused
-        told = f"{there.total():6}"
-        if there.total() < 20 or name == "tasks":
-            told += "  " + ", ".join(f"{count} {what.replace('|', ' ')}" for what, count in sorted(there.items()))
-        print(f"  {name:12} {told}")
+        counts, expected_counts = getattr(contents, name), getattr(expected, name)
+        # A task that a node's disk has refused stays failed in Prefect, beside the one that did its work elsewhere.
+        refused = Counter({key: count for key, count in counts.items() if name == "tasks" and key == "FAILED"})
+        missing, more = expected_counts - counts, counts - expected_counts - refused
+        line = f"{counts.total():6}"
+        if counts.total() < 20 or name == "tasks":
+            line += "  " + ", ".join(f"{count} {key.replace('|', ' ')}" for key, count in sorted(counts.items()))
+        print(f"  {name:12} {line}")
         if missing or more:
             wrong = True
             print(f"    MISSING {missing.total()}, MORE {more.total()}: {list(missing)[:3]} {list(more)[:3]}")

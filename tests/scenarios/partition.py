@@ -23,7 +23,8 @@ from pathlib import Path
 from tests.flows.runners.test_cluster import BOARD, under_way
 from tests.flows.test_flows import break_architecture
 from tests.support import checkout
-from tests.support.nodes import Cluster, wait_until
+from tests.support.nodes import Cluster
+from tests.support.waiting import wait_until
 
 NAMES = ("recast-head", "recast-one", "recast-two")
 BRIDGE = "recast-bridge"
@@ -80,8 +81,7 @@ def _compare(work: Path, cluster: Cluster, seconds: float) -> None:
         _ip("link", "set", f"{NAMES[1]}-b", "down")
         wait_until(lambda: _address(1) not in str(under_way(on_nodes)), "the loss to be seen", driver)
         print(f"the driver has given its bundle up {time.monotonic() - cut:.0f} s after the cut", flush=True)
-        while time.monotonic() - cut < seconds:
-            time.sleep(0.1)
+        wait_until(lambda: time.monotonic() - cut >= seconds, "the end of the cut")
         _ip("link", "set", f"{NAMES[1]}-b", "up")
         print(f"joined again after {time.monotonic() - cut:.0f} s", flush=True)
         wait_until(lambda: one.process.poll() is not None, "the node that was cut off to end itself", driver)
@@ -98,7 +98,7 @@ def _compare(work: Path, cluster: Cluster, seconds: float) -> None:
         subprocess.run([*_within(0), sys.executable, "-m", "flows", "down"], cwd=on_nodes.root, check=False)
     assert on_nodes.file(BOARD).read_bytes() == inline.file(BOARD).read_bytes(), "the leaderboards differ"
     ended = [json.loads(file.read_text()) for file in on_nodes.root.glob("trials/demo/*/trial.json")]
-    assert [each["status"] for each in ended] == ["finished"] * 5
+    assert [trial["status"] for trial in ended] == ["finished"] * 5
     print("the grid is complete: the same leaderboard, bit for bit")
 
 

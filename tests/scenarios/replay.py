@@ -1,11 +1,11 @@
-"""A year in minutes: months of real weather come one after another, through the real deployment, worker and servers.
+"""A year in minutes: months of real weather arrive one after another, through the real deployment, worker and servers.
 
     python -m tests.scenarios.replay --data jena_hourly_2009_2016.csv [--root FOLDER] [--months 12]
 
-In a fresh checkout of its own the rows before the year are the base. Each month's file is put into a folder, an event
-says so, and the deployed flow retrains. Before some months' file comes, a poisoned one does: a stuck sensor, a
-temperature in Fahrenheit, a clock shifted by an hour, half of the rows gone. Every one must be caught before anything
-is trained, and the right file that follows it taken. At the end there is one champion, with its history.
+In a fresh checkout the rows before the year are the base. Each month's file is put into a folder, an event says so, and
+the deployed flow retrains. In some months a poisoned file arrives first: a stuck sensor, a temperature in Fahrenheit, a
+clock shifted by an hour, half of the rows gone. Every one must be caught before anything is trained, and the right file
+that follows must be accepted. At the end there is one champion, with its history.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,9 +70,9 @@ SETTINGS: dict[str, Any] = {
 
 
 def stuck(rows: pl.DataFrame) -> pl.DataFrame:
-    """The temperature does not move for ten days."""
-    at = pl.int_range(pl.len()).is_between(200, 440)
-    return rows.with_columns(pl.when(at).then(pl.lit("7.13")).otherwise(pl.col(TEMPERATURE)).alias(TEMPERATURE))
+    """The temperature does not change for ten days."""
+    is_stuck = pl.int_range(pl.len()).is_between(200, 440)
+    return rows.with_columns(pl.when(is_stuck).then(pl.lit("7.13")).otherwise(pl.col(TEMPERATURE)).alias(TEMPERATURE))
 
 
 def fahrenheit(rows: pl.DataFrame) -> pl.DataFrame:
@@ -81,7 +82,7 @@ def fahrenheit(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def shifted(rows: pl.DataFrame) -> pl.DataFrame:
-    """The logger's clock an hour ahead: its time of summer."""
+    """The logger's clock an hour ahead, as in summer time."""
     time_ = pl.col("Date Time").str.to_datetime("%d.%m.%Y %H:%M:%S") + pl.duration(hours=1)
     return rows.with_columns(time_.dt.strftime("%d.%m.%Y %H:%M:%S").alias("Date Time"))
 
@@ -92,23 +93,23 @@ def halved(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 POISON: dict[int, Callable[[pl.DataFrame], pl.DataFrame]] = {3: stuck, 5: fahrenheit, 7: shifted, 10: halved}
-"""What comes first in some months."""
+"""What arrives first in some months."""
 
 
 console = Console()
 
 
 @dataclass(frozen=True)
-class Happened:
-    """What became of one arrival.
+class ArrivalResult:
+    """What became of the rows that arrived.
 
     Attributes:
-        ended: the name of the flow run's state.
+        state: the name of the flow run's state.
         trained: how many trials ended meanwhile.
     """
 
     arrival: str
-    ended: str
+    state: str
     message: str
     trained: int
     champion: int | None
@@ -119,51 +120,54 @@ def prepare(root: Path, data: Path, year: int) -> tuple[Checkout, list[pl.DataFr
     """A fresh checkout whose base ends with the year before, and the months of the year."""
     rows = pl.read_csv(data, infer_schema=False)
     when = pl.col("Date Time").str.to_datetime("%d.%m.%Y %H:%M:%S")
-    made = checkout.make_checkout(root)
+    project = checkout.make_checkout(root)
     base = rows.filter(when.is_between(datetime(year - 2, 1, 1), datetime(year, 1, 1), closed="left"))
     base.write_csv(root / "base.csv")
     (root / "arrivals").mkdir()
     shutil.rmtree(root / "data/raw/demo")
-    made.settings(**SETTINGS)
+    project.settings(**SETTINGS)
     months = [rows.filter((when.dt.year() == year) & (when.dt.month() == month)) for month in range(1, 13)]
     git = ("git", "-c", "user.name=replay", "-c", "user.email=replay@localhost")
-    made.run(*git, "add", "--all")
-    made.run(*git, "commit", "--quiet", "--message", "as it begins")
-    return made, months
+    project.run(*git, "add", "--all")
+    project.run(*git, "commit", "--quiet", "--message", "as it begins")
+    return project, months
 
 
 @contextmanager
-def servers(made: Checkout) -> Iterator[None]:
+def servers(project: Checkout) -> Iterator[None]:
     """The checkout's own servers and worker, and Prefect's address for this process too."""
     try:
         # The first time Prefect makes its database, which takes a busy machine minutes.
-        made.start(sys.executable, "-m", "flows", "up").communicate()
-        made.recast("deploy")
+        project.start(sys.executable, "-m", "flows", "up").communicate()
+        project.recast("deploy")
         yield
     finally:
-        made.recast("down", "--force")
+        project.recast("down", "--force")
 
 
-def address(made: Checkout) -> str:
+def prefect_address(project: Checkout) -> str:
     """Prefect's API on the checkout's own server."""
-    printed = made.run(
+    printed = project.run(
         sys.executable,
         "-c",
-        "from infra.server_process import running_address; from infra.servers import PREFECT; print(running_address(PREFECT))",
+        "from infra.server_process import running_address\n"
+        "from infra.servers import PREFECT\n"
+        "print(running_address(PREFECT))",
     )
     return f"{printed.strip().splitlines()[-1]}/api"
 
 
-def arrive(made: Checkout, name: str, rows: pl.DataFrame, known: set[UUID]) -> Any:
+def arrive(project: Checkout, name: str, rows: pl.DataFrame, known: set[UUID]) -> Any:
     """Put a file into the folder, say so, and wait until the deployed flow that this starts has ended; its run."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    file = made.file(f"arrivals/{name}.csv")
+    file = project.file(f"arrivals/{name}.csv")
     rows.write_csv(file.with_suffix(".part"))
     file.with_suffix(".part").rename(file)
-    made.recast("arrived", "jena")
+    project.recast("arrived", "jena")
     deadline = time.monotonic() + LIMIT_SECONDS
+    pause = threading.Event()
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline:
             runs = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["retrain"])), limit=200)
@@ -173,74 +177,74 @@ def arrive(made: Checkout, name: str, rows: pl.DataFrame, known: set[UUID]) -> A
             if new and new[0].state and new[0].state.is_final():
                 known.add(new[0].id)
                 return new[0]
-            time.sleep(0.5)
+            pause.wait(0.5)
     raise AssertionError(f"{name}: no retraining ended within {LIMIT_SECONDS} s")
 
 
 def main(data: Path, root: Path, year: int, months: int) -> None:
-    """Replay, print what happened, and hold it against what must."""
-    made, files = prepare(root, data, year)
+    """Replay, print what happened, and check it."""
+    project, files = prepare(root, data, year)
     console.print(f"the checkout: {root}")
-    with servers(made):
-        happened = replayed(made, year, list(enumerate(files, 1))[:months])
-        shown(made, happened)
-    ended = [each.ended for each in happened]
-    assert months < 12 or ("Promoted" in ended and "Refused" in ended), ended
+    with servers(project):
+        results = replay_months(project, year, list(enumerate(files, 1))[:months])
+        print_results(project, results)
+    states = [result.state for result in results]
+    assert months < 12 or ("Promoted" in states and "Refused" in states), states
 
 
-def replayed(made: Checkout, year: int, files: list[tuple[int, pl.DataFrame]]) -> list[Happened]:
-    """Let months come, the poisoned ones first, as a person would deal with them; what became of each."""
-    os.environ["PREFECT_API_URL"] = address(made)
+def replay_months(project: Checkout, year: int, files: list[tuple[int, pl.DataFrame]]) -> list[ArrivalResult]:
+    """Let months arrive, the poisoned ones first, and act as a person would; what became of each."""
+    os.environ["PREFECT_API_URL"] = prefect_address(project)
     known: set[UUID] = set()
-    happened: list[Happened] = []
+    results: list[ArrivalResult] = []
 
-    def one(name: str, what: str, rows: pl.DataFrame) -> str:
-        before, since = _trials(made), time.monotonic()
-        run = arrive(made, name, rows, known)
-        trained, seconds = len(_trials(made) - before), time.monotonic() - since
+    def deliver(name: str, what: str, rows: pl.DataFrame) -> str:
+        before, since = _trials(project), time.monotonic()
+        run = arrive(project, name, rows, known)
+        trained, seconds = len(_trials(project) - before), time.monotonic() - since
         message = run.state.message or ""
-        happened.append(Happened(f"{name} {what}", run.state.name, message, trained, _champion(made), seconds))
-        console.print(f"{happened[-1]}", markup=False, highlight=False, soft_wrap=True)
+        results.append(ArrivalResult(f"{name} {what}", run.state.name, message, trained, _champion(project), seconds))
+        console.print(f"{results[-1]}", markup=False, highlight=False, soft_wrap=True)
         return str(run.state.name)
 
     for month, rows in files:
         name = f"{year}-{month:02d}"
         if poison := POISON.get(month):
-            serving = _champion(made)
-            assert one(name, poison.__name__, poison(rows)) == "Breach"
-            assert happened[-1].trained == 0 and happened[-1].champion == serving, happened[-1]
-            # The file is mended, and what lies in quarantine deleted.
-            (increment,) = made.file("data/quarantine/jena").glob("*.csv")
-            made.recast("quarantine", "--drop", increment.stem)
-        assert one(name, "", rows) in ("Promoted", "Refused", "Champion stays")
-    return happened
+            serving = _champion(project)
+            assert deliver(name, poison.__name__, poison(rows)) == "Breach"
+            assert (results[-1].trained, results[-1].champion) == (0, serving), results[-1]
+            # The file is fixed, and what is in quarantine is deleted.
+            (increment,) = project.file("data/quarantine/jena").glob("*.csv")
+            project.recast("quarantine", "--drop", increment.stem)
+        assert deliver(name, "", rows) in ("Promoted", "Refused", "Champion stays")
+    return results
 
 
-def shown(made: Checkout, happened: list[Happened]) -> None:
+def print_results(project: Checkout, results: list[ArrivalResult]) -> None:
     """Print what happened, month by month, and what Recast and DVC have kept of it."""
     table = Table("arrival", "retraining", "trials", "champion", "seconds", title="What happened")
-    for each in happened:
-        table.add_row(each.arrival, each.ended, str(each.trained), str(each.champion), f"{each.seconds:.0f}")
+    for result in results:
+        table.add_row(result.arrival, result.state, str(result.trained), str(result.champion), f"{result.seconds:.0f}")
     console.print(table)
-    console.print(made.recast("champion", "jena", "--history"), markup=False, highlight=False, soft_wrap=True)
-    experiments = [line.split(",")[:4] for line in made.dvc("exp", "show", "--csv").splitlines()]
-    console.print("\n".join("  ".join(each) for each in experiments), markup=False, highlight=False)
-    page = made.file("data/champion/jena/history.html")
+    console.print(project.recast("champion", "jena", "--history"), markup=False, highlight=False, soft_wrap=True)
+    experiments = [line.split(",")[:4] for line in project.dvc("exp", "show", "--csv").splitlines()]
+    console.print("\n".join("  ".join(cells) for cells in experiments), markup=False, highlight=False)
+    page = project.file("data/champion/jena/history.html")
     assert page.exists()
     console.print(f"the history page: {page}", soft_wrap=True)
 
 
-def _trials(made: Checkout) -> set[str]:
-    return {str(file) for file in made.root.glob("trials/*/*/trial.json")}
+def _trials(project: Checkout) -> set[str]:
+    return {str(file) for file in project.root.glob("trials/*/*/trial.json")}
 
 
-def _champion(made: Checkout) -> int | None:
+def _champion(project: Checkout) -> int | None:
     """The version that MLflow's alias names."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     try:
-        client = MlflowClient(f"sqlite:///{made.file('mlruns/mlflow.db')}")
+        client = MlflowClient(f"sqlite:///{project.file('mlruns/mlflow.db')}")
         return int(client.get_model_version_by_alias("jena", "champion").version)
     except MlflowException:
         return None

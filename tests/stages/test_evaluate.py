@@ -75,7 +75,7 @@ class Case:
         return found
 
     def ends(self, configuration: str, seed: int, **changes: Any) -> None:
-        """Change what a trial has come to."""
+        """Change the outcome of a trial."""
         file = trial_folder(self.trial(configuration, seed)) / "trial.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
@@ -98,7 +98,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def persistent_errors(
     series: list[np.ndarray], times: list[list[datetime]], split: str = "test"
 ) -> list[tuple[datetime, float]]:
-    """When each target was observed and how far off the last temperature was, by a loop: the reference."""
+    """The time of each target and the error of the last temperature, by a loop, for comparison."""
     found = []
     for values, moments in zip(series, times, strict=True):
         n = len(values)
@@ -129,7 +129,8 @@ def test_errors_are_those_of_a_loop_over_rows(make_problem: Make, write_ingested
     mae, rmse = float(np.abs(errors).mean()), float(np.sqrt(np.square(errors).mean()))
     assert found.windows["windows"]["test"] == len(expected)
     assert found.persistence_test == pytest.approx(mae, rel=1e-5)
-    assert row.test["mae"].mean == found.persistence_test and row.skill == 0
+    assert row.test["mae"].mean == found.persistence_test
+    assert row.skill == 0
     assert row.test["rmse"].mean == pytest.approx(rmse, rel=1e-5)
     known = np.sort(np.abs([error for _, error in persistent_errors([one, two], [one_times, two_times], "validation")]))
     assert [interval.level for interval in row.intervals] == [0.5, 0.8, 0.95]
@@ -141,12 +142,14 @@ def test_errors_are_those_of_a_loop_over_rows(make_problem: Make, write_ingested
         )
     assert row.test["mae_normalized"].mean == pytest.approx(mae / scale, rel=1e-5)
     assert row.test["rmse_normalized"].mean == pytest.approx(rmse / scale, rel=1e-5)
-    by = [(found.hours, lambda moment: moment.hour), (found.months, lambda moment: moment.month - 1)]
-    for groups, of in by:
+    groupings = [(found.hours, lambda moment: moment.hour), (found.months, lambda moment: moment.month - 1)]
+    for groups, group_of in groupings:
         for group, value in enumerate(groups["persistence"]):
-            own = [abs(error) for moment, error in expected if of(moment) == group]
+            own = [abs(error) for moment, error in expected if group_of(moment) == group]
             assert value == (pytest.approx(np.mean(own), rel=1e-5) if own else None)
-    assert found.best == "persistence" and found.runner_up is None and found.comparison is None
+    assert found.best == "persistence"
+    assert found.runner_up is None
+    assert found.comparison is None
     assert summarize_metrics(found)["best"] == {
         "configuration": "persistence",
         **{
@@ -163,7 +166,7 @@ def test_errors_are_those_of_a_loop_over_rows(make_problem: Make, write_ingested
 
 @pytest.mark.usefixtures("here")
 def test_the_forecasts_shown_are_of_one_series(make_problem: Make, write_ingested: Write) -> None:
-    """The first, also where it has fewer test windows than are to be shown."""
+    """The first one, even if it has fewer test windows than are to be drawn."""
     one, one_times = weather(0, 200, datetime(2020, 1, 1), 20)
     two, two_times = weather(1, 600, datetime(2020, 1, 1, 0, 30), 20)
     case = Case(make_problem, write_ingested, {"persistence": {}}, [one, two], [one_times, two_times])
@@ -180,7 +183,7 @@ def test_the_forecasts_shown_are_of_one_series(make_problem: Make, write_ingeste
 def test_a_copy_of_a_series_makes_no_interval_narrower(
     make_problem: Make, write_ingested: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: timedelta
 ) -> None:
-    """Also where its rows stand on another beat."""
+    """Also where its clock differs by a part of the cadence."""
     values, times = weather(0, 800, datetime(2020, 1, 1), 20)
     grid = {"persistence": {}, "seasonal_naive": {"days": [1]}}
     found = []
@@ -192,7 +195,9 @@ def test_a_copy_of_a_series_makes_no_interval_narrower(
         case = Case(make_problem, write_ingested, grid, [values] * copies, moments, lookback=30, delay=5)
         found.append(case.evaluate().comparison)
     one, three = found
-    assert one and three and one.low < one.high
+    assert one
+    assert three
+    assert one.low < one.high
     assert (three.block, three.difference, three.low, three.high) == pytest.approx(
         (one.block, one.difference, one.low, one.high), abs=1e-5
     )
@@ -225,7 +230,7 @@ def test_configurations_that_differ_in_the_last_digits_are_two(trained: Case) ->
 
 
 def test_a_configuration_with_a_failed_seed_is_neither_ranked_nor_selected(trained: Case) -> None:
-    """However good the seeds that are left: they may be the lucky ones."""
+    """However good the other seeds are: they may be the lucky ones."""
     for seed in (0, 1):
         trained.ends(B, seed, validation=LOW)
     trained.ends(A, 0, validation=LOWER)
@@ -234,16 +239,21 @@ def test_a_configuration_with_a_failed_seed_is_neither_ranked_nor_selected(train
     assert found.best == B
     assert found.rows[0].configuration == B
     last = found.rows[-1]
-    assert last.configuration == A and last.failed == ["seed 1: diverged"]
+    assert last.configuration == A
+    assert last.failed == ["seed 1: diverged"]
     assert last.validation["mae"].mean == 0.001
-    assert not last.selected and not last.complete and not last.test
-    assert A not in found.curves and A not in found.hours and A not in found.forecasts
+    assert not last.selected
+    assert not last.complete
+    assert not last.test
+    assert A not in found.curves
+    assert A not in found.hours
+    assert A not in found.forecasts
     assert {row.architecture for row in found.rows if row.selected} == {"persistence", "dense", "gru"}
 
 
 @pytest.mark.usefixtures("here")
 def test_an_ensemble_is_an_architecture_of_its_own(make_problem: Make, write_ingested: Write) -> None:
-    """It has several times the weights: beside it, one network is tried on the test rows too."""
+    """It has several times the weights, so a single network is tested beside it."""
     values, times = weather(0, 600, datetime(2020, 1, 1), 20)
     case = Case(make_problem, write_ingested, {"dense": {"units": [2], "members": [1, 2, 3]}}, [values], [times])
     for members, error in ((1, LOW), (2, LOWER), (3, LOW)):
@@ -271,7 +281,8 @@ def test_nothing_is_best_where_nothing_is_complete(trained: Case) -> None:
         if trial.seed == 0:
             trained.ends(trial.configuration.label, 0, **FAILED)
     found = trained.evaluate()
-    assert found.best is None and found.comparison is None
+    assert found.best is None
+    assert found.comparison is None
     assert not any(row.selected for row in found.rows)
     assert found.rows[-1].configuration == "persistence", "not one seed of it has finished"
     assert found.persistence_test
@@ -279,8 +290,8 @@ def test_nothing_is_best_where_nothing_is_complete(trained: Case) -> None:
     assert set(tabulate_plots(found)) == {"curves.csv", "hours.csv", "months.csv", "forecasts.csv"}
 
 
-def test_a_trial_that_was_not_run_is_named_with_the_mend(trained: Case) -> None:
-    """Its key has changed with the code or the settings: `dvc repro evaluate` alone would train it first."""
+def test_a_trial_that_was_not_run_is_named_with_the_fix(trained: Case) -> None:
+    """Its key has changed with the code or the settings; `dvc repro evaluate` would train it first."""
     missing = trained.trial(OTHER, 0)
     (trial_folder(missing) / "trial.json").unlink()
     with pytest.raises(

@@ -47,7 +47,7 @@ def _no_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ARCHIVE_VARIABLE, raising=False)
 
 
-def problem(source: dict[str, Any], features: list[str], **keys: Any) -> Problem:
+def make_problem(source: dict[str, Any], features: list[str], **keys: Any) -> Problem:
     """A problem whose target is its first feature."""
     return Problem.model_validate(
         {
@@ -60,7 +60,7 @@ def problem(source: dict[str, Any], features: list[str], **keys: Any) -> Problem
     )
 
 
-def run(declared: Problem, root: Path) -> tuple[pl.DataFrame, Quality]:
+def run_ingest(declared: Problem, root: Path) -> tuple[pl.DataFrame, Quality]:
     """Fetch and ingest below `root`; the report on disk is the one returned."""
     store, out = root / "raw" / "weather", root / "ingest" / "weather"
     store.mkdir(parents=True, exist_ok=True)
@@ -71,25 +71,25 @@ def run(declared: Problem, root: Path) -> tuple[pl.DataFrame, Quality]:
     return pl.read_parquet(out / "table.parquet"), quality
 
 
-def ingested(
+def ingest_csv(
     root: Path, text: str | bytes, features: tuple[str, ...] = ("x",), series: str | None = None, **keys: Any
 ) -> tuple[pl.DataFrame, Quality]:
     """Ingest a CSV file with the time in `t`."""
     file = root / "rows.csv"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     source = {"kind": "table", "path": str(file), "time": "t", "series": series, **keys.pop("source", {})}
-    return run(problem(source, list(features), **keys), root)
+    return run_ingest(make_problem(source, list(features), **keys), root)
 
 
-def refused(root: Path, text: str | bytes, **keys: Any) -> str:
+def get_refusal(root: Path, text: str | bytes, **keys: Any) -> str:
     """The message with which a CSV file is refused; nothing is left of it."""
     with pytest.raises(RecastError) as raised:
-        ingested(root, text, **keys)
+        ingest_csv(root, text, **keys)
     assert not list((root / "ingest").iterdir())
     return str(raised.value)
 
 
-def jena_csv(rows: int = 200) -> str:
+def make_jena_csv(rows: int = 200) -> str:
     """The station's file: ten-minute rows with the fourteen columns."""
     lines = [",".join(["Date Time", *JENA])]
     for i in range(rows):
@@ -99,15 +99,15 @@ def jena_csv(rows: int = 200) -> str:
 
 
 def test_jena_from_csv_and_zip_is_the_same_table(tmp_path: Path) -> None:
-    text = jena_csv().replace("13.97", "-9999.00")
+    text = make_jena_csv().replace("13.97", "-9999.00")
     (tmp_path / "jena.csv").write_text(text)
     with zipfile.ZipFile(tmp_path / "jena.csv.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("jena.csv", text)
     tables = []
     for name in ("jena.csv", "jena.csv.zip"):
         source = {"kind": "jena", "path": str(tmp_path / name)}
-        declared = problem(source, ["T (degC)", "wd (deg)"], sentinels={"wd (deg)": [-9999]})
-        table, quality = run(declared, tmp_path)
+        declared = make_problem(source, ["T (degC)", "wd (deg)"], sentinels={"wd (deg)": [-9999]})
+        table, quality = run_ingest(declared, tmp_path)
         assert table.schema == {
             "time": pl.Datetime("ms"),
             "series": pl.String(),
@@ -128,12 +128,14 @@ def test_jena_from_csv_and_zip_is_the_same_table(tmp_path: Path) -> None:
 
 def test_a_column_that_nobody_needs_may_be_undecodable(tmp_path: Path) -> None:
     text = "t,x,SWDR (W/m²)\n2020-01-01 00:00,1,²\n2020-01-01 01:00,2,3\n".encode("latin-1")
-    table, _ = ingested(tmp_path, text)
+    table, _ = ingest_csv(tmp_path, text)
     assert table["x"].to_list() == [1, 2]
 
 
 def test_nyc_is_three_series(tmp_path: Path) -> None:
-    table, quality = run(problem({"kind": "nyc"}, ["T (degC)", "wv (m/s)"], sentinels={"wv (m/s)": [468.66]}), tmp_path)
+    table, quality = run_ingest(
+        make_problem({"kind": "nyc"}, ["T (degC)", "wv (m/s)"], sentinels={"wv (m/s)": [468.66]}), tmp_path
+    )
     assert table.height == quality.rows_kept == 26_115
     assert list(quality.series) == ["EWR", "JFK", "LGA"]
     assert quality.cadence == "1h"
@@ -144,14 +146,14 @@ def test_nyc_is_three_series(tmp_path: Path) -> None:
 
 
 def test_a_simulated_station_says_so(tmp_path: Path) -> None:
-    declared = problem({"kind": "station", "rows": 1500, "cadence": "10s", "seed": 4}, JENA)
-    table, quality = run(declared, tmp_path)
+    declared = make_problem({"kind": "station", "rows": 1500, "cadence": "10s", "seed": 4}, JENA)
+    table, quality = run_ingest(declared, tmp_path)
     first = {file.name: file.read_bytes() for file in (tmp_path / "ingest" / "weather").iterdir()}
     assert quality.synthetic
     assert quality.files == {}
     assert quality.cadence == "10s"
     assert table.columns == ["time", "series", *JENA]
-    run(declared, tmp_path)
+    run_ingest(declared, tmp_path)
     assert first == {file.name: file.read_bytes() for file in (tmp_path / "ingest" / "weather").iterdir()}
 
 
@@ -165,7 +167,7 @@ def test_the_report_counts_what_was_mended(tmp_path: Path) -> None:
         "2020-01-01 01:00,99,99\n"
         "2020-01-01 05:20,-9999.0,NA\n"
     )
-    table, quality = ingested(tmp_path, text, ("x", "y"), sentinels={"x": [-9999]})
+    table, quality = ingest_csv(tmp_path, text, ("x", "y"), sentinels={"x": [-9999]})
     assert table["x"].to_list() == [1, 2, None, None, None]
     assert table["y"].to_list() == [None, 5.5, 8, 7, None]
     series = quality.series["all"]
@@ -185,7 +187,7 @@ def test_the_report_counts_what_was_mended(tmp_path: Path) -> None:
 def test_gaps_are_listed_up_to_a_limit_and_all_counted(tmp_path: Path) -> None:
     hours = [hour for hour in range(300) if hour % 4]
     text = "t,x\n" + "".join(f"{(START + timedelta(hours=hour)).isoformat()},1\n" for hour in hours)
-    series = ingested(tmp_path, text)[1].series["all"]
+    series = ingest_csv(tmp_path, text)[1].series["all"]
     assert (series.gaps, series.missing, len(series.listed)) == (74, 74, LISTED_GAPS)
 
 
@@ -193,7 +195,7 @@ def test_parquet_keeps_its_types_and_zones_become_utc(tmp_path: Path) -> None:
     times = pl.datetime_range(START, START + timedelta(hours=3), "1h", time_zone="Europe/Berlin", eager=True)
     pl.DataFrame({"t": times, "s": ["b", "a", "b", "a"], "x": [1, 2, 3, 4]}).write_parquet(tmp_path / "a.parquet")
     source = {"kind": "table", "path": str(tmp_path / "a.parquet"), "time": "t", "series": "s"}
-    table, _ = run(problem(source, ["x"]), tmp_path)
+    table, _ = run_ingest(make_problem(source, ["x"]), tmp_path)
     assert table["series"].to_list() == ["a", "a", "b", "b"]
     assert table["time"][0] == START, "01:00 in Berlin's winter is midnight in UTC"
     assert table["x"].to_list() == [2.0, 4.0, 1.0, 3.0]
@@ -202,18 +204,18 @@ def test_parquet_keeps_its_types_and_zones_become_utc(tmp_path: Path) -> None:
 @pytest.mark.parametrize("written", ["%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S.%f"])
 def test_iso_times_need_no_format(tmp_path: Path, written: str) -> None:
     text = "t,x\n" + "".join(f"{(START + timedelta(hours=i)).strftime(written)},{i}\r\n" for i in range(3))
-    table, _ = ingested(tmp_path, text)
+    table, _ = ingest_csv(tmp_path, text)
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
 
 
 def test_iso_times_may_be_written_in_several_ways(tmp_path: Path) -> None:
     times = ["2020-01-01T00:00:00", "2020-01-01 01:00", "2020-01-01 02:00:00.000", " 2020-01-01T03:00:00 "]
     text = "t,x\n" + "".join(f"{time},{i}\n" for i, time in enumerate(times)) + "2020-01-02,4\n,\n"
-    table, quality = ingested(tmp_path, text)
+    table, quality = ingest_csv(tmp_path, text)
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in (0, 1, 2, 3, 24)]
     assert quality.rows_read == 5
     zoned = "".join(f"{time.strip()}{'Z' if i else '+00'},{i}\n" for i, time in enumerate(times[2:], 2))
-    table, _ = ingested(tmp_path, "t,x\n2019-12-31T23:00:00-02:00,1\n" + zoned)
+    table, _ = ingest_csv(tmp_path, "t,x\n2019-12-31T23:00:00-02:00,1\n" + zoned)
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in (1, 2, 3)]
 
 
@@ -231,12 +233,12 @@ def test_iso_times_may_be_written_in_several_ways(tmp_path: Path) -> None:
     ],
 )
 def test_iso_times_may_say_their_zone(tmp_path: Path, written: str) -> None:
-    table, _ = ingested(tmp_path, "t,x\n" + "".join(f"{written.format(i)},{i}\n" for i in range(3)))
+    table, _ = ingest_csv(tmp_path, "t,x\n" + "".join(f"{written.format(i)},{i}\n" for i in range(3)))
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
 
 
 def test_each_time_may_have_a_zone_of_its_own(tmp_path: Path) -> None:
-    table, _ = ingested(
+    table, _ = ingest_csv(
         tmp_path, "t,x\n2020-01-01T01:00:00+01:00,0\n2020-01-01T01:00:00Z,1\n2020-01-01T00:00:00-02:00,2\n"
     )
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
@@ -245,24 +247,24 @@ def test_each_time_may_have_a_zone_of_its_own(tmp_path: Path) -> None:
 
 def test_times_with_and_without_a_zone_want_one(tmp_path: Path) -> None:
     text = "t,x\n2020-01-01T00:00:00Z,0\n2020-01-01T01:00:00,1\n2020-01-01T02:00:00Z,2\n"
-    message = refused(tmp_path, text)
+    message = get_refusal(tmp_path, text)
     assert "line 3" in message
     assert "without a time zone, but 2 of the 3 rows have one; give the time zone" in message
-    table, _ = ingested(tmp_path, text.replace("01:00", "02:00", 1), source={"time_zone": "Europe/Berlin"})
+    table, _ = ingest_csv(tmp_path, text.replace("01:00", "02:00", 1), source={"time_zone": "Europe/Berlin"})
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
 
 
 def test_local_times_become_utc(tmp_path: Path) -> None:
     text = "t,x\n" + "".join(f"29.03.2020 {hour}:30,{hour}\n" for hour in ("00", "01", "03", "04"))
     source = {"time_zone": "Europe/Berlin", "time_format": "%d.%m.%Y %H:%M"}
-    table, quality = ingested(tmp_path, text, source=source)
+    table, quality = ingest_csv(tmp_path, text, source=source)
     assert table["time"].to_list() == [datetime(2020, 3, 28, 23, 30) + timedelta(hours=i) for i in range(4)]
     assert quality.series["all"].gaps == 0, "the clock left out an hour, the rows did not"
 
 
 def test_an_hour_that_never_came_is_refused(tmp_path: Path) -> None:
     text = "t,x\n2020-03-29 01:30,0\n2020-03-29 02:30,1\n2020-03-29 03:30,2\n"
-    message = refused(tmp_path, text, source={"time_zone": "Europe/Berlin"})
+    message = get_refusal(tmp_path, text, source={"time_zone": "Europe/Berlin"})
     assert "line 3" in message
     assert "does not exist in Europe/Berlin" in message
     assert "1 such rows" in message
@@ -272,11 +274,11 @@ def test_an_hour_that_came_twice_wants_a_rule(tmp_path: Path) -> None:
     hours = ["01:30", "02:00", "02:30", "02:00", "02:30", "03:00"]
     text = "t,x\n" + "".join(f"2020-10-25 {hour},{i}\n" for i, hour in enumerate(hours))
     zone = {"time_zone": "Europe/Berlin"}
-    message = refused(tmp_path, text, source=zone)
+    message = get_refusal(tmp_path, text, source=zone)
     assert "line 3" in message
     assert "occurs twice" in message
     assert "repeated_hour: in order" in message
-    table, quality = ingested(tmp_path, text, source={**zone, "repeated_hour": "in order"})
+    table, quality = ingest_csv(tmp_path, text, source={**zone, "repeated_hour": "in order"})
     assert table["time"].to_list() == [datetime(2020, 10, 24, 23, 30) + timedelta(minutes=30 * i) for i in range(6)]
     assert table["x"].to_list() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     assert quality.series["all"].duplicates == 0
@@ -286,11 +288,11 @@ def test_each_series_has_an_hour_that_came_twice_of_its_own(tmp_path: Path) -> N
     hours = ["01:00", "02:00", "02:00", "03:00"]
     text = "t,s,x\n" + "".join(f"2020-10-25 {hour},{name},{i}\n" for i, hour in enumerate(hours) for name in "ab")
     zone = {"time_zone": "Europe/Berlin", "repeated_hour": "in order"}
-    table, quality = ingested(tmp_path, text, source=zone, series="s")
+    table, quality = ingest_csv(tmp_path, text, source=zone, series="s")
     assert table["series"].to_list() == ["a"] * 4 + ["b"] * 4
     assert table["time"].to_list() == [datetime(2020, 10, 24, 23) + timedelta(hours=i) for i in range(4)] * 2
     assert table["x"].to_list() == [0.0, 1.0, 2.0, 3.0] * 2
-    assert not any(each.duplicates for each in quality.series.values())
+    assert not any(series.duplicates for series in quality.series.values())
 
 
 @pytest.mark.parametrize(("unit", "one"), [("epoch s", 1), ("epoch ms", 1000)])
@@ -299,7 +301,9 @@ def test_times_may_be_counted_from_1970(tmp_path: Path, unit: str, one: int, par
     rows = pl.DataFrame({"t": [(1577836800 + 3600 * i) * one for i in range(3)], "x": [1.0, 2.0, 3.0]})
     file = tmp_path / ("a.parquet" if parquet else "a.csv")
     rows.write_parquet(file) if parquet else rows.write_csv(file)
-    table, _ = run(problem({"kind": "table", "path": str(file), "time": "t", "time_format": unit}, ["x"]), tmp_path)
+    table, _ = run_ingest(
+        make_problem({"kind": "table", "path": str(file), "time": "t", "time_format": unit}, ["x"]), tmp_path
+    )
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
 
 
@@ -307,17 +311,17 @@ def test_numbers_are_times_only_where_it_is_said_how(tmp_path: Path) -> None:
     pl.DataFrame({"t": [20200101, 20200102, 20200103], "x": [1.0, 2.0, 3.0]}).write_parquet(tmp_path / "a.parquet")
     source = {"kind": "table", "path": str(tmp_path / "a.parquet"), "time": "t"}
     with pytest.raises(RecastError, match="if they are times, say in time_format how they are written"):
-        run(problem(source, ["x"]), tmp_path)
-    table, _ = run(problem({**source, "time_format": "%Y%m%d"}, ["x"]), tmp_path)
+        run_ingest(make_problem(source, ["x"]), tmp_path)
+    table, _ = run_ingest(make_problem({**source, "time_format": "%Y%m%d"}, ["x"]), tmp_path)
     assert table["time"].to_list() == [START + timedelta(days=i) for i in range(3)]
 
 
 def test_the_date_and_the_clock_may_be_two_columns(tmp_path: Path) -> None:
     text = "d;clock;x\n" + "".join(f"01/01/2020;{i}:00;{i},5\n" for i in range(3))
     source = {"time": ["d", "clock"], "time_format": "%d/%m/%Y %H:%M", "separator": ";", "decimal": ","}
-    message = refused(tmp_path, text, source={**source, "time": ["d", "hour"]})
+    message = get_refusal(tmp_path, text, source={**source, "time": ["d", "hour"]})
     assert "there is no column 'hour'; correct problems.weather.source.time" in message
-    table, _ = ingested(tmp_path, text, source=source)
+    table, _ = ingest_csv(tmp_path, text, source=source)
     assert table["time"].to_list() == [START + timedelta(hours=i) for i in range(3)]
     assert table["x"].to_list() == [0.5, 1.5, 2.5]
 
@@ -329,13 +333,13 @@ def test_text_may_be_in_any_encoding_after_a_preamble_and_packed(tmp_path: Path,
     file = tmp_path / ("a.csv.gz" if packed else "a.csv")
     file.write_bytes(gzip.compress(text.encode(encoding)) if packed else text.encode(encoding))
     source = {"kind": "table", "path": str(file), "time": "t", "encoding": encoding, "skip_lines": 1}
-    table, _ = run(problem(source, ["°C"]), tmp_path)
+    table, _ = run_ingest(make_problem(source, ["°C"]), tmp_path)
     assert table["°C"].to_list() == [0.0, 1.0, 2.0]
 
 
 def test_a_cell_is_named_by_its_line_also_after_a_preamble_in_another_encoding(tmp_path: Path) -> None:
     text = "Größe\nt,x\n2020-01-01 00:00,0\n2020-01-01 01:00,é\n".encode("latin-1")
-    message = refused(tmp_path, text, source={"encoding": "latin-1", "skip_lines": 1})
+    message = get_refusal(tmp_path, text, source={"encoding": "latin-1", "skip_lines": 1})
     assert "rows.csv, line 4: column 'x' holds 'é'" in message
 
 
@@ -345,22 +349,22 @@ def test_a_packed_file_must_be_whole(tmp_path: Path, is_gzip: bool) -> None:
     file = tmp_path / "rows.csv.gz"
     file.write_bytes(gzip.compress(rows)[:-30] if is_gzip else rows)
     with pytest.raises(RecastError, match=r"rows\.csv\.gz: not a whole gzip file"):
-        run(problem({"kind": "table", "path": str(file), "time": "t"}, ["x"]), tmp_path)
+        run_ingest(make_problem({"kind": "table", "path": str(file), "time": "t"}, ["x"]), tmp_path)
 
 
 def test_bytes_that_are_not_in_the_encoding_are_named(tmp_path: Path) -> None:
-    message = refused(tmp_path, b"t,x\n2020-01-01,\x81\n", source={"encoding": "cp1252"})
+    message = get_refusal(tmp_path, b"t,x\n2020-01-01,\x81\n", source={"encoding": "cp1252"})
     assert "not all of its bytes are cp1252" in message
     assert "correct encoding" in message
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "fault"),
     [("time_zone", "Berlin", "no such time zone"), ("encoding", "latin-17", "no such encoding")],
 )
-def test_a_zone_and_an_encoding_must_exist(key: str, value: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        problem({"kind": "table", "path": "a.csv", "time": "t", key: value}, ["x"])
+def test_a_zone_and_an_encoding_must_exist(key: str, value: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        make_problem({"kind": "table", "path": "a.csv", "time": "t", key: value}, ["x"])
 
 
 @settings(max_examples=30, deadline=None)
@@ -376,7 +380,7 @@ def test_order_and_repetition_of_the_rows_do_not_matter(data: st.DataObject) -> 
     for order in (sorted(lines), shuffled):
         with tempfile.TemporaryDirectory() as folder:
             text = "t,s,x\n" + "".join(order)
-            table, quality = ingested(Path(folder), text, series="s", sentinels={"x": [7]})
+            table, quality = ingest_csv(Path(folder), text, series="s", sentinels={"x": [7]})
         tables.append(table)
     assert table.equals(tables[0])
     assert table.select("series", "time").rows() == sorted((name, START + timedelta(hours=h)) for name, h in rows)
@@ -390,49 +394,49 @@ HOURS = "t,x\n2020-01-01 00:00,1\n2020-01-01 01:00,2\n2020-01-01 02:00,3\n"
 
 
 def test_a_missing_column_lists_what_is_there(tmp_path: Path) -> None:
-    message = refused(tmp_path, HOURS, features=("x", "temp"))
+    message = get_refusal(tmp_path, HOURS, features=("x", "temp"))
     assert "rows.csv: there is no column 'temp'; the columns are t, x." in message
-    assert "there is no column 's'" in refused(tmp_path, HOURS, series="s")
-    assert "there is no column 'when'" in refused(tmp_path, HOURS, source={"time": "when"})
+    assert "there is no column 's'" in get_refusal(tmp_path, HOURS, series="s")
+    assert "there is no column 'when'" in get_refusal(tmp_path, HOURS, source={"time": "when"})
 
 
 @pytest.mark.parametrize(("written", "declared"), [(";", ","), (",", ";"), ("\t", ","), ("|", ";")])
 def test_a_wrong_separator_is_named(tmp_path: Path, written: str, declared: str) -> None:
-    message = refused(tmp_path, HOURS.replace(",", written), source={"separator": declared})
+    message = get_refusal(tmp_path, HOURS.replace(",", written), source={"separator": declared})
     assert "rows.csv: there is no column 't'" in message
     assert f"is {written!r} the separator? (source.separator)" in message
 
 
 @pytest.mark.parametrize("cell", ["n/a?", "1,5", "inf", "12 °C"])
 def test_text_in_a_number_names_the_line(tmp_path: Path, cell: str) -> None:
-    message = refused(tmp_path, HOURS + f'2020-01-01 03:00,"{cell}"\n2020-01-01 04:00,bad\n')
+    message = get_refusal(tmp_path, HOURS + f'2020-01-01 03:00,"{cell}"\n2020-01-01 04:00,bad\n')
     assert f"rows.csv, line 5: column 'x' holds {cell!r}, which is not a finite number" in message
     assert "2 such cells" in message
 
 
 def test_undecodable_bytes_are_named(tmp_path: Path) -> None:
     bad = HOURS.encode() + b"2020-01-01 03:00,4\xb2\n"
-    assert "rows.csv, line 5: column 'x' has bytes that are not UTF-8" in refused(tmp_path, bad)
+    assert "rows.csv, line 5: column 'x' has bytes that are not UTF-8" in get_refusal(tmp_path, bad)
     header = HOURS.replace("x", "x²").encode("latin-1")
-    assert "the header of column 'x²' has bytes that are not UTF-8" in refused(tmp_path, header, features=("x²",))
+    assert "the header of column 'x²' has bytes that are not UTF-8" in get_refusal(tmp_path, header, features=("x²",))
     series = b"t,s,x\n2020-01-01 00:00,M\xfcnchen,1\n"
-    assert "line 2: column 's', which names the series, has bytes" in refused(tmp_path, series, series="s")
+    assert "line 2: column 's', which names the series, has bytes" in get_refusal(tmp_path, series, series="s")
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "fault"),
     [
         ("yesterday,4", "holds 'yesterday', which is not a time in ISO 8601"),
         (",4", "is empty"),
         ("2020-02-30 00:00,4", "holds '2020-02-30 00:00', which is not a time"),
     ],
 )
-def test_a_time_that_is_none_names_the_line(tmp_path: Path, line: str, said: str) -> None:
-    assert f"rows.csv, line 5: column 't' {said}" in refused(tmp_path, HOURS + line + "\n")
+def test_a_time_that_is_none_names_the_line(tmp_path: Path, line: str, fault: str) -> None:
+    assert f"rows.csv, line 5: column 't' {fault}" in get_refusal(tmp_path, HOURS + line + "\n")
 
 
 def test_a_wrong_time_format_is_named(tmp_path: Path) -> None:
-    message = refused(tmp_path, HOURS, source={"time_format": "%d.%m.%Y"})
+    message = get_refusal(tmp_path, HOURS, source={"time_format": "%d.%m.%Y"})
     assert "line 2: column 't' holds '2020-01-01 00:00', which is not a time written as %d.%m.%Y" in message
 
 
@@ -448,28 +452,28 @@ def test_a_wrong_time_format_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_without_rows_enough_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    assert message in refused(tmp_path, text)
+    assert message in get_refusal(tmp_path, text)
 
 
 def test_a_column_without_a_value_is_refused(tmp_path: Path) -> None:
     text = "t,x,y\n2020-01-01,1,-1\n2020-01-02,2,\n"
-    message = refused(tmp_path, text, features=("x", "y"), sentinels={"y": [-1]})
+    message = get_refusal(tmp_path, text, features=("x", "y"), sentinels={"y": [-1]})
     assert "no row has a value in column 'y' (1 sentinels)" in message
 
 
 def test_a_declared_cadence_must_be_the_rows(tmp_path: Path) -> None:
-    assert ingested(tmp_path, HOURS, cadence="1h")[1].cadence_declared
+    assert ingest_csv(tmp_path, HOURS, cadence="1h")[1].cadence_declared
     with pytest.raises(
         RecastError, match=r"cadence 10m is declared, but most rows come every 1h; .*weather\.table\.cadence"
     ):
-        ingested(tmp_path, HOURS, cadence="10m")
+        ingest_csv(tmp_path, HOURS, cadence="10m")
 
 
 def test_a_failure_leaves_the_former_table(tmp_path: Path) -> None:
-    ingested(tmp_path, HOURS)
+    ingest_csv(tmp_path, HOURS)
     before = (tmp_path / "ingest" / "weather" / "table.parquet").read_bytes()
     with pytest.raises(RecastError):
-        ingested(tmp_path, HOURS + "x,x\n")
+        ingest_csv(tmp_path, HOURS + "x,x\n")
     assert (tmp_path / "ingest" / "weather" / "table.parquet").read_bytes() == before
 
 
@@ -477,5 +481,5 @@ def test_a_failure_leaves_the_former_table(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_as_the_system_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tabulation, "_sink", lambda frame, file: frame.sink_parquet("/dev/full", lazy=True))
     with pytest.raises(OSError, match="No space left on device") as raised:
-        ingested(tmp_path, HOURS)
+        ingest_csv(tmp_path, HOURS)
     assert raised.value.filename == str(tmp_path / "ingest" / "weather")

@@ -48,7 +48,7 @@ def test_mean_and_deviation_are_those_of_the_training_rows_of_all_series(normali
     np.testing.assert_allclose(about.preparation.scale, training.std(axis=0, ddof=0), rtol=1e-12)
     expected = (np.concatenate([one, two]) - about.preparation.center) / about.preparation.scale
     np.testing.assert_array_equal(table, expected.astype(np.float32))
-    assert [(each.first, each.rows, each.train, each.validation) for each in about.series] == [
+    assert [(series.first, series.rows, series.train, series.validation) for series in about.series] == [
         (0, 40, 20, 30),
         (40, 80, 40, 60),
     ]
@@ -145,15 +145,15 @@ def test_without_fill_nothing_is_filled(normalized: Any) -> None:
     assert np.isnan(normalized(raw)[1][7, 1])
 
 
-def _filled(column: np.ndarray, starts: np.ndarray, limit: int) -> np.ndarray:
+def fill_by_loop(column: np.ndarray, starts: np.ndarray, limit: int) -> np.ndarray:
     """Fill forward row by row: the reference."""
-    found = column.copy()
+    filled = column.copy()
     for row in range(len(column)):
         for back in range(1, limit + 1):
-            if not np.isnan(found[row]) or starts[row - back + 1 : row + 1].any() or row - back < 0:
+            if not np.isnan(filled[row]) or starts[row - back + 1 : row + 1].any() or row - back < 0:
                 break
-            found[row] = column[row - back]
-    return found
+            filled[row] = column[row - back]
+    return filled
 
 
 @settings(max_examples=40)
@@ -170,9 +170,9 @@ def test_pieces_and_fill_equal_a_loop_over_rows(
     series = [random.normal(3, 2, (n, 2)) for n in lengths]
     gaps = [random.random(n) < 0.1 for n in lengths]
     moments = [[START + (k + int(late)) * HOUR for k, late in enumerate(np.cumsum(gap))] for gap in gaps]
-    for each in series:
-        each[random.random(each.shape) < 0.3] = np.nan
-        each[0] = 1.0
+    for values in series:
+        values[random.random(values.shape) < 0.3] = np.nan
+        values[0] = 1.0
     problem = make_problem(2, **({"fill": f"{limit}h"} if limit else {}))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         write_ingested(Path(folder, "ingest"), series, moments)
@@ -188,7 +188,7 @@ def test_pieces_and_fill_equal_a_loop_over_rows(
         gap[0] = True
         span = slice(sum(lengths[:i]), sum(lengths[: i + 1]))
         for column in range(2):
-            expected = _filled(series[i][:, column].astype(np.float32), gap, limit)
+            expected = fill_by_loop(series[i][:, column].astype(np.float32), gap, limit)
             np.testing.assert_array_equal(table[span, column], expected)
         assert moments_N[span].tolist() == moments[i]
         np.testing.assert_array_equal(observed_N[span], ~np.isnan(series[i][:, 1]))
@@ -211,11 +211,11 @@ def test_the_statistics_of_pieces_are_those_of_the_whole(
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path, make_problem: Make, write_ingested: Write) -> None:
     """Also of more rows than Polars adds up in one thread, so that neither DVC nor a trial's key sees a change."""
     write_ingested(tmp_path / "ingest", [RANDOM.normal(10, 3, (300_000, 3))])
-    found = set()
+    contents = set()
     for _ in range(3):
         normalize(make_problem(3), "standard", tmp_path / "ingest", tmp_path / "out")
-        found.add(b"".join(file.read_bytes() for file in sorted((tmp_path / "out").iterdir())))
-    assert len(found) == 1
+        contents.add(b"".join(file.read_bytes() for file in sorted((tmp_path / "out").iterdir())))
+    assert len(contents) == 1
 
 
 def test_the_identity_changes_with_a_value_and_with_a_time(normalized: Any) -> None:
@@ -223,7 +223,7 @@ def test_the_identity_changes_with_a_value_and_with_a_time(normalized: Any) -> N
     changed = raw.copy()
     changed[-1, -1] += 0.01
     later = [[START + (k + (k == 39)) * HOUR for k in range(40)]]
-    keys = [normalized(each)[0].sha256 for each in (raw, raw, changed)] + [normalized(raw, when=later)[0].sha256]
+    keys = [normalized(values)[0].sha256 for values in (raw, raw, changed)] + [normalized(raw, when=later)[0].sha256]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
 
@@ -276,12 +276,12 @@ def test_a_window_is_given_what_is_known_of_its_target(
     for known in ([], ["a"]):
         problem = make_problem(2, known=known)
         about = normalize(problem, "standard", tmp_path / "ingest", tmp_path / "out")
-        found = window(problem, 1, tmp_path / "out", tmp_path / "windows")
-        counts.append(found.windows)
+        windows = window(problem, 1, tmp_path / "out", tmp_path / "windows")
+        counts.append(windows.windows)
         if known:
             test = reading.read_batches(tmp_path / "out", tmp_path / "windows", torch.device("cpu"))["test"]
             positions = torch.arange(len(test))
-            targets = (test.find_rows(positions) + found.delay).numpy()
+            targets = (test.find_rows(positions) + windows.delay).numpy()
             expected = (raw[targets, 0] - about.preparation.center[0]) / about.preparation.scale[0]
             x_BTF = test.select(positions).x_BTF
             np.testing.assert_allclose(x_BTF[:, -1, 2], expected, rtol=1e-6)
@@ -289,9 +289,9 @@ def test_a_window_is_given_what_is_known_of_its_target(
 
 
 @pytest.mark.parametrize(
-    ("known", "said"),
+    ("known", "message"),
     [(["b"], "the target is what is not known in advance"), (["x"], "not features"), (["a", "a"], "twice")],
 )
-def test_what_cannot_be_known_in_advance_is_refused(make_problem: Make, known: list[str], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_known_in_advance_is_refused(make_problem: Make, known: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make_problem(known=known)

@@ -64,7 +64,7 @@ def generator(data, lookback, delay, min_index, max_index, shuffle=False,
 # fmt: on
 
 
-def members(rows_K2: np.ndarray) -> list[int]:
+def list_rows(rows_K2: np.ndarray) -> list[int]:
     """The rows of ranges, one by one."""
     return [row for first, until in rows_K2.tolist() for row in range(first, until)]
 
@@ -79,13 +79,13 @@ class Lecture:
 
     def __init__(self, folder: Path, make_problem: Make, write_ingested: Write) -> None:
         self.raw = np.random.default_rng(0).normal(5, 3, (self.rows, 3)).round(2)
-        self.raw[:, 0] = np.arange(self.rows)  # by which a window can be told
+        self.raw[:, 0] = np.arange(self.rows)  # which identifies a window
         write_ingested(folder / "ingest", [self.raw], cadence=timedelta(days=1))
         problem = make_problem(split="lecture", window={"lookback": "20d", "step": "2d", "delay": "3d"})
         self.table = normalize(problem, "standard", folder / "ingest", folder / "normalize")
         self.windowing = window(problem, 1, folder / "normalize", folder / "window")
         self.data = reading.read_batches(folder / "normalize", folder / "window", CPU)
-        self.found = {split: members(read_ranges(folder / "window", split)) for split in SPLITS}
+        self.rows_by_split = {split: list_rows(read_ranges(folder / "window", split)) for split in SPLITS}
 
     def generated(self, min_index: int, max_index: int | None, shuffle: bool) -> Iterator[tuple[Any, Any, Any]]:
         """The lecture's batches, with the rows that they are of."""
@@ -112,7 +112,7 @@ def test_lecture_trains_on_the_rows_that_its_generator_draws(lecture: Lecture) -
     np.random.seed(0)
     drawn = lecture.generated(0, lecture.cuts[0], shuffle=True)
     rows = {row for _ in range(300) for row in next(drawn)[0].tolist()}
-    assert rows == set(lecture.found["train"]), "38,400 draws of 1,368 rows leave none out"
+    assert rows == set(lecture.rows_by_split["train"]), "38,400 draws of 1,368 rows leave none out"
 
 
 @pytest.mark.parametrize(("split", "first", "until"), [("validation", 1389, 2083), ("test", 2084, None)])
@@ -125,11 +125,11 @@ def test_lecture_evaluates_the_rows_that_its_generator_counts_through(
         if counted and rows[0] == counted[0]:
             break
         counted += rows.tolist()
-    found = lecture.found[split]
-    assert found[: len(counted)] == counted
-    assert 0 < len(found) - len(counted) <= 128
+    window_rows = lecture.rows_by_split[split]
+    assert window_rows[: len(counted)] == counted
+    assert 0 < len(window_rows) - len(counted) <= 128
     end = until or lecture.rows - lecture.delay - 1
-    assert found == list(range(first + lecture.lookback, end))
+    assert window_rows == list(range(first + lecture.lookback, end))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_lecture_cuts_do_not_suffer_from_rounding() -> None:
 ROW = timedelta(days=100)
 
 
-def days(rows: int) -> str:
+def format_days(rows: int) -> str:
     return f"{rows * ROW.days}d"
 
 
@@ -203,7 +203,7 @@ class Case:
             values[random.random(values.shape) < nullish] = np.nan
             values[0] = 1
             self.series.append(values)
-        self.filled = [self.fill_forward(*each) for each in zip(self.series, self.times, strict=True)]
+        self.filled = [self.fill_forward(*pair) for pair in zip(self.series, self.times, strict=True)]
         if self.split == "fractions":
             self.split = {"train": 0.3, "validation": 0.4}
         if self.split == "dates":
@@ -211,19 +211,23 @@ class Case:
 
     def fill_forward(self, values: np.ndarray, times: list[datetime]) -> np.ndarray:
         """The last value of at most `fill` rows before, where no row is missing since."""
-        found = values.copy()
+        filled = values.copy()
         for row, column in np.argwhere(np.isnan(values)):
             for past in range(row - 1, max(row - self.fill, 0) - 1, -1):
                 if times[past + 1] - times[past] != ROW:
                     break
                 if not np.isnan(values[past, column]):
-                    found[row, column] = values[past, column]
+                    filled[row, column] = values[past, column]
                     break
-        return found
+        return filled
 
     def problem(self, make_problem: Make) -> Problem:
-        lengths = {"lookback": days(self.lookback), "step": days(self.step), "delay": days(self.delay)}
-        filled = {"fill": days(self.fill)} if self.fill else {}
+        lengths = {
+            "lookback": format_days(self.lookback),
+            "step": format_days(self.step),
+            "delay": format_days(self.delay),
+        }
+        filled = {"fill": format_days(self.fill)} if self.fill else {}
         return make_problem(2, split=self.split, window=lengths, **filled)
 
     def cuts(self, times: list[datetime]) -> tuple[int, int]:
@@ -241,7 +245,7 @@ class Case:
         """The rows at which a window may stand, each tried by itself: inputs may be filled, a target may not."""
         lecture = self.split == "lecture"
         ahead = self.delay if lecture else self.delay - self.step
-        found, first = [], 0
+        rows, first = [], 0
         for values, filled, times in zip(self.series, self.filled, self.times, strict=True):
             n, (train, validation) = len(values), self.cuts(times)
             begin, end = {"train": (0, train), "validation": (train, validation), "test": (validation, n)}[split]
@@ -258,9 +262,9 @@ class Case:
                     continue
                 if nulls and (np.isnan(filled[inputs[0] : inputs[-1] + 1]).any() or np.isnan(values[target, 1])):
                     continue
-                found.append(first + row)
+                rows.append(first + row)
             first += n
-        return found
+        return rows
 
 
 @settings(max_examples=100)
@@ -283,14 +287,14 @@ def test_windows_equal_a_loop_over_rows(data: st.DataObject, make_problem: Make,
                 run_stages()
             return
         assume(
-            all(0 < train < validation < len(each) for each in case.times for train, validation in [case.cuts(each)])
+            all(0 < train < validation < len(times) for times in case.times for train, validation in [case.cuts(times)])
         )
         about = run_stages()
-        found = {split: read_ranges(folder / "window", split) for split in SPLITS}
+        ranges = {split: read_ranges(folder / "window", split) for split in SPLITS}
         loaded = reading.read_batches(folder / "normalize", folder / "window", CPU)
         values = np.concatenate(case.filled)
-        for split, rows_K2 in found.items():
-            rows = members(rows_K2)
+        for split, rows_K2 in ranges.items():
+            rows = list_rows(rows_K2)
             assert rows == expected[split]
             assert (np.diff(rows_K2.ravel()) > 0).all(), "sorted, not empty, apart from each other"
             gapless, whole = len(case.windows(split, nulls=False)), len(case.windows(split, gaps=False, nulls=False))
@@ -332,8 +336,8 @@ def test_subtract_is_the_difference_of_sets(spoilt: list[tuple[int, int]], cuts:
     ends = sorted(cuts)[: len(cuts) // 2 * 2]
     rows_K2 = np.array(ends, dtype=np.int64).reshape(-1, 2)
     left = subtract_ranges(rows_K2, np.array(spoilt, dtype=np.int64).reshape(-1, 2))
-    expected = set(members(rows_K2)) - {row for first, until in spoilt for row in range(first, until)}
-    assert members(left) == sorted(expected)
+    expected = set(list_rows(rows_K2)) - {row for first, until in spoilt for row in range(first, until)}
+    assert list_rows(left) == sorted(expected)
     assert count_rows(left) == len(expected)
     assert left.shape == (len(left), 2)
     assert (np.diff(left.ravel()) > 0).all(), "no empty range, and none that touches the next"
@@ -386,19 +390,21 @@ def test_a_filled_target_makes_no_window_and_a_filled_input_does(
     raw[40, 0] = np.nan
     write_ingested(tmp_path / "ingest", [raw])
     lengths = {"lookback": "4h", "step": "1h", "delay": "3h"}
-    found = {}
+    targets = {}
     for fill in ({}, {"fill": "2h"}):
         problem = make_problem(2, window=lengths, **fill)
         normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
         about = window(problem, 1, tmp_path / "normalize", tmp_path / "window")
         # The delay counts from the last input, which is the row before the one that names the window.
-        found[bool(fill)] = {row + 2 for split in SPLITS for row in members(read_ranges(tmp_path / "window", split))}
+        targets[bool(fill)] = {
+            row + 2 for split in SPLITS for row in list_rows(read_ranges(tmp_path / "window", split))
+        }
         whole = {"train": 60 - 6, "validation": 30 - 6, "test": 30 - 6}
         assert {s: about.windows[s] + about.lost_to_nulls[s] for s in SPLITS} == whole
     inside = {target for first, until in ((0, 60), (60, 90), (90, 120)) for target in range(first + 6, until)}
-    assert found[True] == inside - set(target_rows)
+    assert targets[True] == inside - set(target_rows)
     # Unfilled, a null also spoils each window of which it is an input: those with targets 3 to 6 rows later.
-    assert found[False] == found[True] - {row + k for row in [*target_rows, 40] for k in (3, 4, 5, 6)}
+    assert targets[False] == targets[True] - {row + k for row in [*target_rows, 40] for k in (3, 4, 5, 6)}
 
 
 @pytest.fixture
@@ -419,7 +425,7 @@ def loaded(
 
 
 @pytest.mark.parametrize("stride", [1, 2, 7])
-def test_a_stride_takes_every_so_manieth_training_window(loaded: Any, stride: int) -> None:
+def test_a_stride_takes_every_nth_training_window(loaded: Any, stride: int) -> None:
     every, some = loaded(1), loaded(stride)
     rows = {split: data.find_rows(torch.arange(len(data))).tolist() for split, data in every.items()}
     assert some["train"].find_rows(torch.arange(len(some["train"]))).tolist() == rows["train"][::stride]

@@ -167,7 +167,7 @@ def make_checkout(root: Path, mlflow_db: Path | None = None, rows: int = 600, **
 
 
 def open_checkout(root: Path, **environment: str) -> Checkout:
-    """The checkout that is in a folder.
+    """The checkout in a folder.
 
     Args:
         environment: of its commands, beside this process's own; of Prefect's and MLflow's variables only these.

@@ -1,5 +1,7 @@
-"""Nodes of a Ray cluster on this machine, each like a machine of its own: home, cache and temporary files apart, and
-where the system lets an ordinary user make namespaces, without the project's folder in sight.
+"""Nodes of a Ray cluster on this machine, each one like a machine of its own.
+
+A node has its own home, cache and temporary files. Where the system lets an ordinary user create namespaces, it cannot
+see the project's folder.
 """
 
 import contextlib
@@ -9,8 +11,7 @@ import shlex
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,33 +20,27 @@ import psutil
 from tests.support.checkout import BIN
 
 START_SECONDS = 120
+POLL_SECONDS = 0.1
 HEAD = "127.0.0.2"
-"""Each node has an address of its own on loopback, as Ray takes 127.0.0.1 for that of the machine's network."""
+"""Each node has its own address on loopback: Ray replaces 127.0.0.1 by the machine's address in the network."""
 
 
-def apart(hidden: Sequence[Path]) -> list[str]:
-    """The command that starts another one with processes of its own and without these folders; nothing where the system
-    lets nobody make namespaces.
+def isolate_command(hidden: Sequence[Path]) -> list[str]:
+    """The words before a command that give it its own processes and hide these folders from it; none where the system
+    does not allow namespaces.
     """
-    alone = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+    unshare = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode
+    ):
         return []
     hide = "".join(f"mount -t tmpfs none {shlex.quote(str(folder))} && " for folder in hidden)
-    return [*alone, "sh", "-c", f'{hide}exec "$@"', "sh"]
-
-
-def wait_until(condition: Callable[[], bool], what: str, process: subprocess.Popen[str] | None = None) -> None:
-    """Wait for something, or fail when the process ends before."""
-    deadline = time.monotonic() + 3 * START_SECONDS
-    while not condition():
-        ended = process is not None and process.poll() is not None
-        assert not ended, f"ended before {what}: {process and process.stdout and process.stdout.read()}"
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.1)
+    return [*unshare, "sh", "-c", f'{hide}exec "$@"', "sh"]
 
 
 def listens(host: str, port: int) -> bool:
-    """Whether something does."""
+    """Whether something listens on this port."""
     try:
         socket.create_connection((host, port), timeout=1).close()
     except OSError:
@@ -54,7 +49,7 @@ def listens(host: str, port: int) -> bool:
 
 
 def free_port() -> int:
-    """One of loopback on which nothing listens."""
+    """A port of loopback on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -65,7 +60,7 @@ class Node:
     """A node that runs.
 
     Attributes:
-        root: its home, cache and temporary files.
+        root: the folder of its home, cache and temporary files.
     """
 
     root: Path
@@ -76,11 +71,11 @@ class Node:
         return self.root / "cache"
 
     def kill(self) -> None:
-        """End all that runs on it, at once, as when the power fails."""
+        """Kill all that runs on it at once, as when the power fails."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            for each in psutil.Process(self.process.pid).children(recursive=True):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    each.kill()
+                    child.kill()
         self.process.kill()
         self.process.wait(timeout=60)
 
@@ -90,10 +85,10 @@ class Cluster:
     """A head on which nothing is trained, and nodes of one CPU.
 
     Attributes:
-        hidden: folders that the nodes do not see, where the system lets them be hidden.
+        hidden: folders that the nodes cannot see, where the system allows to hide them.
         address: of the head.
-        settings: of Ray's own, in the environment of its nodes.
-        environment: of what connects to it.
+        settings: Ray's own settings, in the environment of its nodes.
+        environment: the variables of programs that connect to the cluster.
     """
 
     root: Path
@@ -114,10 +109,10 @@ class Cluster:
         }
 
     def start(self, name: str, *options: str, within: Sequence[str] = ()) -> Node:
-        """Start a node; it joins by itself.
+        """Start a node; it joins the cluster by itself.
 
         Args:
-            within: the command that it is started by.
+            within: the command that starts it, before its own.
         """
         root = self.root / name
         (root / "home").mkdir(parents=True, exist_ok=True)
@@ -149,7 +144,7 @@ class Cluster:
         """Start a node that trains one trial at a time."""
         address = address or f"127.0.0.{len(self.nodes) + 2}"
         options = (f"--address={self.address}:{self.port}", f"--node-ip-address={address}", "--num-cpus=1")
-        return self.start(name, *options, within=[*within, *apart(self.hidden)])
+        return self.start(name, *options, within=[*within, *isolate_command(self.hidden)])
 
     def stop(self) -> None:
         """End all nodes."""

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.cli.test_commands import wait_for
 from tests.flows.test_flows import break_architecture
 from tests.support.checkout import Checkout
-from tests.support.nodes import HEAD, Cluster, apart, listens, wait_until
+from tests.support.nodes import HEAD, Cluster, isolate_command, listens
+from tests.support.waiting import wait_for_file, wait_until
 
 BOARD = "data/evaluate/demo/leaderboard.json"
 
@@ -25,15 +25,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     root = Path(tempfile.mkdtemp(prefix="recast-"))
     # A node that is silent for five seconds is lost; else it takes Ray a minute.
     quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
-    made = Cluster(root, [tmp_path_factory.getbasetemp()], settings=quick)
+    cluster = Cluster(root, [tmp_path_factory.getbasetemp()], settings=quick)
     try:
-        made.head()
-        wait_until(lambda: listens(HEAD, made.port), "the head")
-        made.node("one")
-        made.node("two")
-        yield made
+        cluster.head()
+        wait_until(lambda: listens(HEAD, cluster.port), "the head")
+        cluster.node("one")
+        cluster.node("two")
+        yield cluster
     finally:
-        made.stop()
+        cluster.stop()
         shutil.rmtree(root)
 
 
@@ -54,7 +54,8 @@ def test_the_runner_decides_no_result(kind: str, finished: Checkout, cluster: Cl
     assert other.file(BOARD).read_bytes() == finished.file(BOARD).read_bytes()
     assert "up to date" in other.dvc("status")
     notes = [json.loads(file.read_text()) for file in other.root.glob("trials/demo/*/run.json")]
-    assert len(notes) == 5 and all(note["logged"] for note in notes)
+    assert len(notes) == 5
+    assert all(note["logged"] for note in notes)
     assert all(note["peak_bytes"] > 10 << 20 and note["shape"] for note in notes), "what each shape took is known"
 
 
@@ -62,16 +63,17 @@ def test_a_cluster_that_is_not_there_is_told_at_once(finished: Checkout, tmp_pat
     lost = untrained(finished, tmp_path / "lost")
     lost.settings(runner__kind="ray", runner__address="127.0.0.1:1")
     printed = lost.recast("run", status=1)
-    assert "Ray at 127.0.0.1:1 cannot be reached" in printed and "Traceback" not in printed
+    assert "Ray at 127.0.0.1:1 cannot be reached" in printed
+    assert "Traceback" not in printed
 
 
 def under_way(where: Checkout) -> dict[str, str]:
     """The device of each bundle that a grid says it trains now, by the bundle's label."""
-    found: dict[str, str] = {}
+    devices: dict[str, str] = {}
     for file in where.root.glob(".recast/running/*.json"):
         with contextlib.suppress(FileNotFoundError):
-            found |= {each["label"]: each["device"] for each in json.loads(file.read_text())["running"]}
-    return found
+            devices |= {bundle["label"]: bundle["device"] for bundle in json.loads(file.read_text())["running"]}
+    return devices
 
 
 def test_a_node_is_killed_and_another_joins(finished: Checkout, cluster: Cluster, tmp_path: Path) -> None:
@@ -90,15 +92,16 @@ def test_a_node_is_killed_and_another_joins(finished: Checkout, cluster: Cluster
         (node.root / "home" / "held").touch()
     process = on_nodes.start(sys.executable, "-m", "flows", "run", **cluster.environment)
     for node in (one, two):
-        wait_for(node, "cache/*/trials/demo/*/run.json", process)
+        wait_for_file(node, "cache/*/trials/demo/*/run.json", process)
     both = {"held seed=0", "held seed=1"}
     wait_until(lambda: both <= under_way(on_nodes).keys(), "two bundles under way", process)
-    shown = on_nodes.recast("status")
-    assert "127.0.0.3" in shown and "127.0.0.4" in shown and shown.count("1 of 1") == 2, shown
-    assert "held seed=0" in shown and "held seed=1" in shown and "2 more wait" in shown, shown
+    printed = on_nodes.recast("status")
+    for text in ("127.0.0.3", "127.0.0.4", "held seed=0", "held seed=1", "2 more wait"):
+        assert text in printed
+    assert printed.count("1 of 1") == 2, printed
     one.kill()
     three = cluster.node("three")
-    wait_for(three, "cache/*/trials/demo/*/trial.json", process)
+    wait_for_file(three, "cache/*/trials/demo/*/trial.json", process)
     (two.root / "home" / "held").unlink()
     printed, _ = process.communicate(timeout=240)
     assert process.returncode == 0, printed
@@ -116,10 +119,10 @@ def test_a_bundle_that_kills_its_worker_is_told_and_no_other_is_lost(
     printed = dying.recast("run", status=3, **cluster.environment)
     assert "its process died, and died again when it was tried alone" in printed
     listed = json.loads(dying.file("data/train/demo/trials.json").read_text())
-    assert [each["status"] for each in listed] == ["failed", "finished", "finished"]
+    assert [trial["status"] for trial in listed] == ["failed", "finished", "finished"]
 
 
-@pytest.mark.skipif(not apart([]), reason="the system lets an ordinary user make no namespaces")
+@pytest.mark.skipif(not isolate_command([]), reason="the system lets an ordinary user make no namespaces")
 def test_what_a_full_disk_refuses_goes_to_another_node(finished: Checkout, cluster: Cluster, tmp_path: Path) -> None:
     disk = cluster.root / "full" / "cache"
     disk.mkdir(parents=True)
@@ -131,5 +134,7 @@ def test_what_a_full_disk_refuses_goes_to_another_node(finished: Checkout, clust
         printed = other.recast("run", **cluster.environment)
     finally:
         full.kill()
-    assert "the disk is full" in printed and "goes to other nodes" in printed and "Traceback" not in printed
+    assert "the disk is full" in printed
+    assert "goes to other nodes" in printed
+    assert "Traceback" not in printed
     assert other.file(BOARD).read_bytes() == finished.file(BOARD).read_bytes()

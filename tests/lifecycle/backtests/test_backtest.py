@@ -43,9 +43,12 @@ def test_origins_are_the_latest_multiples_of_the_distance_between_them(
     assert all(one.test_from + every == other.test_from for one, other in pairwise(splits))
     for split in splits:
         assert (split.test_from - ORIGIN_EPOCH) % every == timedelta(0)
-        assert split.test_until is not None and split.test_until - split.test_from == test
-        assert split.test_from - split.validation_from == 3 * test and split.train_from is None
-    assert splits[-1].test_until is not None and splits[-1].test_until <= end < splits[-1].test_until + every
+        assert split.test_until is not None
+        assert split.test_until - split.test_from == test
+        assert split.test_from - split.validation_from == 3 * test
+        assert split.train_from is None
+    assert splits[-1].test_until is not None
+    assert splits[-1].test_until <= end < splits[-1].test_until + every
     # A later backtest has the origins that still belong to it.
     later_origins = {origin.split.test_from for origin in place_origins(plan, end + later)}
     shift = (place_origins(plan, end + later)[0].split.test_from - splits[0].test_from) // every
@@ -78,7 +81,8 @@ def test_each_origin_has_the_rows_that_there_were_then(found: Backtest) -> None:
         normalized = paths.stage_folder("normalize", "demo", origin.name)
         moments = read_times(normalized)
         begin, end = datetime.fromisoformat(origin.train_from), datetime.fromisoformat(origin.test_until)
-        assert moments[0] == np.datetime64(begin) and moments[-1] == np.datetime64(end - timedelta(hours=1))
+        assert moments[0] == np.datetime64(begin)
+        assert moments[-1] == np.datetime64(end - timedelta(hours=1))
         assert datetime.fromisoformat(origin.test_from) - begin == 13 * DAY
         assert origin.windows["test"] == 72 - 48 - 24 + 1
 
@@ -95,7 +99,8 @@ def test_errors_are_those_of_a_loop_over_rows_and_validation_chooses(found: Back
             if test_from + 3 * DAY - timedelta(hours=1) <= moment < until
         ]
         cell = persistence.by_origin[place]
-        assert cell is not None and cell.test.mean == pytest.approx(np.mean(errors), rel=1e-5)
+        assert cell is not None
+        assert cell.test.mean == pytest.approx(np.mean(errors), rel=1e-5)
         assert origin.persistence == pytest.approx(cell.test.mean)
         by_validation = {
             line.configuration: score.validation.mean
@@ -109,9 +114,8 @@ def test_errors_are_those_of_a_loop_over_rows_and_validation_chooses(found: Back
     assert sum(line.times_chosen for line in found.configurations) == len(found.origins)
     assert read_backtest(result_folder("demo")) == found
     page = (result_folder("demo") / "backtest.html").read_text()
-    assert all(line.configuration in page for line in found.configurations) and "http://" not in page.replace(
-        "http://www.w3", ""
-    )
+    assert all(line.configuration in page for line in found.configurations)
+    assert "http://" not in page.replace("http://www.w3", "")
 
 
 def test_mlflow_has_a_run_of_it_with_one_of_each_origin_below(found: Backtest) -> None:
@@ -125,7 +129,8 @@ def test_mlflow_has_a_run_of_it_with_one_of_each_origin_below(found: Backtest) -
         for run in runs("trial")
         if run.data.tags["mlflow.parentRunId"] in {r.info.run_id for r in by_origin.values()}
     ]
-    assert len(trials) == 2 * 5 and all("test_mae" in run.data.metrics for run in trials)
+    assert len(trials) == 2 * 5
+    assert all("test_mae" in run.data.metrics for run in trials)
     assert found.chosen.test is not None
     assert whole.data.metrics["mean_test_mae"] == pytest.approx(found.chosen.test.mean)
     history = store.get_client().get_metric_history(whole.info.run_id, "best_test_mae")
@@ -165,4 +170,5 @@ def test_the_command_shows_the_table(checkout: Checkout, found: Backtest, capsys
     command("demo", origins=2, every="3d", validation="5d", train="8d")
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("2020-01-19", "2020-01-22", "chosen by validation", "dense units=4"))
-    assert found.chosen.test is not None and format_number(found.chosen.test.mean, 3) in printed
+    assert found.chosen.test is not None
+    assert format_number(found.chosen.test.mean, 3) in printed

@@ -1,4 +1,4 @@
-"""Champions by the registry: one version a trial, a history that aliases follow, and the way back."""
+"""The registry of champions: one version for each trial, a history that aliases follow, and rollbacks."""
 
 import json
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from lifecycle.champions.history import Version
 from lifecycle.champions.promotion import CHALLENGER, CHAMPION, PREVIOUS
 from problems.errors import RecastError
 from project import paths
+from project.retry import retry_while_unreachable
 from project.settings.loading import load_settings
 from stages.tracking import store
 from stages.tracking.packaging import CONTENT_TAG
@@ -35,7 +36,7 @@ def checkout(finished: Checkout, tmp_path: Path) -> Iterator[Checkout]:
 
 
 def trials() -> list[Trial]:
-    """Those whose models are stored: one an architecture."""
+    """The trials whose models are stored: one for each architecture."""
     return [
         each
         for each in list_trials(load_settings(), "demo", paths.stage_folder("window", "demo"))
@@ -51,7 +52,7 @@ def versions() -> list[Version]:
 
 
 def aliases() -> dict[str, int]:
-    """What MLflow's aliases stand for."""
+    """The versions of MLflow's aliases."""
     return {
         name: int(at) for name, at in MlflowClient(store.tracking_uri()).get_registered_model("demo").aliases.items()
     }
@@ -59,9 +60,11 @@ def aliases() -> dict[str, int]:
 
 def test_a_trial_has_one_version_however_often_it_is_registered(checkout: Checkout) -> None:
     first = versions()
-    assert versions() == first and list(registry.list_versions("demo").values()) == first
+    assert versions() == first
+    assert list(registry.list_versions("demo").values()) == first
     found = MlflowClient(store.tracking_uri()).get_model_version("demo", str(first[1].version))
-    assert found.tags[registry.KEY_TAG] == trials()[1].key and found.run_id == first[1].run
+    assert found.tags[registry.KEY_TAG] == trials()[1].key
+    assert found.run_id == first[1].run
     assert found.tags["recast.data"] == trials()[1].data
 
 
@@ -73,8 +76,10 @@ def test_a_model_that_was_stored_again_with_another_content_is_another_version(c
     store.get_client().set_tag(two.run, CONTENT_TAG, "other intervals")
     other = registry.register_version(trial, {})
     assert (other.version, other.key, other.run) == (4, two.key, two.run)
-    assert registry.register_version(trial, {}) == other and len(registry.list_versions("demo")) == 4
-    assert history.find_champion("demo") == two and aliases() == {CHAMPION: two.version}
+    assert registry.register_version(trial, {}) == other
+    assert len(registry.list_versions("demo")) == 4
+    assert history.find_champion("demo") == two
+    assert aliases() == {CHAMPION: two.version}
     store.get_client().set_tag(two.run, CONTENT_TAG, before)
     assert registry.register_version(trial, {}) == two
 
@@ -96,8 +101,10 @@ def test_aliases_follow_the_history_and_a_rollback_goes_back_step_by_step(checko
     promotion.promote("demo", three, None, "by hand", by="a person")
     promotion.promote("demo", three, None, "by hand", by="a person")
     assert history.find_champion("demo") == three
-    assert roll_back("demo") == two and history.find_champion("demo") == two
-    assert roll_back("demo") == one and aliases() == {CHAMPION: one.version}
+    assert roll_back("demo") == two
+    assert history.find_champion("demo") == two
+    assert roll_back("demo") == one
+    assert aliases() == {CHAMPION: one.version}
     with pytest.raises(RecastError, match=f"version {one.version} is the first champion"):
         roll_back("demo")
     promotion.promote("demo", three, None, "by hand")
@@ -124,7 +131,7 @@ def test_a_rollback_restores_the_exact_former_model(checkout: Checkout) -> None:
     assert (int(served.version), served.run_id, served.tags[registry.KEY_TAG]) == (two.version, two.run, two.key)
 
 
-def test_what_dies_between_the_history_and_the_aliases_is_mended(
+def test_the_aliases_are_repaired_after_a_failure_between_history_and_aliases(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two, _ = versions()
@@ -137,7 +144,8 @@ def test_what_dies_between_the_history_and_the_aliases_is_mended(
         patch.setattr(MlflowClient, "set_registered_model_alias", refuse)
         with pytest.raises(store.TrackingError, match="the server has gone"):
             promotion.promote("demo", two, None)
-    assert history.find_champion("demo") == two and aliases() == {CHAMPION: one.version}
+    assert history.find_champion("demo") == two
+    assert aliases() == {CHAMPION: one.version}
     promotion.reconcile("demo")
     assert aliases() == {CHAMPION: two.version, PREVIOUS: one.version}
     MlflowClient(store.tracking_uri()).delete_registered_model_alias("demo", PREVIOUS)
@@ -155,8 +163,10 @@ def test_a_checkout_without_a_history_takes_over_the_champion_that_there_is(chec
         MlflowClient(store.tracking_uri()).set_registered_model_alias("demo", alias, str(others[alias]))
     promotion.reconcile("demo")
     promotion.reconcile("demo")
-    assert history.find_champion("demo") == two and len(history.read_history("demo")) == 1
-    assert aliases() == others and one.version == 1
+    assert history.find_champion("demo") == two
+    assert len(history.read_history("demo")) == 1
+    assert aliases() == others
+    assert one.version == 1
     promotion.promote("demo", three, None, by="a person")
     assert aliases() == {CHAMPION: three.version, PREVIOUS: two.version}
 
@@ -167,11 +177,13 @@ def test_a_champion_that_was_not_expected_stays(checkout: Checkout) -> None:
     promotion.promote("demo", two, None, by="a person")
     assert not promotion.promote("demo", three, "another", expected=one)
     assert not promotion.promote("demo", three, "another", expected=None)
-    assert history.find_champion("demo") == two and len(history.read_history("demo")) == 2
-    assert promotion.promote("demo", three, "another", expected=two) and history.find_champion("demo") == three
+    assert history.find_champion("demo") == two
+    assert len(history.read_history("demo")) == 2
+    assert promotion.promote("demo", three, "another", expected=two)
+    assert history.find_champion("demo") == three
 
 
-def test_versions_that_mlflow_has_lost_are_told_with_the_mend(checkout: Checkout) -> None:
+def test_versions_that_mlflow_has_lost_are_named_with_the_fix(checkout: Checkout) -> None:
     version = versions()[0]
     promotion.promote("demo", version, None)
     MlflowClient(store.tracking_uri()).delete_registered_model("demo")
@@ -183,17 +195,22 @@ def test_versions_that_mlflow_has_lost_are_told_with_the_mend(checkout: Checkout
         history.find_champion("demo")
 
 
-def test_mlflow_out_of_reach_is_waited_for_and_a_refusal_is_not(checkout: Checkout) -> None:
+def test_mlflow_out_of_reach_is_waited_for_and_a_refusal_is_not(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A store without a server is not waited for.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     calls: list[int] = []
 
-    def once_gone() -> str:
+    def gone_at_first() -> str:
         calls.append(1)
         if len(calls) == 1:
             with store.translate_errors():
                 raise MlflowException("connection refused")
-        return "there"
+        return "back"
 
-    assert registry.patiently(once_gone, 60) == "there" and len(calls) == 2
+    assert retry_while_unreachable(gone_at_first, 60, "MLflow") == "back"
+    assert len(calls) == 2
 
     def refused() -> None:
         calls.append(1)
@@ -202,10 +219,11 @@ def test_mlflow_out_of_reach_is_waited_for_and_a_refusal_is_not(checkout: Checko
 
     calls.clear()
     with pytest.raises(store.TrackingError, match="no such thing"):
-        registry.patiently(refused, 60)
+        retry_while_unreachable(refused, 60, "MLflow")
+    assert len(calls) == 1
+    calls.clear()
     with pytest.raises(store.TrackingError, match="connection refused"):
-        calls.clear()
-        registry.patiently(lambda: once_gone() if calls.clear() is None else "", 0)
+        retry_while_unreachable(gone_at_first, 0, "MLflow")
 
 
 def recast(*arguments: str) -> str:
@@ -221,7 +239,7 @@ def test_commands_show_promote_and_roll_back(checkout: Checkout) -> None:
         promotion.promote("demo", version, None, "it is better")
     printed = recast("rollback", "demo")
     assert f"version {one.version}, {one.label}, is the champion again; version {two.version} was" in printed
-    with pytest.raises(RecastError, match="there is no former one"):
+    with pytest.raises(RecastError, match="there is no former champion"):
         recast("rollback", "demo")
     assert aliases() == {CHAMPION: one.version}
     assert "is the champion now" in recast("promote", "demo", "3")
@@ -229,6 +247,8 @@ def test_commands_show_promote_and_roll_back(checkout: Checkout) -> None:
     with pytest.raises(RecastError, match="MLflow has no version 9"):
         recast("promote", "demo", "9")
     printed = recast("champion", "demo", "--history")
-    assert "rollback" in printed and "by hand" in printed and "history.html" in printed
+    assert "rollback" in printed
+    assert "by hand" in printed
+    assert "history.html" in printed
     with pytest.raises(RecastError, match="no problem 'jena'"):
         recast("champion", "jena")

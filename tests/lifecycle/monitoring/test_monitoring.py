@@ -16,6 +16,7 @@ from prefect.client.orchestration import get_client
 from flows import alerts, deployments
 from flows.monitor import BROKEN, FINE, NOTHING, monitor
 from learning.losses import LOSSES
+from lifecycle import forecast_log
 from lifecycle.champions import decisions, promotion, registry
 from lifecycle.champions.history import Version
 from lifecycle.monitoring import history
@@ -24,7 +25,6 @@ from lifecycle.monitoring.drift import measure_drift
 from lifecycle.monitoring.figures import daily_figures
 from lifecycle.monitoring.page import render_page
 from lifecycle.monitoring.versions import MonitoredVersion, read_monitored_versions
-from lifecycle.serving import forecast_log
 from problems.errors import RecastError
 from problems.problem import Problem
 from project import paths
@@ -44,10 +44,10 @@ def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> It
     with finished.copy(tmp_path_factory.mktemp("monitored") / "checkout").entered():
         tags = {registry.VALIDATED_UNTIL_TAG: decisions.find_validated_until("demo")}
         trials = list_trials(load_settings(), "demo", paths.stage_folder("window", "demo"))
-        found = [registry.register_version(trial, tags) for trial in trials if registry.is_stored(trial)]
-        promotion.promote("demo", found[0], None)
-        promotion.promote("demo", found[1], None)
-        yield found
+        registered = [registry.register_version(trial, tags) for trial in trials if registry.is_stored(trial)]
+        promotion.promote("demo", registered[0], None)
+        promotion.promote("demo", registered[1], None)
+        yield registered
 
 
 @pytest.fixture
@@ -167,15 +167,15 @@ def test_a_broken_rule_is_announced_once_and_starts_one_retraining(log: pl.DataF
     Checkout(Path.cwd(), {}).settings(deploy={"pool": "monitored"})
     with_monitor(window="3d", error=0.1, on_breach="retrain")
     settings = load_settings()
-    (wanted,) = (each for each in deployments.plan_deployments(settings, ["demo"]) if each.flow == "retrain")
-    (deployed,) = deployments.apply_deployments(settings, [wanted]).values()
+    plans = deployments.plan_deployments(settings, ["demo"])
+    (deployed,) = deployments.apply_deployments(settings, [plan for plan in plans if plan.flow == "retrain"]).values()
 
     def started() -> int:
         with get_client(sync_client=True) as client:
-            found = client.read_flow_runs()
-            asked = [run for run in found if run.deployment_id == deployed and not run.auto_scheduled]
-            assert all(run.parameters == {"problem": "demo", "force": True} for run in asked)
-            return len(asked)
+            flow_runs = client.read_flow_runs()
+            retrainings = [run for run in flow_runs if run.deployment_id == deployed and not run.auto_scheduled]
+            assert all(run.parameters == {"problem": "demo", "force": True} for run in retrainings)
+            return len(retrainings)
 
     assert monitor("demo", return_state=True).name == BROKEN
     sent = alerts.ALERT_LOG.read_text()

@@ -224,7 +224,7 @@ def test_a_day_turns_with_its_clock() -> None:
     [
         ("2020-01-26T00:00:00,warm,1000", "'warm', which is not a finite number"),
         ("26.01.2020,5,1000", "which is not a time"),
-        ("2020-01-26T00:00:00,5,1e999", "no finite number"),
+        ("2020-01-26T00:00:00,5,1e999", "not a finite number"),
     ],
 )
 def test_cells_that_are_none_are_a_breach_of_types(

@@ -17,9 +17,9 @@ import pytest
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
+from lifecycle import forecast_log
 from lifecycle.champions import promotion, registry
 from lifecycle.champions.history import Version, champion_folder, find_champion
-from lifecycle.serving import forecast_log
 from lifecycle.serving.api import MAX_BODY_BYTES, make_app
 from lifecycle.serving.requests import RefusedRequest, parse_request
 from lifecycle.serving.service import PendingRequest, Service
@@ -327,7 +327,7 @@ def test_a_request_that_meets_a_bug_of_the_service_fails_alone(
             raise KeyError("a fault")
         return parse_request(content, forecaster)
 
-    monkeypatch.setattr("lifecycle.serving.service.read", faulty)
+    monkeypatch.setattr("lifecycle.serving.service.parse_request", faulty)
     good = json.dumps(body()).encode()
     requests = [PendingRequest(content) for content in (b"{", good, b"fault", good)]
     Service("demo", registry).answer_all(requests)

@@ -38,14 +38,14 @@ def parameters(settings: Settings, problem: str, configuration: Configuration) -
 
 def test_all_has_every_architecture_at_two_comparable_sizes(tmp_path: Path) -> None:
     settings = settings_of("all.yaml", tmp_path)
-    found = expand_grid(settings.grid)
-    assert {each.architecture for each in found} == set(REGISTRY)
+    configurations = expand_grid(settings.grid)
+    assert {configuration.architecture for configuration in configurations} == set(REGISTRY)
     for name, architecture in REGISTRY.items():
-        own = [each for each in found if each.architecture == name]
+        own = [configuration for configuration in configurations if configuration.architecture == name]
         if not architecture.trainable:
             continue
-        assert len({each.hyperparameters.model_dump()["learning_rate"] for each in own}) > 1, name
-        sizes = sorted({parameters(settings, "nyc", each) for each in own})
+        assert len({configuration.hyperparameters.model_dump()["learning_rate"] for configuration in own}) > 1, name
+        sizes = sorted({parameters(settings, "nyc", configuration) for configuration in own})
         if name == "linear":
             assert sizes == [48 * 13 + 1]
         elif name == "constant":
@@ -64,12 +64,14 @@ def gru(inputs: int, units: int) -> int:
 def test_the_lectures_networks_have_the_parameters_of_keras(tmp_path: Path) -> None:
     """By the formulas of Keras's layers, on windows of 120 steps of the 12 columns."""
     settings = settings_of("lecture.yaml", tmp_path)
-    found = {each.label: parameters(settings, "jena", each) for each in expand_grid(settings.grid)}
+    counts = {
+        configuration.label: parameters(settings, "jena", configuration) for configuration in expand_grid(settings.grid)
+    }
     dropout = "dropout=0.1 recurrent_dropout=0.5"
-    assert found["dense"] == (120 * 12 + 1) * 32 + 33  # D5
-    assert found["gru"] == found["gru reversed=True initial=keras"] == gru(12, 32) + 33  # D6, D8
+    assert counts["dense"] == (120 * 12 + 1) * 32 + 33  # D5
+    assert counts["gru"] == counts["gru reversed=True initial=keras"] == gru(12, 32) + 33  # D6, D8
     d7 = f"gru units=[32, 64] activation=[tanh, relu] {dropout} epochs=40"
-    assert found[d7] == gru(12, 32) + gru(32, 64) + 65
-    assert found["gru bidirectional=True epochs=40"] == 2 * gru(12, 32) + 65  # D9
+    assert counts[d7] == gru(12, 32) + gru(32, 64) + 65
+    assert counts["gru bidirectional=True epochs=40"] == 2 * gru(12, 32) + 65  # D9
     convolutions = (12 * 5 + 1) * 32 + (32 * 5 + 1) * 32
-    assert found[f"conv_gru {dropout}"] == convolutions + gru(32, 32) + 33  # D10
+    assert counts[f"conv_gru {dropout}"] == convolutions + gru(32, 32) + 33  # D10

@@ -161,16 +161,16 @@ def test_a_byte_order_mark_does_no_harm(read: Callable[[Any], Settings]) -> None
 def sections(value: Any) -> list[BaseModel]:
     """A section and all sections in it."""
     if isinstance(value, BaseModel):
-        return [value, *(found for name in type(value).model_fields for found in sections(getattr(value, name)))]
+        return [value, *(section for name in type(value).model_fields for section in sections(getattr(value, name)))]
     if isinstance(value, dict):
-        return [found for each in value.values() for found in sections(each)]
+        return [section for part in value.values() for section in sections(part)]
     return []
 
 
 def test_settings_are_frozen(read: Callable[[Any], Settings]) -> None:
-    found = sections(read(document()))
-    assert len(found) > 20
-    for section in found:
+    all_sections = sections(read(document()))
+    assert len(all_sections) > 20
+    for section in all_sections:
         for name in type(section).model_fields:
             with pytest.raises(ValidationError, match="frozen"):
                 setattr(section, name, getattr(section, name))
@@ -308,7 +308,7 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (
         ("run",),
         ["jenna"],
-        "run: run lists 'jenna', which is not declared under problems (did you mean jena?); declared",
+        "run: run lists 'jenna', which is not declared under problems (did you mean jena?); the declared",
     ),
     (("run",), ["jena", "jena"], 'run: ["jena", "jena"]: "jena" is listed twice'),
     (("run",), [], "run: must not be empty"),
@@ -392,7 +392,7 @@ BY_THE_SCHEMA = [
 ]
 
 
-@pytest.mark.parametrize(("keys", "value"), BY_THE_SCHEMA, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize(("keys", "value"), BY_THE_SCHEMA, ids=lambda part: str(part)[:40])
 def test_the_schema_refuses_it_too(keys: tuple[str, ...], value: Any) -> None:
     """So that an editor warns of it before anything runs."""
     assert list(jsonschema.Draft202012Validator(build_schema()).iter_errors(edited(keys, value)))
@@ -431,14 +431,16 @@ def test_a_file_that_is_no_settings_says_where(read: Callable[[Any], Settings], 
 
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
-    with pytest.raises(RecastError, match=r"params\.yaml: not there; run this in the project's root"):
+    with pytest.raises(RecastError, match=r"params\.yaml: there is no such file; run this in the project's root"):
         parse_settings(tmp_path / "params.yaml")
 
 
 def test_a_problem_that_is_not_declared_is_named(read: Callable[[Any], Settings]) -> None:
     settings = read(document())
     assert settings.problem("nyc") is settings.problems["nyc"]
-    with pytest.raises(RecastError, match=r"no problem 'nyk'; declared are jena, nyc, station \(did you mean nyc\?\)"):
+    with pytest.raises(
+        RecastError, match=r"no problem 'nyk' \(did you mean nyc\?\); the declared problems are jena, nyc, station"
+    ):
         settings.problem("nyk")
 
 
@@ -452,15 +454,15 @@ def test_a_file_of_ones_own_may_reach_further_than_the_archive(
 
 def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings]) -> None:
     grid = edited(("grid", "architectures", "gru"), {"units": [8, 16], "learning_rate": [1, 0.01]})["grid"]
-    found = expand_grid(read(document() | {"grid": grid}).grid)
-    assert [each.label for each in found] == [
+    configurations = expand_grid(read(document() | {"grid": grid}).grid)
+    assert [configuration.label for configuration in configurations] == [
         "persistence",
         "gru units=8 learning_rate=1",
         "gru units=8 learning_rate=0.01",
         "gru units=16 learning_rate=1",
         "gru units=16 learning_rate=0.01",
     ]
-    assert found[1].hyperparameters.model_dump() == {
+    assert configurations[1].hyperparameters.model_dump() == {
         "learning_rate": 1.0,
         "optimizer": "rmsprop",
         "schedule": "constant",
@@ -483,7 +485,7 @@ def test_the_grid_is_every_combination_in_order(read: Callable[[Any], Settings])
 
     blocks = [{}, {"units": [8, 16], "epochs": [40]}, {"reversed": [True]}]
     grid = edited(("grid", "architectures", "gru"), blocks)["grid"]
-    assert [each.label for each in expand_grid(read(document() | {"grid": grid}).grid)] == [
+    assert [configuration.label for configuration in expand_grid(read(document() | {"grid": grid}).grid)] == [
         "persistence",
         "gru",
         "gru units=8 epochs=40",
@@ -548,7 +550,7 @@ def test_a_file_of_some_keys_takes_their_place_and_no_other(tmp_path: Path) -> N
         ("run: [nowhere]", r"run lists 'nowhere', which is not declared"),
         ("train: [", r"part\.yaml, line 1, column 9: not valid YAML"),
         ("- a", r"part\.yaml: must be a mapping"),
-        (None, r"part\.yaml: not there"),
+        (None, r"part\.yaml: there is no such file"),
     ],
 )
 def test_a_file_that_would_spoil_the_settings_changes_nothing(tmp_path: Path, text: str | None, message: str) -> None:

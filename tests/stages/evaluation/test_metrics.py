@@ -1,20 +1,21 @@
-"""Measures of a forecast, and the bootstrap that says whether one forecast is better than another."""
+"""Errors of a forecast, conformal intervals, and the bootstrap that compares two forecasts."""
 
 import math
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learning.answers import ANSWER_KINDS, LearningTask
 from stages.evaluation.metrics import (
     Comparison,
     conformal_half_width,
     coverage,
     mae,
     paired_block_bootstrap,
-    rmse,
     skill_score,
 )
 
@@ -29,10 +30,16 @@ errors = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50)
 
 @given(errors)
 def test_mae_and_rmse_follow_their_definitions(values: list[float]) -> None:
-    found = np.array(values)
-    assert mae(found) == pytest.approx(math.fsum(map(abs, values)) / len(values), abs=1e-9)
-    assert rmse(found) == pytest.approx(math.sqrt(math.fsum(v * v for v in values) / len(values)), abs=1e-9)
-    assert mae(found) <= rmse(found) * (1 + 1e-12) + 1e-150
+    expected_mae = math.fsum(map(abs, values)) / len(values)
+    expected_rmse = math.sqrt(math.fsum(v * v for v in values) / len(values))
+    objective = ANSWER_KINDS["value"].objective(LearningTask(outputs=1, token=None, loss="mae", quantiles=()))
+    error_B11 = torch.tensor(values, dtype=torch.float64)[:, None, None]
+    scores = objective.scores(error_B11, torch.zeros_like(error_B11))
+    measures = objective.compute_measures({name: float(score_B1.mean()) for name, score_B1 in scores.items()})
+    assert mae(np.array(values)) == pytest.approx(expected_mae, abs=1e-9)
+    assert measures["mae"] == pytest.approx(expected_mae, abs=1e-9)
+    assert measures["rmse"] == pytest.approx(expected_rmse, abs=1e-9)
+    assert measures["mae"] <= measures["rmse"] * (1 + 1e-12) + 1e-150
 
 
 @given(st.floats(0, 100), st.floats(0.01, 100))
@@ -91,7 +98,7 @@ def covered(block: int, mean: float = 0.3) -> float:
         one_series(persistent(seed, 1500) + mean, np.zeros(1500), block, resamples=200, level=0.9)
         for seed in range(150)
     ]
-    return float(np.mean([each.low <= mean <= each.high for each in intervals]))
+    return float(np.mean([interval.low <= mean <= interval.high for interval in intervals]))
 
 
 def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
@@ -144,12 +151,12 @@ def test_a_block_takes_a_quarter_of_the_moments_at_most(n: int, block: int) -> N
 
 def block_means(first: np.ndarray, second: np.ndarray, moments: np.ndarray, block: int, drawn: list[list[int]]) -> Any:
     """The mean over windows of each resample, by a loop: the reference. Blocks are named by their first moment."""
-    there = sorted(set(moments.tolist()))
+    present = sorted(set(moments.tolist()))
     for blocks in drawn:
         windows = [
             float(first[i] - second[i])
             for begin in blocks
-            for moment in there[begin : begin + block]
+            for moment in present[begin : begin + block]
             for i in np.flatnonzero(moments == moment)
         ]
         yield sum(windows) / len(windows)
@@ -161,15 +168,15 @@ def test_a_moment_is_drawn_with_the_windows_of_all_series(
 ) -> None:
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     # Some series have no window at some moments; windows come in any order.
-    each = [np.flatnonzero(random.random(3 * moments) < 0.5) for _ in range(series)]
-    moment_N = random.permutation(np.concatenate([*each, [0, 1, 2, 3]]))
+    by_series = [np.flatnonzero(random.random(3 * moments) < 0.5) for _ in range(series)]
+    moment_N = random.permutation(np.concatenate([*by_series, [0, 1, 2, 3]]))
     first, second = random.random((2, len(moment_N)))
     found = paired_block_bootstrap(first, second, moment_N, block, resamples=20, level=0.8, seed=7)
-    there = len(np.unique(moment_N))
-    assert found.block == max(1, min(block, there // 4))
+    present = len(np.unique(moment_N))
+    assert found.block == max(1, min(block, present // 4))
     generator = np.random.default_rng(7)
     drawn = [
-        generator.integers(there - found.block + 1, size=math.ceil(there / found.block)).tolist() for _ in range(20)
+        generator.integers(present - found.block + 1, size=math.ceil(present / found.block)).tolist() for _ in range(20)
     ]
     means = list(block_means(first, second, moment_N, found.block, drawn))
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.1, 0.9])), abs=1e-12)
@@ -201,7 +208,7 @@ def covered_series(apart: bool) -> float:
         errors = np.concatenate([shared + 0.3 * persistent(1000 * k + seed, n) for k in (1, 2, 3)]) + 0.3
         moments = np.arange(3 * n) if apart else np.tile(np.arange(n), 3)
         intervals.append(paired_block_bootstrap(errors, np.zeros(3 * n), moments, 40, resamples=200, level=0.9))
-    return float(np.mean([each.low <= 0.3 <= each.high for each in intervals]))
+    return float(np.mean([interval.low <= 0.3 <= interval.high for interval in intervals]))
 
 
 def test_series_side_by_side_are_no_independent_evidence() -> None:

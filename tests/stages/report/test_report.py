@@ -190,8 +190,9 @@ def usual() -> str:
 
 def table_row(page: str, configuration: str) -> str:
     """A row of the leaderboard as text."""
-    found = next(each for each in re.findall(r"<tr.*?</tr>", page, re.DOTALL) if f">{configuration}</span>" in each)
-    return read(f"<body>{found}")
+    rows = re.findall(r"<tr.*?</tr>", page, re.DOTALL)
+    text = next(text for text in rows if f">{configuration}</span>" in text)
+    return read(f"<body>{text}")
 
 
 def test_says_what_was_forecast(usual: str):
@@ -230,8 +231,8 @@ def test_the_best_its_error_and_its_skill(usual: str):
     [
         (
             comparison(-0.0401, -0.0702, -0.0103),
-            "It is better than the runner-up, lstm units=32; the difference is significant at the 95 % level: its error "
-            "is 0.0401 °C smaller (95 % interval: 0.0103 to 0.0702 °C smaller).",
+            "It is better than the runner-up, lstm units=32; the difference is significant at the 95 % level: its "
+            "error is 0.0401 °C smaller (95 % interval: 0.0103 to 0.0702 °C smaller).",
             "significant",
         ),
         (
@@ -243,8 +244,8 @@ def test_the_best_its_error_and_its_skill(usual: str):
         (
             comparison(0.0401, 0.0103, 0.0702),
             "Validation selected it, but on the test rows the runner-up, lstm units=32, is better; the difference is "
-            "significant at the 95 % level: the error of the selected one is 0.0401 °C larger (95 % interval: 0.0103 to "
-            "0.0702 °C larger).",
+            "significant at the 95 % level: the error of the selected one is 0.0401 °C larger (95 % interval: 0.0103 "
+            "to 0.0702 °C larger).",
             "significant",
         ),
         (comparison(0.0, 0.0, 0.0), "The runner-up, lstm units=32, has the same errors.", "not significant"),
@@ -296,9 +297,11 @@ def test_simulated_data_is_said_at_every_table_and_picture():
     page = render_report(evaluation(synthetic=True))
     assert "Simulated data. These rows were generated, not measured" in read(page)
     headed = re.findall(r"<(?:caption|figcaption)>.*?</(?:caption|figcaption)>", page, re.DOTALL)
-    assert headed and all("simulated data" in each for each in headed)
+    assert headed
+    assert all("simulated data" in heading for heading in headed)
     pictures = re.findall(r'<svg role="img" aria-label="([^"]*)"', page)
-    assert pictures and all(each.startswith("Simulated data. ") for each in pictures)
+    assert pictures
+    assert all(label.startswith("Simulated data. ") for label in pictures)
     assert "imulated" not in read(render_report(evaluation()))
 
 
@@ -306,9 +309,9 @@ def test_a_chart_for_each_trained_and_each_selected_configuration(usual: str):
     said = re.findall(r'<svg role="img" aria-label="([^"]*)"', usual)
     assert "Validation MAE of gru units=32 by epoch, normalised, for seed 0, 1, 2: lowest 0.3008 in epoch 10" in said
     assert "Forecast of persistence and the observed T (degC): MAE 2.500\xa0°C in this stretch" in said
-    assert len([each for each in said if "by epoch" in each]) == 2
-    assert len([each for each in said if each.startswith("Forecast of")]) == 4
-    assert len([each for each in said if each.startswith("Test MAE by")]) == 3
+    assert len([label for label in said if "by epoch" in label]) == 2
+    assert len([label for label in said if label.startswith("Forecast of")]) == 4
+    assert len([label for label in said if label.startswith("Test MAE by")]) == 3
 
 
 def test_a_change_of_rank_changes_no_colour():
@@ -401,7 +404,7 @@ def test_intervals_their_coverage_and_width(usual: str):
 
 
 def test_without_intervals_there_is_no_word_of_them():
-    bare = [replace(each, intervals=[]) for each in evaluation().rows]
+    bare = [replace(row, intervals=[]) for row in evaluation().rows]
     assert "Interval" not in read(render_report(evaluation(rows=bare)))
 
 
@@ -428,7 +431,7 @@ def test_a_hole_in_the_forecasts_is_not_bridged():
 
 def test_a_forecast_between_two_holes_is_seen():
     made = evaluation()
-    made = replace(made, rows=[replace(each, intervals=[]) for each in made.rows])  # whose shapes are no dots
+    made = replace(made, rows=[replace(row, intervals=[]) for row in made.rows])  # whose shapes are no dots
     kept = [*range(100), 130, *range(160, 336)]
     holed = {name: [values[i] for i in kept] for name, values in made.forecasts.items()}
 
@@ -476,8 +479,8 @@ def test_names_in_charts_are_text():
 def test_the_page_needs_no_network(usual: str):
     namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert set(re.findall(r"https?://[^\"'\s<)]+", usual)) <= namespaces
-    assert all(each.startswith(("#", "data:")) for each in re.findall(r'(?:href|src)="([^"]*)"', usual))
-    assert all(each.startswith("#") for each in re.findall(r"url\(([^)]*)\)", usual))
+    assert all(link.startswith(("#", "data:")) for link in re.findall(r'(?:href|src)="([^"]*)"', usual))
+    assert all(link.startswith("#") for link in re.findall(r"url\(([^)]*)\)", usual))
 
 
 def test_identifiers_are_unique(usual: str):
@@ -508,8 +511,8 @@ def test_drawing_in_two_threads_gives_the_same_pictures():
     with ThreadPoolExecutor(4) as threads:
         pages = [threads.submit(page) for _ in range(2)]
         curves = [threads.submit(curve) for _ in range(8)]
-    assert all(each.result() == alone[0] for each in pages)
-    assert all(each.result() == alone[1] for each in curves)
+    assert all(future.result() == alone[0] for future in pages)
+    assert all(future.result() == alone[1] for future in curves)
 
 
 def test_a_leaderboard_of_another_version_is_named(tmp_path: Path):

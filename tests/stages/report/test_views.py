@@ -1,4 +1,4 @@
-"""Inside the networks: what each architecture shows of itself, vanishing gradients, and the pictures of a real run."""
+"""Inside the networks: the views of the architectures, vanishing gradients, and the pictures of a real run."""
 
 import html
 import itertools
@@ -42,7 +42,7 @@ from tests.support.checkout import Checkout
 
 B, T, F = 3, 13, 2
 SHAPE = WindowShape(steps=T, features=F, target=1, horizon=8, day=4)
-RECURRENT = sorted(name for name, each in REGISTRY.items() if issubclass(each, Recurrent))
+RECURRENT = sorted(name for name, architecture in REGISTRY.items() if issubclass(architecture, Recurrent))
 
 
 def network_of(name: str, shape: WindowShape = SHAPE, **axes: Any) -> Network:
@@ -58,15 +58,15 @@ def views_of(network: Network, x_BTF: Tensor) -> list[View]:
         return network.views(x_BTF)
 
 
-# What an architecture shows
+# The views of architectures
 
 
 def test_the_steps_attended_to() -> None:
     network, x_BTF = network_of("attention", units=4), windows()
     (view,) = views_of(network, x_BTF)
-    assert (
-        view.kind == "lines" and view.values.shape == (1, B, T) and view.names == ("window 1", "window 2", "window 3")
-    )
+    assert view.kind == "lines"
+    assert view.values.shape == (1, B, T)
+    assert view.names == ("window 1", "window 2", "window 3")
     assert (view.x.first, view.x.unit) == (1 - T, "steps")
     torch.testing.assert_close(view.values.sum(dim=2), torch.ones(1, B, dtype=torch.float64))
 
@@ -76,12 +76,15 @@ def test_the_segments_attended_to() -> None:
     network, x_BTF = network_of("hierarchical_attention", units=4), windows()
     assert isinstance(network, HierarchicalAttention)
     segments, steps = views_of(network, x_BTF)
-    assert segments.kind == "bars" and segments.values.shape == (B, 1, 4)
-    assert steps.kind == "map" and steps.values.shape == (B, 4, 4)
+    assert segments.kind == "bars"
+    assert segments.values.shape == (B, 1, 4)
+    assert steps.kind == "map"
+    assert steps.values.shape == (B, 4, 4)
     for view in (segments, steps):
         ones = torch.ones(view.values.shape[:2], dtype=torch.float64)
         torch.testing.assert_close(view.values.sum(dim=2), ones)
-    assert not steps.values[:, 0, :3].any() and "first 3 of the first segment" in steps.caption
+    assert not steps.values[:, 0, :3].any()
+    assert "first 3 of the first segment" in steps.caption
 
 
 def test_the_maps_of_each_layer_and_head() -> None:
@@ -89,7 +92,9 @@ def test_the_maps_of_each_layer_and_head() -> None:
     views = views_of(network, x_BTF)
     assert [view.title for view in views] == [f"Attention maps, window {b}" for b in (1, 2, 3)]
     for view in views:
-        assert view.kind == "map" and view.values.shape == (6, T, T) and view.columns == 2
+        assert view.kind == "map"
+        assert view.values.shape == (6, T, T)
+        assert view.columns == 2
         assert view.panels[:3] == ("layer 1, head 1", "layer 1, head 2", "layer 2, head 1")
         torch.testing.assert_close(view.values.sum(dim=2), torch.ones(6, T, dtype=torch.float64))
         assert not view.values.triu(1).any(), "a causal one looks at no later step"
@@ -98,7 +103,8 @@ def test_the_maps_of_each_layer_and_head() -> None:
 def test_the_slots_read_and_written() -> None:
     network, x_BTF = network_of("ntm", slots=5), windows()
     (view,) = views_of(network, x_BTF)
-    assert view.kind == "map" and view.values.shape == (2 * B, 5, T)
+    assert view.kind == "map"
+    assert view.values.shape == (2 * B, 5, T)
     assert view.panels[:2] == ("window 1, reading", "window 1, writing")
     torch.testing.assert_close(view.values.sum(dim=1), torch.ones(2 * B, T, dtype=torch.float64))
     assert torch.equal(view.values[3], network.addressing(x_BTF)[1, :, 1].T)  # type: ignore[operator]
@@ -107,7 +113,8 @@ def test_the_slots_read_and_written() -> None:
 def test_the_steps_pondered() -> None:
     network, x_BTF = network_of("act_rnn", max_ponder=3), windows()
     (view,) = views_of(network, x_BTF)
-    assert view.kind == "bars" and view.values.shape == (B, 1, T)
+    assert view.kind == "bars"
+    assert view.values.shape == (B, 1, T)
     assert set(view.values.unique().tolist()) <= {1.0, 2.0, 3.0}
     assert f"{view.values.mean():.2f} on average" in view.caption
 
@@ -124,9 +131,12 @@ def test_the_receptive_field_measured_is_that_of_the_formula(kernel: int, levels
         for value in network.parameters():
             value.abs_()  # On positive inputs no relu hides what arrives.
     (view,) = views_of(network, windows(steps=steps).abs())
-    assert view.kind == "lines" and view.log and view.values.shape == (1, B, steps)
+    assert view.kind == "lines"
+    assert view.log
+    assert view.values.shape == (1, B, steps)
     seen_T = (view.values[0] > 0).all(dim=0)
-    assert int(seen_T.sum()) == min(field, steps) and not view.values[0, :, : max(beyond, 0)].any()
+    assert int(seen_T.sum()) == min(field, steps)
+    assert not view.values[0, :, : max(beyond, 0)].any()
     assert f"can see {field} steps" in view.caption
     assert view.mark == ((0.5 - field, f"sees {field} steps") if beyond > 0 else None)
 
@@ -141,7 +151,7 @@ def test_looking_leaves_a_network_as_it_was(name: str) -> None:
         before_B = network(x_BTF)
         views = network.views(x_BTF)
         assert torch.equal(network(x_BTF), before_B)
-    assert all(each.grad is None for each in network.parameters())
+    assert all(weight.grad is None for weight in network.parameters())
     assert network.trainable or not views
     assert views or name not in {"attention", "hierarchical_attention", "transformer", "ntm", "act_rnn", "tcn"}
 
@@ -178,8 +188,10 @@ def drawn_apart(view: View) -> Figure:
             names = [text for text in axes.findobj(Text) if isinstance(text, Text) and name and text.get_text() == name]
             boxes += [part.get_window_extent() for part in (axes.patch, axes.get_legend(), *names) if part]
             whole = axes.get_tightbbox()
-            assert whole and whole.x0 >= 0 and whole.y0 >= 0, whole
-            assert whole.x1 <= figure.bbox.x1 and whole.y1 <= figure.bbox.y1, whole
+            assert whole, axes
+            assert min(whole.x0, whole.y0) >= 0, whole
+            assert whole.x1 <= figure.bbox.x1, whole
+            assert whole.y1 <= figure.bbox.y1, whole
     for a, b in itertools.combinations(boxes, 2):
         shared = Bbox.intersection(a, b)
         assert shared is None or min(shared.width, shared.height) < 1, (a, b)
@@ -202,7 +214,8 @@ def test_the_rows_of_a_map_have_their_names() -> None:
     )
     first, second, _ = drawn_apart(view).axes
     assert tuple(label.get_text() for label in first.get_yticklabels()) == names
-    assert first.get_ylabel() == "operation" and not second.get_ylabel()
+    assert first.get_ylabel() == "operation"
+    assert not second.get_ylabel()
 
 
 # Vanishing gradients
@@ -219,7 +232,7 @@ def test_the_gradients_of_an_elman_network_are_products_of_jacobians(reads_from_
     """dL/dh_t = dL/dh_T J_T ... J_{t+1} with J_k = diag(1 - h_k^2) U, and dL/dh_T = 2 (y - target) w."""
     network, x_BTF, y_B = network_of("simple_rnn", units=5, reversed=reads_from_the_end), windows(), windows()[:, 0, 0]
     w = {name: value.detach().numpy() for name, value in network.named_parameters()}
-    W, U = (w[f"recurrent.onwards.0.fused.weight_{each}_l0"] for each in ("ih", "hh"))
+    W, U = (w[f"recurrent.onwards.0.fused.weight_{part}_l0"] for part in ("ih", "hh"))
     b = w["recurrent.onwards.0.fused.bias_ih_l0"]
     (out_w,), (out_b,) = w["output.0.weight"], w["output.0.bias"]
     norms = np.zeros(T)
@@ -272,17 +285,21 @@ def test_the_gradients_are_the_differences_of_the_loss(name: str, axes: dict[str
 
 def test_looking_at_gradients_leaves_the_network_as_it_was() -> None:
     network, x_BTF = network_of("lstm", units=4), windows()
-    assert isinstance(network, Recurrent) and isinstance(network.recurrent.onwards[-1], LSTM)
+    assert isinstance(network, Recurrent)
+    assert isinstance(network.recurrent.onwards[-1], LSTM)
     before_B = network(x_BTF)
     found_T = gradients_of(network, x_BTF, x_BTF[:, 0, 0], "mae")
-    assert found_T.isfinite().all() and torch.equal(network(x_BTF), before_B)
-    assert all(each.grad is None for each in network.parameters())
+    assert found_T.isfinite().all()
+    assert torch.equal(network(x_BTF), before_B)
+    assert all(weight.grad is None for weight in network.parameters())
 
 
 def test_networks_that_see_fewer_steps_are_drawn_from_the_last_one() -> None:
     view = build_gradient_view({"long": torch.arange(1.0, 6.0), "short": torch.tensor([3.0, 6.0])}, 64)
     assert view.values.tolist() == [[[1, 2, 3, 4, 5], [0, 0, 0, 3, 6]]]
-    assert view.x.first == -4 and view.names == ("long", "short") and "long 0.2; short 0.5" in view.caption
+    assert view.x.first == -4
+    assert view.names == ("long", "short")
+    assert "long 0.2; short 0.5" in view.caption
 
 
 # A real run
@@ -302,7 +319,7 @@ GRID: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def seen(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout with networks that have something to show."""
+    """A finished checkout with networks that have views."""
     made = checkout.make_checkout(
         tmp_path_factory.mktemp("seen") / "checkout", servers["mlflow_db"], PREFECT_API_URL=servers["api"]
     )
@@ -311,24 +328,26 @@ def seen(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> C
     return made
 
 
-def results(of: Checkout) -> Path:
-    return of.root / places.stage_folder("evaluate", "demo")
+def results(checkout: Checkout) -> Path:
+    return checkout.root / places.stage_folder("evaluate", "demo")
 
 
 def test_the_report_shows_the_networks(seen: Checkout) -> None:
     page = (results(seen) / "report.html").read_text()
     section = page[page.index("<h2>Inside the networks</h2>") : page.index("<h2>Data</h2>")]
-    assert "Vanishing gradients" in section and "Pictures that could not be drawn" not in section
+    assert "Vanishing gradients" in section
+    assert "Pictures that could not be drawn" not in section
     for title in ("Attention over the steps", "Receptive field", "Addressing of the memory", "Ponder steps"):
         assert f"<figcaption>{title}</figcaption>" in section
-    assert section.count("<details>") == 5 and section.count("Each row is a step that asks") == 1 + 3
+    assert section.count("<details>") == 5
+    assert section.count("Each row is a step that asks") == 1 + 3
     assert "-03-" in section or "2020-01-" in section, "the windows' targets"
     for name in ("simple_rnn", "gru ensemble"):
         assert f">{name}</text>" in section, "a line of the picture of gradients"
     assert "mathdefault" not in page
     identifiers = re.findall(r'\sid="([^"]*)"', page)
     assert len(identifiers) == len(set(identifiers))
-    assert all(each.startswith(("#", "data:")) for each in re.findall(r'(?:href|src)="([^"]*)"', page))
+    assert all(link.startswith(("#", "data:")) for link in re.findall(r'(?:href|src)="([^"]*)"', page))
 
 
 def test_the_pictures_are_files_beside_the_report_and_in_mlflow(seen: Checkout) -> None:
@@ -344,8 +363,9 @@ def test_the_pictures_are_files_beside_the_report_and_in_mlflow(seen: Checkout) 
     }
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in files)
     about = json.loads((folder / "pictures.json").read_text())
-    assert set(about["pictures"]) == files and len(about["windows"]) == 3
-    assert all(each["title"] and each["caption"] for each in about["pictures"].values())
+    assert set(about["pictures"]) == files
+    assert len(about["windows"]) == 3
+    assert all(picture["title"] and picture["caption"] for picture in about["pictures"].values())
     client, parent, trials = runs(seen)
     found = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "evaluation/inside")}
     assert "evaluation/inside/vanishing_gradients.png" in found
@@ -359,7 +379,7 @@ def test_the_pictures_are_files_beside_the_report_and_in_mlflow(seen: Checkout) 
 
 @pytest.fixture
 def inspect_again(seen: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], NetworkPictures]:
-    """Look again, in a copy of the checkout in which this process works."""
+    """A function that draws the networks again, in a copy of the checkout in which this process works."""
     copy = seen.copy(tmp_path / "copy")
     enter(copy.root, monkeypatch)
     evaluation = leaderboard.read_leaderboard(places.stage_folder("evaluate", "demo"))
@@ -368,9 +388,9 @@ def inspect_again(seen: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     trials = list_trials(load_settings(), "demo", windowed)
 
     def again() -> NetworkPictures:
-        inside = inspect_networks(evaluation, trials, places.stage_folder("normalize", "demo"), windowed)
-        write_results(evaluation, inside, Path("again"))
-        return inside
+        pictures = inspect_networks(evaluation, trials, places.stage_folder("normalize", "demo"), windowed)
+        write_results(evaluation, pictures, Path("again"))
+        return pictures
 
     return again
 
@@ -382,7 +402,7 @@ def test_the_same_networks_give_the_same_bytes(seen: Checkout, inspect_again: Ca
             assert (Path("again") / file.relative_to(results(seen))).read_bytes() == file.read_bytes(), file.name
 
 
-def test_what_cannot_be_shown_is_told_and_hides_nothing_else(
+def test_a_picture_that_cannot_be_drawn_is_reported_and_does_not_affect_the_others(
     inspect_again: Callable[[], NetworkPictures], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(self: Network, x_BTF: Tensor) -> list[View]:
@@ -391,21 +411,24 @@ def test_what_cannot_be_shown_is_told_and_hides_nothing_else(
     monkeypatch.setattr(REGISTRY["ntm"], "views", broken)
     pictures = inspect_again()
     ((subject, reason),) = pictures.failures
-    assert subject.startswith("ntm ") and reason == "RuntimeError: no <view>"
+    assert subject.startswith("ntm ")
+    assert reason == "RuntimeError: no <view>"
     assert f"{subject} cannot be drawn: {reason}" in caplog.text
     section = Path("again/report.html").read_text()
-    assert html.escape(reason) in section and section.count("<details>") == 4 + 1  # the raw files'
+    assert html.escape(reason) in section
+    assert section.count("<details>") == 4 + 1, "the last one is that of the raw files"
     assert {inspected.trial.configuration.architecture for inspected in pictures.trials} == {
         "attention",
         "tcn",
         "transformer",
         "act_rnn",
     }
-    assert not Path("again/inside/ntm").exists() and Path("again/inside/vanishing_gradients.png").exists()
+    assert not Path("again/inside/ntm").exists()
+    assert Path("again/inside/vanishing_gradients.png").exists()
 
 
 def test_without_pictures_there_is_no_section(seen: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is there all the same, and not empty: of DVC's outputs none must be."""
+    """The folder exists all the same and is not empty, as DVC requires of its outputs."""
     monkeypatch.chdir(seen.root)
     evaluation = leaderboard.read_leaderboard(results(seen))
     assert evaluation is not None

@@ -1,4 +1,4 @@
-"""`recast new`: what is made of a file that nobody here prepared, and what is said where nothing can be."""
+"""`recast new`: the problem that it proposes for any file, and its messages where it cannot propose one."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ START = datetime(2019, 11, 27)
 HOUR = timedelta(hours=1)
 
 
-def table(
+def make_csv(
     rows: int = 400,
     step: timedelta = HOUR,
     written: str = "%Y-%m-%d %H:%M:%S",
@@ -41,35 +41,37 @@ def table(
     return "\n".join(lines) + "\n"
 
 
-def proposed(folder: Path, text: str | bytes, name: str = "river.csv", **keys: Any) -> Proposal:
+def propose_for(folder: Path, text: str | bytes, name: str = "river.csv", **keys: Any) -> Proposal:
     file = folder / name
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     return propose_problem(str(file), **keys)
 
 
-def refused(folder: Path, text: str | bytes, **keys: Any) -> str:
+def get_refusal(folder: Path, text: str | bytes, **keys: Any) -> str:
     with pytest.raises(RecastError) as raised:
-        proposed(folder, text, **keys)
+        propose_for(folder, text, **keys)
     return str(raised.value)
 
 
 def test_a_plain_file_wants_no_more_than_its_path(tmp_path: Path) -> None:
-    found = proposed(tmp_path, table())
-    assert found.name == "river"
-    assert found.section["source"] == {"kind": "table", "path": str(tmp_path / "river.csv"), "time": "when"}
-    assert found.section["table"]["features"] == ["level", "flow"]
-    assert found.section["table"]["target"] == "level"
-    assert found.section["window"] == {"lookback": "30h", "step": "1h", "delay": "6h"}, "more is not there to test"
-    assert found.windows["test"] == 60 - 30 - 6 + 1
-    assert any("Is 'level' the column to forecast? It could also be flow" in question for question in found.questions)
-    assert any("What unit" in question for question in found.questions)
+    proposal = propose_for(tmp_path, make_csv())
+    assert proposal.name == "river"
+    assert proposal.section["source"] == {"kind": "table", "path": str(tmp_path / "river.csv"), "time": "when"}
+    assert proposal.section["table"]["features"] == ["level", "flow"]
+    assert proposal.section["table"]["target"] == "level"
+    assert proposal.section["window"] == {"lookback": "30h", "step": "1h", "delay": "6h"}, "more is not there to test"
+    assert proposal.windows["test"] == 60 - 30 - 6 + 1
+    assert any(
+        "Is 'level' the column to forecast? It could also be flow" in question for question in proposal.questions
+    )
+    assert any("What unit" in question for question in proposal.questions)
 
 
 def test_what_is_said_is_not_asked(tmp_path: Path) -> None:
-    found = proposed(tmp_path, table(), target="flow", unit="m³/s", name="river.csv")
-    assert found.section["table"]["target"] == "flow"
-    assert found.section["table"]["unit"] == "m³/s"
-    assert not any("unit" in question or "forecast? It" in question for question in found.questions)
+    proposal = propose_for(tmp_path, make_csv(), target="flow", unit="m³/s", name="river.csv")
+    assert proposal.section["table"]["target"] == "flow"
+    assert proposal.section["table"]["unit"] == "m³/s"
+    assert not any("unit" in question or "forecast? It" in question for question in proposal.questions)
 
 
 WRITTEN = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y/%m/%d %H:%M", "%Y%m%d%H%M", "epoch s", "epoch ms"]
@@ -112,8 +114,8 @@ def test_the_table_that_was_written_is_the_table_that_is_read(
         lines.append(separator.join([written, f"Ort{group}", *(cell.replace(".", decimal) for cell in cells)]))
         expected.append((f"Ort{group}" if dialect["groups"] > 1 else "all", moment, round(height, 3), flow))
 
-    found = proposed(folder, ("\n".join(lines) + "\n").encode(dialect["encoding"]), "pegel.csv")
-    problem = Problem.model_validate(found.section)
+    proposal = propose_for(folder, ("\n".join(lines) + "\n").encode(dialect["encoding"]), "pegel.csv")
+    problem = Problem.model_validate(proposal.section)
     (folder / "raw" / "pegel").mkdir(parents=True)
     problem.source.fetch(folder / "raw" / "pegel", lambda come, total: None, 1)
     ingest(problem, folder / "raw" / "pegel", folder / "ingest" / "pegel")
@@ -131,18 +133,20 @@ def test_day_and_month_are_told_by_what_makes_the_steps_regular(tmp_path: Path, 
     lines = ["d,x"]
     for i in range(40):
         lines.append(f"{(datetime(2021, 2, 1) + i * timedelta(days=1)).strftime(written)},{i % 7}")
-    few = inspect_file(_file(tmp_path, "\n".join(lines[:13]) + "\n"))
+    few = inspect_file(write_csv(tmp_path, "\n".join(lines[:13]) + "\n"))
     assert few.source["time_format"] == written, rival
-    assert proposed(tmp_path, "\n".join(lines) + "\n").section["source"]["time_format"] == written
+    assert propose_for(tmp_path, "\n".join(lines) + "\n").section["source"]["time_format"] == written
 
 
 def test_what_reads_either_way_is_asked(tmp_path: Path) -> None:
     days = [(1, 1), (2, 2), (3, 3), (4, 5), (5, 4)]
-    found = inspect_file(_file(tmp_path, "d,x\n" + "".join(f"{a:02d}/{b:02d}/2021,{a + b * b}\n" for a, b in days)))
-    assert any("'d' written as" in question for question in found.questions), found.questions
+    inspection = inspect_file(
+        write_csv(tmp_path, "d,x\n" + "".join(f"{a:02d}/{b:02d}/2021,{a + b * b}\n" for a, b in days))
+    )
+    assert any("'d' written as" in question for question in inspection.questions), inspection.questions
 
 
-def _file(folder: Path, text: str) -> str:
+def write_csv(folder: Path, text: str) -> str:
     (folder / "some.csv").write_text(text, encoding="utf-8")
     return str(folder / "some.csv")
 
@@ -150,8 +154,8 @@ def _file(folder: Path, text: str) -> str:
 def test_columns_that_say_nothing_are_left_out_and_why(tmp_path: Path) -> None:
     lines = ["row,t,station,x,always"]
     lines += [f"{i},2021-01-01T{i:02d}:00:00,north,{i % 5},7" for i in range(24)]
-    found = inspect_file(_file(tmp_path, "\n".join(lines) + "\n"))
-    assert {column.name: column.role for column in found.columns} == {
+    inspection = inspect_file(write_csv(tmp_path, "\n".join(lines) + "\n"))
+    assert {column.name: column.role for column in inspection.columns} == {
         "row": "not used: counts the rows",
         "t": "time",
         "station": "not used: text",
@@ -165,7 +169,7 @@ def test_a_date_and_a_clock_are_one_time(tmp_path: Path) -> None:
         f"{moment:%d/%m/%Y};{moment:%H:%M:%S};{moment.hour % 5 + 0.5}"
         for moment in (START + i * HOUR for i in range(300))
     ]
-    source = proposed(tmp_path, "\n".join(lines) + "\n").section["source"]
+    source = propose_for(tmp_path, "\n".join(lines) + "\n").section["source"]
     assert source["time"] == ["Date", "Time"]
     assert source["time_format"] == "%d/%m/%Y %H:%M:%S"
 
@@ -173,9 +177,9 @@ def test_a_date_and_a_clock_are_one_time(tmp_path: Path) -> None:
 def test_a_number_that_could_be_a_time_is_none_unless_it_is_called_so(tmp_path: Path) -> None:
     text = "id,x\n" + "".join(f"{1_600_000_000 + 3600 * i},{i % 7}\n" for i in range(50))
     with pytest.raises(RecastError, match=r"no column holds times .* the columns are id, x"):
-        inspect_file(_file(tmp_path, text))
-    found = inspect_file(_file(tmp_path, text), time=["id"])
-    assert found.source["time_format"] == "epoch s"
+        inspect_file(write_csv(tmp_path, text))
+    inspection = inspect_file(write_csv(tmp_path, text), time=["id"])
+    assert inspection.source["time_format"] == "epoch s"
 
 
 @pytest.mark.parametrize(
@@ -191,21 +195,21 @@ def test_a_number_that_could_be_a_time_is_none_unless_it_is_called_so(tmp_path: 
 def test_windows_are_as_long_as_is_usual_for_the_cadence(
     tmp_path: Path, step: timedelta, window: dict[str, str]
 ) -> None:
-    found = proposed(tmp_path, table(12_000 if step < HOUR else 1200, step))
-    assert found.section["window"] == window
+    proposal = propose_for(tmp_path, make_csv(12_000 if step < HOUR else 1200, step))
+    assert proposal.section["window"] == window
 
 
 def test_gaps_make_windows_shorter(tmp_path: Path) -> None:
     """As of a stock exchange: no row on Saturdays and Sundays."""
     days = [datetime(2015, 1, 1) + i * timedelta(days=1) for i in range(1500)]
     text = "date,price\n" + "".join(f"{day:%Y-%m-%d},{i % 17}\n" for i, day in enumerate(days) if day.weekday() < 5)
-    found = proposed(tmp_path, text)
-    assert found.section["window"] == {"lookback": "3d", "step": "1d", "delay": "1d"}
-    assert min(found.windows.values()) > 30
+    proposal = propose_for(tmp_path, text)
+    assert proposal.section["window"] == {"lookback": "3d", "step": "1d", "delay": "1d"}
+    assert min(proposal.windows.values()) > 30
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "the file is empty"),
         ("t,x\n", "no row after the header"),
@@ -218,15 +222,15 @@ def test_gaps_make_windows_shorter(tmp_path: Path) -> None:
         ("date,clock,x\n" + "".join(f"2021-01-01,{h:02d}:00,{h}\n" for h in range(1, 25)), "24:00 is not a time"),
     ],
 )
-def test_what_is_no_table_of_a_problem_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    assert re.search(said, refused(tmp_path, text)), refused(tmp_path, text)
+def test_what_is_no_table_of_a_problem_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    assert re.search(message, get_refusal(tmp_path, text)), get_refusal(tmp_path, text)
 
 
-HOURS = table(rows=100).splitlines()
+HOURS = make_csv(rows=100).splitlines()
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "pattern"),
     [
         ([*HOURS[:50], "yesterday,1,2", *HOURS[50:]], "river.csv, line 51: column 'when' holds 'yesterday', and most"),
         ([*HOURS, "Total,17,2"], "river.csv, line 102: column 'when' holds 'Total'"),
@@ -248,51 +252,51 @@ HOURS = table(rows=100).splitlines()
         ([HOURS[0], HOURS[1], HOURS[1].replace("0.000", "0.1")], "river: too few rows"),
     ],
 )
-def test_what_is_wrong_in_a_table_is_named_by_its_place(tmp_path: Path, lines: list[str], said: str) -> None:
-    message = refused(tmp_path, "\n".join(lines) + "\n")
-    assert re.search(said, message), message
+def test_what_is_wrong_in_a_table_is_named_by_its_place(tmp_path: Path, lines: list[str], pattern: str) -> None:
+    message = get_refusal(tmp_path, "\n".join(lines) + "\n")
+    assert re.search(pattern, message), message
     assert not re.search(r"tmp\w+/raw", message), "the user's file, not the copy that was tried"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (table().replace("\n", "\r").encode(), "its lines end with a carriage return alone"),
+        (make_csv().replace("\n", "\r").encode(), "its lines end with a carriage return alone"),
         (b"PK\x03\x04" + bytes(range(256)), "a spreadsheet or a zip archive"),
     ],
 )
-def test_what_is_no_text_with_lines_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
-    assert said in refused(tmp_path, content)
+def test_what_is_no_text_with_lines_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    assert message in get_refusal(tmp_path, content)
 
 
 def test_lines_with_nothing_on_them_are_no_rows(tmp_path: Path) -> None:
-    found = proposed(tmp_path, table().replace("\n2019-12", "\n\n2019-12", 1) + ",,\n,,\n\n")
-    assert found.quality.rows_read == 400
+    proposal = propose_for(tmp_path, make_csv().replace("\n2019-12", "\n\n2019-12", 1) + ",,\n,,\n\n")
+    assert proposal.quality.rows_read == 400
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf_16_is_known_without_its_mark(tmp_path: Path, encoding: str) -> None:
-    assert proposed(tmp_path, table().encode(encoding)).section["source"]["encoding"] == encoding
+    assert propose_for(tmp_path, make_csv().encode(encoding)).section["source"]["encoding"] == encoding
 
 
 def test_a_header_is_found_below_lines_of_as_many_cells(tmp_path: Path) -> None:
     """As spreadsheets write them."""
-    source = proposed(tmp_path, "Gauge,,\nHeight,3.5,m\n,,\n" + table()).section["source"]
+    source = propose_for(tmp_path, "Gauge,,\nHeight,3.5,m\n,,\n" + make_csv()).section["source"]
     assert source["skip_lines"] == 3
     assert source["time"] == "when"
 
 
 def test_spaces_may_stand_between_the_columns(tmp_path: Path) -> None:
-    text = table(written="%Y-%m-%dT%H:%M", header="when  level flow", separator="   ").replace("\n2019", "\n 2019")
-    found = proposed(tmp_path, text)
-    assert found.section["source"] == {
+    text = make_csv(written="%Y-%m-%dT%H:%M", header="when  level flow", separator="   ").replace("\n2019", "\n 2019")
+    proposal = propose_for(tmp_path, text)
+    assert proposal.section["source"] == {
         "kind": "table",
         "path": str(tmp_path / "river.csv"),
         "time": "when",
         "separator": " ",
     }
-    assert found.quality.rows_read == 400
-    message = refused(tmp_path, text.replace(" 18.0", " 18.0 9", 1))
+    assert proposal.quality.rows_read == 400
+    message = get_refusal(tmp_path, text.replace(" 18.0", " 18.0 9", 1))
     assert "river.csv, line 14: there are 4 cells, and the header has 3" in message
 
 
@@ -308,11 +312,11 @@ def test_spaces_may_stand_between_the_columns(tmp_path: Path) -> None:
 def test_a_time_may_be_spread_over_columns(tmp_path: Path, header: str, written: str, time: str | list[str]) -> None:
     moments = [START + i * HOUR for i in range(200)]
     lines = [f"{moment.strftime(written).format(moment, i)},{i % 7}" for i, moment in enumerate(moments)]
-    found = proposed(tmp_path, "\n".join([header, *lines]) + "\n")
-    assert found.section["source"]["time"] == time
-    assert found.section["table"]["features"] == ["x"]
-    assert found.quality.series["all"].first == str(START)
-    assert found.quality.series["all"].gaps == 0
+    proposal = propose_for(tmp_path, "\n".join([header, *lines]) + "\n")
+    assert proposal.section["source"]["time"] == time
+    assert proposal.section["table"]["features"] == ["x"]
+    assert proposal.quality.series["all"].first == str(START)
+    assert proposal.quality.series["all"].gaps == 0
 
 
 @pytest.mark.parametrize(
@@ -329,21 +333,21 @@ def test_numbers_with_thousands_set_apart_are_not_misread(tmp_path: Path, separa
     for i in range(100):
         big = cell.format(1000 + 31 * i).replace("_", ".")
         lines.append(separator.join([str(START + i * HOUR), big, f"{i % 7}{decimal}25"]))
-    found = inspect_file(_file(tmp_path, "\n".join(lines) + "\n"))
-    assert {column.name: column.role for column in found.columns} == {"t": "time", "x": role, "y": "number"}
+    inspection = inspect_file(write_csv(tmp_path, "\n".join(lines) + "\n"))
+    assert {column.name: column.role for column in inspection.columns} == {"t": "time", "x": role, "y": "number"}
 
 
 def test_decimal_commas_that_could_set_thousands_apart_are_asked(tmp_path: Path) -> None:
     lines = [f"{START + i * HOUR};{i % 7 + 1},{i % 5}25" for i in range(100)]
-    found = inspect_file(_file(tmp_path, "\n".join(["t;x", *lines]) + "\n"))
-    assert found.source["decimal"] == ","
-    assert any("Is the comma in 1,025 a decimal comma?" in question for question in found.questions)
+    inspection = inspect_file(write_csv(tmp_path, "\n".join(["t;x", *lines]) + "\n"))
+    assert inspection.source["decimal"] == ","
+    assert any("Is the comma in 1,025 a decimal comma?" in question for question in inspection.questions)
 
 
 def test_a_text_that_is_taken_for_a_missing_value_is_asked(tmp_path: Path) -> None:
-    found = proposed(tmp_path, table().replace(",0.000,", ",0.0.0,", 1))
+    proposal = propose_for(tmp_path, make_csv().replace(",0.000,", ",0.0.0,", 1))
     assert any(
-        "Does '0.0.0' stand for a missing value? (source.null_values)" in question for question in found.questions
+        "Does '0.0.0' stand for a missing value? (source.null_values)" in question for question in proposal.questions
     )
 
 
@@ -352,16 +356,18 @@ def test_columns_that_are_mostly_empty_or_parts_of_the_time_are_left_out(tmp_pat
     moments = [START + i * HOUR for i in range(400)]
     lines += [f"{moment},{moment.month},{'' if i % 5 else i % 7},,{i % 13}" for i, moment in enumerate(moments)]
     text = "\n".join(lines) + "\n"
-    found = proposed(tmp_path, text)
-    assert [column.role for column in found.inspection.columns] == [
+    proposal = propose_for(tmp_path, text)
+    assert [column.role for column in proposal.inspection.columns] == [
         "time",
         "not used: a part of the time",
         "not used: has no value in 80% of the rows",
         "not used: empty",
         "number",
     ]
-    assert found.section["table"]["target"] == "x"
-    assert inspect_file(_file(tmp_path, text), target="gust").numbers == ["gust", "x"], "unless it is what is wanted"
+    assert proposal.section["table"]["target"] == "x"
+    assert inspect_file(write_csv(tmp_path, text), target="gust").numbers == ["gust", "x"], (
+        "unless it is what is wanted"
+    )
 
 
 def test_local_times_with_a_clock_set_back_want_their_zone(tmp_path: Path) -> None:
@@ -370,20 +376,21 @@ def test_local_times_with_a_clock_set_back_want_their_zone(tmp_path: Path) -> No
         f"{moment.astimezone(ZoneInfo('Europe/Berlin')):%d.%m.%Y %H:%M},{i % 7}\n" for i, moment in enumerate(moments)
     )
     assert any(
-        "or a clock may have been set back (--time-zone)" in question for question in proposed(tmp_path, text).questions
+        "or a clock may have been set back (--time-zone)" in question
+        for question in propose_for(tmp_path, text).questions
     )
-    found = proposed(tmp_path, text, time_zone="Europe/Berlin")
-    assert found.section["source"]["repeated_hour"] == "in order"
-    assert found.quality.series["all"].gaps == 0
-    assert found.quality.rows_kept == 400
-    assert "--time-zone 'Berlin': " in refused(tmp_path, text, time_zone="Berlin")
+    proposal = propose_for(tmp_path, text, time_zone="Europe/Berlin")
+    assert proposal.section["source"]["repeated_hour"] == "in order"
+    assert proposal.quality.series["all"].gaps == 0
+    assert proposal.quality.rows_kept == 400
+    assert "--time-zone 'Berlin': " in get_refusal(tmp_path, text, time_zone="Berlin")
     spring = text.replace(".10.2020", ".03.2020").replace(".11.2020", ".04.2020")
-    assert "does not exist in Europe/Berlin" in refused(tmp_path, spring, time_zone="Europe/Berlin")
+    assert "does not exist in Europe/Berlin" in get_refusal(tmp_path, spring, time_zone="Europe/Berlin")
 
 
 def test_a_folder_may_hold_names_in_capitals_and_must_hold_one_kind_of_table(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    lines = table().splitlines(keepends=True)
+    lines = make_csv().splitlines(keepends=True)
     (tmp_path / "a" / "ONE.CSV").write_text("".join(lines[:200]))
     (tmp_path / "a" / "TWO.CSV").write_text("".join([lines[0], *lines[200:]]))
     assert propose_problem(str(tmp_path / "a")).quality.rows_read == 400
@@ -396,13 +403,15 @@ def test_a_folder_may_hold_names_in_capitals_and_must_hold_one_kind_of_table(tmp
 
 def test_months_are_refused_for_they_differ_in_length(tmp_path: Path) -> None:
     text = "month,x\n" + "".join(f"{2000 + i // 12}-{i % 12 + 1:02d}-01,{i % 7}\n" for i in range(120))
-    assert "most often every 31d, but" in refused(tmp_path, text)
-    assert "months differ in length" in refused(tmp_path, text)
+    assert "most often every 31d, but" in get_refusal(tmp_path, text)
+    assert "months differ in length" in get_refusal(tmp_path, text)
 
 
 def test_a_wrong_option_lists_the_right_ones(tmp_path: Path) -> None:
-    assert "the columns of numbers are level, flow" in refused(tmp_path, table(), target="lvl")
-    assert "there is no column 'at'; the columns are when, level, flow" in refused(tmp_path, table(), time=["at"])
+    assert "the columns of numbers are level, flow" in get_refusal(tmp_path, make_csv(), target="lvl")
+    assert "there is no column 'at'; the columns are when, level, flow" in get_refusal(
+        tmp_path, make_csv(), time=["at"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -414,7 +423,7 @@ def test_a_unit_stands_in_brackets_after_the_name(name: str, unit: str | None) -
 
 
 def test_from_a_file_to_a_leaderboard(fresh: Checkout) -> None:
-    fresh.file("river.csv").write_text(table(), encoding="utf-8")
+    fresh.file("river.csv").write_text(make_csv(), encoding="utf-8")
     before = fresh.file("params.yaml").read_text()
     printed = fresh.recast("new", "river.csv", "--dry-run")
     assert "Assumed: 6h from 30h" in printed
@@ -437,18 +446,18 @@ def test_from_a_file_to_a_leaderboard(fresh: Checkout) -> None:
 
 def test_lines_that_are_comments_are_no_rows(tmp_path: Path) -> None:
     """As below the header of a logger's file: units, and who made it. Places are counted as an editor counts them."""
-    header, *rows = table().splitlines()
+    header, *rows = make_csv().splitlines()
     text = "\n".join([header, "#,m,m³/s", "# by the waterworks, after calibration", *rows]) + "\n"
-    found = proposed(tmp_path, text)
-    assert found.section["source"]["comment"] == "#"
-    assert found.quality.rows_read == 400
-    message = refused(tmp_path, text.replace(",18.0", ",inf", 1))
+    proposal = propose_for(tmp_path, text)
+    assert proposal.section["source"]["comment"] == "#"
+    assert proposal.quality.rows_read == 400
+    message = get_refusal(tmp_path, text.replace(",18.0", ",inf", 1))
     assert "river.csv, line 16: column 'flow' holds 'inf'" in message
 
 
 def test_names_that_begin_like_comments_are_none(tmp_path: Path) -> None:
     lines = ["well,when,level"]
     lines += [f"#{i % 2},{START + i // 2 * HOUR},{math.sin(i / 7):.3f}" for i in range(600)]
-    found = proposed(tmp_path, "\n".join(lines) + "\n")
-    assert found.section["source"]["series"] == "well"
-    assert "comment" not in found.section["source"]
+    proposal = propose_for(tmp_path, "\n".join(lines) + "\n")
+    assert proposal.section["source"]["series"] == "well"
+    assert "comment" not in proposal.section["source"]

@@ -1,4 +1,4 @@
-"""What MLflow holds after a run: enough to compare, to reproduce and to serve; and made again from what DVC tracks."""
+"""MLflow's store after a run: enough to compare, to reproduce and to serve; and written again from what DVC tracks."""
 
 import json
 import logging
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,17 @@ from project.git import describe_commit
 from project.lock import hold_pipeline_lock
 from project.retry import retry_while_unreachable
 from project.settings.loading import load_settings
+from project.source_code import PACKAGES
 from stages.evaluation import leaderboard
 from stages.tables.table import Table
 from stages.tables.windows import TableWindows
+from stages.tracking import packaging, trial_run
 from stages.tracking import store as tracking
-from stages.tracking import trial_run
 from stages.tracking.evaluation import log_evaluation
-from stages.tracking.packaging import store_best_models
+from stages.tracking.packaging import CONTENT_TAG, store_best_models
 from stages.tracking.rebuild import rebuild
 from stages.tracking.runs import RunContext, end_pipeline_run, open_pipeline_run
+from stages.tracking.served_model import hash_content
 from stages.tracking.store import TrackingError
 from stages.tracking.trial_run import TrialRun
 from stages.training import history, table_batches
@@ -46,7 +49,8 @@ from stages.training.expansion import list_trials
 from stages.training.networks import load_network
 from stages.training.trials import Trial, add_run_notes, read_run_notes, read_trial, trial_folder
 from tests.support.checkout import ROOT, Checkout
-from tests.support.nodes import free_port, listens, wait_until
+from tests.support.nodes import free_port, listens
+from tests.support.waiting import wait_until
 
 
 def runs(checkout: Checkout) -> tuple[MlflowClient, Run, dict[str, Run]]:
@@ -95,7 +99,8 @@ def test_parameters_are_flat_and_metrics_come_by_epoch_in_both_units(finished: C
     assert run.data.metrics["best_mae"] == pytest.approx(min(m.value for m in real))
     assert any(name.startswith("system/") for name in run.data.metrics)
     assert run.data.metrics["test_mae"] > 0
-    assert 0.5 < run.data.metrics["coverage_of_0.8"] <= 1 and run.data.metrics["width_of_0.8"] > 0
+    assert 0.5 < run.data.metrics["coverage_of_0.8"] <= 1
+    assert run.data.metrics["width_of_0.8"] > 0
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"trial.json", "history.json", "weights.safetensors", "learning_curve.png", "params.yaml"} <= artifacts
 
@@ -166,7 +171,8 @@ def test_what_could_not_be_logged_is_logged_by_the_next_run(finished: Checkout, 
     checkout.run(sys.executable, "-m", "flows.train", "demo")
     client, _, _ = runs(checkout)
     noted = json.loads(checkout.file(f"trials/demo/{key}/run.json").read_text())
-    assert noted["logged"] and client.get_run(noted["mlflow_run_id"]).info.status == "FINISHED"
+    assert noted["logged"]
+    assert client.get_run(noted["mlflow_run_id"]).info.status == "FINISHED"
 
 
 @pytest.fixture
@@ -273,7 +279,8 @@ def test_wherever_a_kill_comes_one_whole_run_is_left(
 
     write(resumed=False)
     undisturbed = left()
-    assert len(undisturbed) == 2 and all(params for _, params, *_ in undisturbed)
+    assert len(undisturbed) == 2
+    assert all(params for _, params, *_ in undisturbed)
     kills = 0
     while True:
         with monkeypatch.context() as patch:
@@ -318,7 +325,7 @@ def test_a_lost_note_gives_no_second_run(ended: list[Trial]) -> None:
     assert len(in_store()) == 5
 
 
-def test_evaluating_over_an_empty_store_leaves_no_run_open_and_tells_nothing_of_today(
+def test_evaluating_over_an_empty_store_leaves_no_run_open_and_logs_nothing_of_today(
     finished: Checkout, servers: dict[str, Any], tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "evaluated")
@@ -331,7 +338,8 @@ def test_evaluating_over_an_empty_store_leaves_no_run_open_and_tells_nothing_of_
         file.unlink()
     checkout.run(sys.executable, "-m", "stages.evaluate", "demo")
     _, parent, trials = runs(checkout)
-    assert len(trials) == 5 and {run.info.status for run in [parent, *trials.values()]} == {"FINISHED"}
+    assert len(trials) == 5
+    assert {run.info.status for run in [parent, *trials.values()]} == {"FINISHED"}
     assert parent.data.metrics["failed_trials"] == 0
     assert "mlflow.source.git.commit" not in parent.data.tags
     for run in trials.values():
@@ -340,7 +348,7 @@ def test_evaluating_over_an_empty_store_leaves_no_run_open_and_tells_nothing_of_
         assert run.data.metrics["best_mae"] > 0
 
 
-def test_a_run_written_afterwards_tells_what_was_noted_when_it_was_trained(ended: list[Trial]) -> None:
+def test_a_run_written_afterwards_has_what_was_noted_when_it_was_trained(ended: list[Trial]) -> None:
     add_run_notes(trial_folder(ended[0]), device="cuda:3", commit="0123-dirty", seconds=7.0)
     trial_run.log_missing_runs(opened(ended), ended)
     tags = run_of(ended[0]).data.tags
@@ -349,36 +357,36 @@ def test_a_run_written_afterwards_tells_what_was_noted_when_it_was_trained(ended
     assert "recast.prefect_run" not in tags
 
 
-def test_the_commit_is_told_with_what_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_is_described_with_what_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> str:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
         return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
-    def told() -> str:
+    def described() -> str:
         describe_commit.cache_clear()
         return describe_commit()
 
     monkeypatch.chdir(tmp_path)
     # A repository around the folder of the tests is none of theirs.
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert told() == "", "no repository"
+    assert described() == "", "no repository"
     git("init", "--quiet")
-    assert told() == "", "no commit"
+    assert described() == "", "no commit"
     for name in ("code.py", "dvc.lock"):
         Path(name).write_text("first")
     git("add", "--all")
     git("commit", "--quiet", "--message", "first")
-    assert told() == git("rev-parse", "HEAD")
+    assert described() == git("rev-parse", "HEAD")
     Path("new.py").write_text("not tracked")
     Path("dvc.lock").write_text("written by the pipeline")
     Path("code.py").touch()
-    assert told() == git("rev-parse", "HEAD")
+    assert described() == git("rev-parse", "HEAD")
     Path("code.py").write_text("second")
-    assert told() == git("rev-parse", "HEAD") + "-dirty"
+    assert described() == git("rev-parse", "HEAD") + "-dirty"
     git("add", "code.py")
-    assert told() == git("rev-parse", "HEAD") + "-dirty"
+    assert described() == git("rev-parse", "HEAD") + "-dirty"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert told() == "", "no git"
+    assert described() == "", "no git"
     describe_commit.cache_clear()
 
 
@@ -408,11 +416,13 @@ def test_a_trial_that_is_tried_again_is_logged_again(ended: list[Trial]) -> None
     context = opened([gru])
     failed = read_trial(gru) | {"status": "failed", "reason": "out of memory", "validation": {}, "best_epoch": 0}
     TrialRun(context, folder, failed, "cpu").finish(failed, [], 1.0)
-    assert run_of(gru).data.tags["recast.reason"] == "out of memory" and run_of(gru).info.status == "FAILED"
+    assert run_of(gru).data.tags["recast.reason"] == "out of memory"
+    assert run_of(gru).info.status == "FAILED"
     TrialRun(context, folder, read_trial(gru), "cpu")
     # As when MLflow goes away now: what the first try logged is not the trial's result.
     assert trial_run.log_missing_runs(context, [gru]) == 1
-    assert "recast.reason" not in run_of(gru).data.tags and run_of(gru).info.status == "FINISHED"
+    assert "recast.reason" not in run_of(gru).data.tags
+    assert run_of(gru).info.status == "FINISHED"
     assert len(in_store()) == 1
 
 
@@ -441,9 +451,9 @@ def test_packaging_leaves_the_imports_of_the_process_and_the_times_of_the_runs_a
     assert len(first) == 3
     assert store_best_models(evaluation, ended) == []
     (run,) = (run for run in in_store() if run.data.tags.get("recast.model") == first[0])
-    tracking.get_client().delete_tag(run.info.run_id, "recast.model.form")
+    tracking.get_client().delete_tag(run.info.run_id, CONTENT_TAG)
     (again,) = store_best_models(evaluation, ended)
-    assert again != first[0], "a model of an earlier form is stored again"
+    assert again != first[0], "a model without a hash of its content is stored again"
     interval = next(row.intervals[0] for row in evaluation.rows if row.intervals)
     levels = [replace(interval, level=0.5)]
     other = replace(evaluation, rows=[replace(row, intervals=levels) for row in evaluation.rows])
@@ -453,6 +463,30 @@ def test_packaging_leaves_the_imports_of_the_process_and_the_times_of_the_runs_a
     assert {name: module for name, module in sys.modules.items() if name in modules} == modules
     assert {run.info.run_id: run.info.end_time for run in in_store()} == times
     assert {run.info.status for run in in_store() + in_store(kind="pipeline")} == {"FINISHED"}
+
+
+def test_a_model_is_stored_again_without_training_when_the_code_that_it_runs_changes(
+    ended: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = opened(ended, newest=True)
+    trial_run.log_missing_runs(context, ended)
+    evaluation = leaderboard.read_leaderboard(paths.stage_folder("evaluate", "demo"))
+    assert evaluation is not None
+    log_evaluation(context, evaluation, ended, paths.stage_folder("evaluate", "demo"))
+    first = store_best_models(evaluation, ended)
+    files = {file: file.stat().st_mtime_ns for file in Path("trials").rglob("*") if file.is_file()}
+    changed = tmp_path / "changed"
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, changed / package, ignore=shutil.ignore_patterns("__pycache__"))
+    file = changed / "forecasting/filling.py"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(f"{text}\n\nLIMIT = 1\n", encoding="utf-8")
+    monkeypatch.setattr(packaging, "hash_content", partial(hash_content, root=changed))
+    again = store_best_models(evaluation, ended)
+    assert len(again) == len(first) == 3
+    assert not set(again) & set(first)
+    assert store_best_models(evaluation, ended) == []
+    assert {file: file.stat().st_mtime_ns for file in Path("trials").rglob("*") if file.is_file()} == files
 
 
 def test_artifacts_that_cannot_be_stored_are_reported_as_any_other_failure_of_mlflow(ended: list[Trial]) -> None:
@@ -508,7 +542,7 @@ def server_with_users(folder: Path, empty: Path) -> Iterator[str]:
         process.wait(60)
 
 
-def test_what_a_user_may_not_do_is_told_at_once_with_the_mend(
+def test_what_a_user_may_not_do_is_reported_at_once_with_the_fix(
     ended: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def become(name: str, password: str) -> None:
@@ -537,7 +571,7 @@ def test_what_a_user_may_not_do_is_told_at_once_with_the_mend(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
-def test_a_full_disk_is_not_told_as_a_failure_of_mlflow() -> None:
+def test_a_full_disk_is_not_reported_as_a_failure_of_mlflow() -> None:
     with (
         pytest.raises(OSError, match="No space left"),
         tracking.translate_errors(),
@@ -547,7 +581,7 @@ def test_a_full_disk_is_not_told_as_a_failure_of_mlflow() -> None:
 
 
 @pytest.mark.parametrize(("refusal", "calls"), [("TEMPORARILY_UNAVAILABLE", 2), ("PERMISSION_DENIED", 1)])
-def test_a_server_is_asked_again_unless_it_will_refuse_for_good(
+def test_a_server_is_tried_again_unless_its_refusal_is_lasting(
     refusal: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

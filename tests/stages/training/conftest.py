@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from architectures import WindowShape
+from architectures import Network, WindowShape
 from problems.problem import Problem
 from project.settings.sections import TrainSettings
 from stages.normalize import normalize
 from stages.tables.windows import TableWindows
 from stages.training import table_batches
+from stages.training.batches import SplitData
+from stages.training.scoring import answer_windows
 from stages.training.table_batches import TableBatches
 from stages.window import window
 
@@ -39,7 +41,7 @@ class Prepared:
 def prepared(
     tmp_path_factory: pytest.TempPathFactory, make_problem: Callable[..., Problem], write_ingested: Any
 ) -> Prepared:
-    """400 hours with a day's course, and noise that no network can learn."""
+    """400 hours with a daily course, and noise that no network can learn."""
     folder = tmp_path_factory.mktemp("prepared")
     hours = np.arange(400)[:, None]
     noise = np.random.default_rng(0).normal(0, 1, (400, 3))
@@ -50,3 +52,8 @@ def prepared(
     return Prepared(
         folder, windowing, table_batches.read_table_batches(folder / "normalize", folder / "window", windowing, CPU)
     )
+
+
+def answer_all(network: Network, data: SplitData) -> torch.Tensor:
+    """The answers (N, S, O) to every window in order, normalised."""
+    return torch.cat([y_BSO for y_BSO, _ in answer_windows(network, data)])

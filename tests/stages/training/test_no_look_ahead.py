@@ -1,4 +1,4 @@
-"""Nothing that lies after a window's last input reaches its forecast, and nothing but training rows the scaling."""
+"""Nothing after a window's last input reaches its forecast, and only training rows decide the scaling."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,26 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from architectures import REGISTRY, Network
+from architectures import REGISTRY
 from problems.problem import Problem
 from project.settings.sections import TrainSettings
 from stages.normalize import normalize
 from stages.tables.table import Table, read_values
 from stages.tables.windows import read_ranges
 from stages.training import table_batches
-from stages.training.batches import SplitData
 from stages.training.checkpoint import TrainingState
 from stages.training.fit import fit, initialize_network
 from stages.training.objectives import choose_objective
-from stages.training.scoring import answer_windows
 from stages.window import window
+from tests.stages.training.conftest import CPU, answer_all
 
 ROWS, TRAIN, VALIDATION = 320, 160, 240
 LOOKBACK, STEP, DELAY = 24, 2, 6
-CPU = torch.device("cpu")
 
 
-class Data:
+class PreparedSeries:
     """The stages up to `window` on one series of hourly rows."""
 
     def __init__(self, raw: np.ndarray, folder: Path, make_problem: Callable[..., Problem], write: Any) -> None:
@@ -52,11 +50,6 @@ class Data:
         return table_batches.TableBatches(torch.from_numpy(table), None, rows_K2, self.windowing, CPU)
 
 
-def answer_all(network: Network, data: SplitData) -> torch.Tensor:
-    """The answers (N, S, O) to every window in order, normalised."""
-    return torch.cat([y_BSO for y_BSO, _ in answer_windows(network, data)])
-
-
 @pytest.fixture(scope="module")
 def raw() -> np.ndarray:
     hours = np.arange(ROWS)[:, None]
@@ -66,13 +59,13 @@ def raw() -> np.ndarray:
 @pytest.fixture
 def data_of(
     tmp_path_factory: pytest.TempPathFactory, make_problem: Callable[..., Problem], write_ingested: Any
-) -> Callable[[np.ndarray], Data]:
-    return lambda raw: Data(raw, tmp_path_factory.mktemp("data"), make_problem, write_ingested)
+) -> Callable[[np.ndarray], PreparedSeries]:
+    return lambda raw: PreparedSeries(raw, tmp_path_factory.mktemp("data"), make_problem, write_ingested)
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_what_comes_after_the_last_input_changes_no_forecast(
-    name: str, raw: np.ndarray, data_of: Callable[[np.ndarray], Data]
+    name: str, raw: np.ndarray, data_of: Callable[[np.ndarray], PreparedSeries]
 ) -> None:
     data = data_of(raw)
     network = initialize_network(name, REGISTRY[name].Hyperparameters(), data.shape, seed=0)
@@ -87,7 +80,7 @@ def test_what_comes_after_the_last_input_changes_no_forecast(
         known = data.values.copy()
         known[: row - STEP + 1] += 1
         changed = bool(answer_all(network, data.batches_of(known))[position] != before[position])
-        assert changed == (name != "constant"), "what comes before does count"
+        assert changed == (name != "constant"), "earlier rows count"
 
 
 @pytest.mark.parametrize("scale", ["standard", "range"])
@@ -100,14 +93,14 @@ def test_later_rows_change_neither_scaling_nor_earlier_values(
     other[TRAIN:] = other[TRAIN:] * 100 + 7
     derived = {"calendar": {"year": 1, "day": 1}, "climatology": {"year": 0, "day": 2}}
     problem = make_problem(split="half", fill="3h", **derived)
-    tables, found = [], []
-    for name, each in (("one", raw), ("other", other)):
-        write_ingested(tmp_path / name, [each])
+    tables, values = [], []
+    for name, rows in (("one", raw), ("other", other)):
+        write_ingested(tmp_path / name, [rows])
         tables.append(normalize(problem, scale, tmp_path / name, tmp_path / f"{name}.out"))
-        found.append(np.array(read_values(tmp_path / f"{name}.out")))
+        values.append(np.array(read_values(tmp_path / f"{name}.out")))
     assert tables[0].preparation == tables[1].preparation
     assert tables[0].sha256 != tables[1].sha256
-    assert found[0][:TRAIN].tobytes() == found[1][:TRAIN].tobytes()
+    assert values[0][:TRAIN].tobytes() == values[1][:TRAIN].tobytes()
 
 
 @pytest.mark.parametrize("row", [1, 100, TRAIN, VALIDATION, ROWS - 1])
@@ -120,34 +113,34 @@ def test_a_row_changes_no_row_before_it(
     other = raw.copy()
     other[row:] = np.where(np.isnan(raw[row:]), 99.0, np.nan)
     problem = make_problem(split="half", fill="2h")
-    found = []
-    for name, each in (("one", raw), ("other", other)):
-        write_ingested(tmp_path / name, [each])
+    values = []
+    for name, rows in (("one", raw), ("other", other)):
+        write_ingested(tmp_path / name, [rows])
         normalize(problem, "none", tmp_path / name, tmp_path / f"{name}.out")
-        found.append(np.array(read_values(tmp_path / f"{name}.out")))
-    assert found[0][:row].tobytes() == found[1][:row].tobytes()
+        values.append(np.array(read_values(tmp_path / f"{name}.out")))
+    assert values[0][:row].tobytes() == values[1][:row].tobytes()
 
 
 @pytest.mark.parametrize("name", sorted(name for name in REGISTRY if REGISTRY[name].trainable))
 def test_validation_and_test_rows_change_no_weights(
-    name: str, raw: np.ndarray, data_of: Callable[[np.ndarray], Data], tmp_path: Path
+    name: str, raw: np.ndarray, data_of: Callable[[np.ndarray], PreparedSeries], tmp_path: Path
 ) -> None:
     """Validation rows choose among epochs, and here there is one; test rows choose nothing."""
 
-    def weights(data: Data, epochs: int, checkpoint: str) -> list[bytes]:
+    def weights(data: PreparedSeries, epochs: int, checkpoint: str) -> list[bytes]:
         settings = TrainSettings(epochs=epochs, steps_per_epoch=4, batch_size=16)
         axes = REGISTRY[name].Hyperparameters()
         objective = choose_objective(data.windowing, settings)
 
-        def told(progress: TrainingState) -> None:
+        def ignore(progress: TrainingState) -> None:
             pass
 
-        progress = fit(name, axes, 0, settings, data.shape, objective, data.splits, CPU, tmp_path / checkpoint, told)
-        return [value.numpy().tobytes() for value in progress.network.state_dict().values()]
+        result = fit(name, axes, 0, settings, data.shape, objective, data.splits, CPU, tmp_path / checkpoint, ignore)
+        return [value.numpy().tobytes() for value in result.network.state_dict().values()]
 
     without_validation, without_test = raw.copy(), raw.copy()
     without_validation[TRAIN:] += 20
     without_test[VALIDATION:] += 20
-    one, two, three = (data_of(each) for each in (raw, without_validation, without_test))
+    one, two, three = (data_of(rows) for rows in (raw, without_validation, without_test))
     assert weights(one, 1, "a") == weights(two, 1, "b")
     assert weights(one, 3, "c") == weights(three, 3, "d")

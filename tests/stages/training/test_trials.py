@@ -25,10 +25,10 @@ from tests.stages.training.conftest import SMALL, Prepared
 
 
 @pytest.fixture
-def of(prepared: Prepared) -> Callable[..., list[Trial]]:
+def list_grid(prepared: Prepared) -> Callable[..., list[Trial]]:
     """The trials of a grid."""
 
-    def trials_of(
+    def list_grid_trials(
         architectures: dict[str, Any],
         seeds: Sequence[int] = (0, 1),
         train: TrainSettings = SMALL,
@@ -38,25 +38,27 @@ def of(prepared: Prepared) -> Callable[..., list[Trial]]:
         settings = Settings.model_construct(grid=grid, train=train, runner=RunnerSettings())
         return list_trials(settings, problem, prepared.folder / "window")
 
-    return trials_of
+    return list_grid_trials
 
 
-def keys(found: Sequence[Trial]) -> set[str]:
-    return {trial.key for trial in found}
+def keys(trials: Sequence[Trial]) -> set[str]:
+    return {trial.key for trial in trials}
 
 
-def test_the_grid_has_a_trial_a_configuration_and_seed_and_a_baseline_one(of: Callable[..., list[Trial]]) -> None:
-    found = of({"persistence": {}, "gru": {"units": [4, 8]}}, seeds=(3, 5))
-    assert [trial.label for trial in found] == [
+def test_the_grid_has_one_trial_per_configuration_and_seed_and_one_per_baseline(
+    list_grid: Callable[..., list[Trial]],
+) -> None:
+    trials = list_grid({"persistence": {}, "gru": {"units": [4, 8]}}, seeds=(3, 5))
+    assert [trial.label for trial in trials] == [
         "persistence seed=3",
         "gru units=4 seed=3",
         "gru units=4 seed=5",
         "gru units=8 seed=3",
         "gru units=8 seed=5",
     ]
-    assert len(keys(found)) == 5
-    assert all(len(trial.key) == 16 for trial in found)
-    assert [trial.trainable for trial in found] == [False, True, True, True, True]
+    assert len(keys(trials)) == 5
+    assert all(len(trial.key) == 16 for trial in trials)
+    assert [trial.trainable for trial in trials] == [False, True, True, True, True]
 
 
 OTHER_TRAIN: dict[str, Any] = {
@@ -73,13 +75,13 @@ OTHER_TRAIN: dict[str, Any] = {
 
 
 def test_a_key_changes_with_every_part_of_the_specification(
-    of: Callable[..., list[Trial]], monkeypatch: pytest.MonkeyPatch
+    list_grid: Callable[..., list[Trial]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (trial,) = of({"gru": {}}, seeds=(0,))
+    (trial,) = list_grid({"gru": {}}, seeds=(0,))
     others = [
-        *of({"gru": {}}, seeds=(1,)),
-        *of({"lstm": {}}, seeds=(0,)),
-        *of({"gru": {}}, seeds=(0,), problem="other"),
+        *list_grid({"gru": {}}, seeds=(1,)),
+        *list_grid({"lstm": {}}, seeds=(0,)),
+        *list_grid({"gru": {}}, seeds=(0,), problem="other"),
         dataclasses.replace(trial, data="other"),
     ]
     axes: dict[str, list[Any]] = {
@@ -103,14 +105,14 @@ def test_a_key_changes_with_every_part_of_the_specification(
         "embedding": [8],
     }
     assert set(axes) == set(REGISTRY["gru"].Hyperparameters.model_fields)
-    others += [each for axis, values in axes.items() for each in of({"gru": {axis: values}}, seeds=(0,))]
+    others += [other for axis, values in axes.items() for other in list_grid({"gru": {axis: values}}, seeds=(0,))]
     assert set(OTHER_TRAIN) == set(TrainSettings.model_fields)
     for name, value in OTHER_TRAIN.items():
-        others += of({"gru": {}}, seeds=(0,), train=SMALL.model_copy(update={name: value}))
-    found = [trial.key, *(each.key for each in others), dataclasses.replace(trial, code="other").key]
+        others += list_grid({"gru": {}}, seeds=(0,), train=SMALL.model_copy(update={name: value}))
+    all_keys = [trial.key, *(other.key for other in others), dataclasses.replace(trial, code="other").key]
     monkeypatch.setattr(torch, "__version__", "0.0.1")
-    found.append(dataclasses.replace(trial).key)
-    assert len(set(found)) == len(found) == 4 + len(axes) + len(OTHER_TRAIN) + 3
+    all_keys.append(dataclasses.replace(trial).key)
+    assert len(set(all_keys)) == len(all_keys) == 4 + len(axes) + len(OTHER_TRAIN) + 3
 
 
 def test_a_key_changes_with_the_windows_and_the_table(
@@ -121,7 +123,7 @@ def test_a_key_changes_with_the_windows_and_the_table(
     changed[3, 2] += 1
     grid = Grid(seeds=(0,), architectures={"gru": {}})
     settings = Settings.model_construct(grid=grid, train=SMALL, runner=RunnerSettings())
-    found = []
+    all_keys = []
     for rows, delay, stride, target in (
         (raw, "4h", 1, "b"),
         (raw, "4h", 1, "b"),
@@ -134,16 +136,16 @@ def test_a_key_changes_with_the_windows_and_the_table(
         write_ingested(tmp_path / "ingest", [rows])
         normalize(problem, "standard", tmp_path / "ingest", tmp_path / "normalize")
         window(problem, stride, tmp_path / "normalize", tmp_path / "window")
-        found.append(list_trials(settings, "test", tmp_path / "window")[0].key)
-    assert found[0] == found[1]
-    assert len(set(found)) == 5
+        all_keys.append(list_trials(settings, "test", tmp_path / "window")[0].key)
+    assert all_keys[0] == all_keys[1]
+    assert len(set(all_keys)) == 5
 
 
 @pytest.mark.parametrize(("split", "changes"), [("train", True), ("validation", True), ("test", False)])
 def test_a_key_changes_with_the_rows_that_a_trial_sees(
     prepared: Prepared, tmp_path: Path, split: str, changes: bool
 ) -> None:
-    """As many windows elsewhere are other windows; those of the test decide no trial."""
+    """Windows at other rows change it, even if there are as many; those of the test split decide no trial."""
     shutil.copytree(prepared.folder / "window", tmp_path / "window")
     settings = Settings.model_construct(
         grid=Grid(seeds=(0,), architectures={"gru": {}}), train=SMALL, runner=RunnerSettings()
@@ -153,11 +155,13 @@ def test_a_key_changes_with_the_rows_that_a_trial_sees(
     assert (list_trials(settings, "test", tmp_path / "window")[0].key != before) == changes
 
 
-def test_a_key_does_not_change_with_what_decides_no_result(of: Callable[..., list[Trial]], prepared: Prepared) -> None:
-    expected = keys(of({"dense": {"units": [4, 8]}, "gru": {}}))
-    assert keys(of({"gru": {}, "dense": {"units": [8, 4]}}, seeds=(1, 0))) == expected, "the grid's order"
-    assert keys(of({"dense": {"units": [4, 8], "layers": [1]}, "gru": {"learning_rate": [1e-3]}})) == expected, (
-        "a default that is written out"
+def test_a_key_does_not_change_with_what_decides_no_result(
+    list_grid: Callable[..., list[Trial]], prepared: Prepared
+) -> None:
+    expected = keys(list_grid({"dense": {"units": [4, 8]}, "gru": {}}))
+    assert keys(list_grid({"gru": {}, "dense": {"units": [8, 4]}}, seeds=(1, 0))) == expected, "the grid's order"
+    assert keys(list_grid({"dense": {"units": [4, 8], "layers": [1]}, "gru": {"learning_rate": [1e-3]}})) == expected, (
+        "a default value that is written out"
     )
     grid = Grid(seeds=(0, 1), architectures={"dense": {"units": [4, 8]}, "gru": {}})
     runner = RunnerSettings(kind="inline", workers=7, slots_per_gpu=3, devices="cpu", bundle=5)
@@ -165,19 +169,19 @@ def test_a_key_does_not_change_with_what_decides_no_result(of: Callable[..., lis
     assert keys(list_trials(other, "test", prepared.folder / "window")) == expected
 
 
-def test_one_more_value_adds_exactly_its_trials(of: Callable[..., list[Trial]]) -> None:
+def test_one_more_value_adds_exactly_its_trials(list_grid: Callable[..., list[Trial]]) -> None:
     axes = {"units": [4, 8], "learning_rate": [0.001, 0.01]}
-    before, after = of({"gru": axes}), of({"gru": axes | {"learning_rate": [0.001, 0.003, 0.01]}})
+    before, after = list_grid({"gru": axes}), list_grid({"gru": axes | {"learning_rate": [0.001, 0.003, 0.01]}})
     assert keys(before) < keys(after)
     new = [trial for trial in after if trial.key not in keys(before)]
     assert len(new) == 4
     assert {trial.configuration.hyperparameters.model_dump()["learning_rate"] for trial in new} == {0.003}
-    assert len(keys(of({"gru": axes}, seeds=(0, 1, 2))) - keys(before)) == 4
+    assert len(keys(list_grid({"gru": axes}, seeds=(0, 1, 2))) - keys(before)) == 4
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_a_bundle_holds_trials_of_one_architecture_and_shape(of: Callable[..., list[Trial]], size: int) -> None:
-    found = of(
+def test_a_bundle_holds_trials_of_one_architecture_and_shape(list_grid: Callable[..., list[Trial]], size: int) -> None:
+    trials = list_grid(
         {
             "gru": {"units": [4, 8], "learning_rate": [0.001, 0.01]},
             "lstm": {"units": [4], "optimizer": ["adam", "sgd"]},
@@ -185,30 +189,30 @@ def test_a_bundle_holds_trials_of_one_architecture_and_shape(of: Callable[..., l
         },
         seeds=(0, 1, 2),
     )
-    made = bundle_trials(found, size)
-    together = [trial for bundle in made for trial in bundle]
-    assert sorted(trial.key for trial in together) == sorted(trial.key for trial in found), "each once"
-    assert all(1 <= len(bundle) <= size for bundle in made)
-    for bundle in made:
-        apart = {"learning_rate", "optimizer"}
-        shapes = {str(trial.configuration.hyperparameters.model_dump(exclude=apart)) for trial in bundle}
+    grouped = bundle_trials(trials, size)
+    together = [trial for bundle in grouped for trial in bundle]
+    assert sorted(trial.key for trial in together) == sorted(trial.key for trial in trials), "each once"
+    assert all(1 <= len(bundle) <= size for bundle in grouped)
+    for bundle in grouped:
+        ignored = {"learning_rate", "optimizer"}
+        shapes = {str(trial.configuration.hyperparameters.model_dump(exclude=ignored)) for trial in bundle}
         assert len({trial.configuration.architecture for trial in bundle}) == len(shapes) == 1
     groups = [12 / 2, 12 / 2, 6, 1]
-    assert len(made) == sum(math.ceil(group / size) for group in groups), "no more bundles than need be"
-    assert bundle_trials(found, size) == made
+    assert len(grouped) == sum(math.ceil(group / size) for group in groups), "no more bundles than needed"
+    assert bundle_trials(trials, size) == grouped
 
 
 def test_an_architecture_that_cannot_work_on_the_windows_is_named(
-    of: Callable[..., list[Trial]], prepared: Prepared
+    list_grid: Callable[..., list[Trial]], prepared: Prepared
 ) -> None:
-    check_grid_shapes(of({"gru": {}, "persistence": {}}), prepared.windowing)
+    check_grid_shapes(list_grid({"gru": {}, "persistence": {}}), prepared.windowing)
     with pytest.raises(RecastError, match=r"grid\.architectures\.seasonal_naive looks .* lengthen window\.lookback"):
-        check_grid_shapes(of({"seasonal_naive": {}}), prepared.windowing)
+        check_grid_shapes(list_grid({"seasonal_naive": {}}), prepared.windowing)
 
 
-def test_a_trial_is_an_immutable_value(of: Callable[..., list[Trial]]) -> None:
+def test_a_trial_is_an_immutable_value(list_grid: Callable[..., list[Trial]]) -> None:
     (configuration,) = expand_grid(Grid(seeds=(0,), architectures={"gru": {}}))
-    (trial,) = of({"gru": {}}, seeds=(0,))
+    (trial,) = list_grid({"gru": {}}, seeds=(0,))
     assert trial == Trial("test", configuration, 0, SMALL, trial.data, trial.code)
     with pytest.raises(dataclasses.FrozenInstanceError):
         trial.seed = 1  # type: ignore[misc]
