@@ -25,6 +25,7 @@ from infra.laptop import ARTIFACTS, DATABASES, LOCATIONS
 from infra.server_process import running_address, running_port, start
 from infra.servers import MLFLOW, POSTGRES, PREFECT, WORKER, connect_object_store
 from problems.errors import RecastError
+from problems.files.file_hash import file_sha256
 from project import profile
 
 BLOCK_ROWS = 1000
@@ -241,8 +242,7 @@ def _send_artifacts(folder: Path) -> tuple[int, int]:
     sent = 0
     for file in files:
         key = f"{prefix}mlflow/{file.relative_to(folder).as_posix()}"
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest = file_sha256(file)
         if _stored_digest(store, bucket, key) == digest:
             continue
         store.upload_file(str(file), bucket, key)

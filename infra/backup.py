@@ -32,6 +32,7 @@ from infra.laptop import ARTIFACTS, DATABASES, LOCATIONS
 from infra.server_process import running_address, running_port, start
 from infra.servers import POSTGRES, S3, SERVERS, connect_object_store
 from problems.errors import RecastError
+from problems.files.file_hash import file_sha256
 from project import profile
 from project.atomic import replace_file, replace_folder
 from project.paths import STATE
@@ -284,9 +285,7 @@ def _check_files(source: Path, folder: Path) -> Backup:
             raise RecastError(f"{source} names a file outside itself, {name}; nothing was restored")
         if not file.is_file():
             raise RecastError(f"{source} lacks {name}; nothing was restored: take another backup")
-        with file.open("rb") as opened:
-            actual = hashlib.file_digest(opened, "sha256").hexdigest()
-        if actual != expected.sha256:
+        if file_sha256(file) != expected.sha256:
             raise RecastError(f"{source}: {name} is damaged; nothing was restored: take another backup")
     return backup
 

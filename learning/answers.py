@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LearningTask:
-    """What decides the objective of a network, beside the kind of its answers.
+    """What decides the objective of a network, apart from the kind of its answers.
 
     Attributes:
-        outputs: how many classes or labels there are; 1 for a number and for yes or no.
+        outputs: the number of classes or labels; 1 for a number and for yes or no.
         token: what a class is, where classes are the tokens of a text: characters or words.
         loss: the name in `LOSSES`, for numbers.
-        quantiles: that the network forecasts where the loss is that of quantiles.
+        quantiles: the quantiles that a network forecasts if that is what its loss is for.
     """
 
     outputs: int
@@ -48,7 +48,7 @@ class AnswerKind(ABC):
     has_classes: ClassVar[bool] = False
 
     @abstractmethod
-    def objective(self, task: LearningTask) -> Objective:
+    def choose_objective(self, task: LearningTask) -> Objective:
         """What a network with such answers is trained for."""
 
     @abstractmethod
@@ -56,23 +56,23 @@ class AnswerKind(ABC):
         """What a network's outputs say: forecasts, or probabilities."""
 
     def choose_class(self, y_BO: "Tensor") -> "Tensor":
-        """The class (B,) that each output says, where answers have classes."""
+        """The class (B,) of each answer, where answers have classes."""
         raise NotImplementedError
 
-    def outputs(self, answers: int) -> int:
+    def count_outputs(self, answers: int) -> int:
         """The outputs of a network for one answer.
 
         Args:
-            answers: how many classes or labels there are; 1 for other kinds.
+            answers: the number of classes or labels; 1 for other kinds.
         """
         return 1
 
-    def target_values(self, answers: int) -> int:
-        """The values in the target of one answer; for `answers` see `outputs`."""
+    def count_target_values(self, answers: int) -> int:
+        """The values in the target of one answer; for `answers` see `count_outputs`."""
         return 1
 
     def largest_target(self, answers: int) -> int | None:
-        """The largest value in a target, which is then a whole number from 0; None: any number. See `outputs`."""
+        """The largest value in a target, which is then a whole number from 0; None: any number. See `count_outputs`."""
         return None
 
 
@@ -82,7 +82,7 @@ class Number(AnswerKind):
     title = "number"
     is_number = True
 
-    def objective(self, task: LearningTask) -> Objective:
+    def choose_objective(self, task: LearningTask) -> Objective:
         return LOSSES[task.loss](task.quantiles)
 
     def decode(self, y_BSO: "Tensor") -> "Tensor":
@@ -96,7 +96,7 @@ class YesOrNo(AnswerKind):
     title = "yes or no"
     has_classes = True
 
-    def objective(self, task: LearningTask) -> Objective:
+    def choose_objective(self, task: LearningTask) -> Objective:
         return Objective(mean_of(yes_or_no_cross_entropy), YES_OR_NO_MEASURES, outputs=1)
 
     def decode(self, y_BSO: "Tensor") -> "Tensor":
@@ -115,7 +115,7 @@ class Class(AnswerKind):
     title = "class"
     has_classes = True
 
-    def objective(self, task: LearningTask) -> Objective:
+    def choose_objective(self, task: LearningTask) -> Objective:
         measures = TOKEN_MEASURES[task.token] if task.token else CLASS_MEASURES
         return Objective(mean_of(class_cross_entropy), measures, task.outputs)
 
@@ -125,7 +125,7 @@ class Class(AnswerKind):
     def choose_class(self, y_BO: "Tensor") -> "Tensor":
         return y_BO.argmax(dim=1)
 
-    def outputs(self, answers: int) -> int:
+    def count_outputs(self, answers: int) -> int:
         return answers
 
     def largest_target(self, answers: int) -> int:
@@ -137,16 +137,16 @@ class Labels(AnswerKind):
 
     title = "labels"
 
-    def objective(self, task: LearningTask) -> Objective:
+    def choose_objective(self, task: LearningTask) -> Objective:
         return Objective(mean_of(labels_cross_entropy), LABEL_MEASURES, task.outputs)
 
     def decode(self, y_BSO: "Tensor") -> "Tensor":
         return y_BSO.sigmoid()
 
-    def outputs(self, answers: int) -> int:
+    def count_outputs(self, answers: int) -> int:
         return answers
 
-    def target_values(self, answers: int) -> int:
+    def count_target_values(self, answers: int) -> int:
         return answers
 
     def largest_target(self, answers: int) -> int:

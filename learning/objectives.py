@@ -33,8 +33,8 @@ class Objective:
     def selection_measure(self) -> Measure:
         return self.measures[0]
 
-    def scores(self, y_BSO: "Tensor", target_BSK: "Tensor") -> "dict[str, Tensor]":
-        """The scores (B, S) of answers, in double precision, by the name of the measure that they are for."""
+    def score_answers(self, y_BSO: "Tensor", target_BSK: "Tensor") -> "dict[str, Tensor]":
+        """The scores (B, S) of answers for each measure, by its name, in double precision."""
         if self.quantiles:
             y_BSO = sort_quantiles(y_BSO)
         return {measure.name: measure.score(y_BSO, target_BSK).double() for measure in self.measures}
@@ -43,8 +43,8 @@ class Objective:
         """The measures by name, and the normalised values of those that are scaled.
 
         Args:
-            mean_scores: the weighted mean of the scores for each measure; see `scores`.
-            scale: the target's unit in normalised units: the factor of normalised errors.
+            mean_scores: the weighted mean of the scores for each measure; see `score_answers`.
+            scale: the factor that turns a normalised error into the target's unit.
         """
         values = {}
         for measure in self.measures:

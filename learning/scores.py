@@ -1,4 +1,4 @@
-"""How good each single answer is, by its target: what measures average, and what losses of answers with classes are.
+"""Scores: how good each single answer is, compared with its target. Measures average them, and some are losses too.
 
 Answers are a network's outputs (B, S, O) for B windows and S leads or steps, targets are (B, S, K).
 """

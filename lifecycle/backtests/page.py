@@ -86,7 +86,7 @@ def _phrase_result(backtest: Backtest, digits: int) -> list[str]:
     origins = len(chosen.test.values)
     over = f"mean ± standard deviation over {origins} origins" if origins > 1 else "one origin"
     sentence = (
-        f"The configurations that validation selects have a test {measure.title} of "
+        f"The configurations chosen by validation have a test {measure.title} of "
         f"{format_quantity(chosen.test.mean, digits, measure.unit, chosen.test.deviation)} ({over})"
     )
     if chosen.skill is not None:
@@ -115,7 +115,7 @@ def _phrase_cost_of_selection(backtest: Backtest, chosen_error: float, digits: i
         return [f"{lowest} at every origin would have had the same error."]
     return [
         f"{lowest} at every origin would have had {format_quantity(errors[lowest], digits, backtest.measure.unit)}, "
-        f"{format_percent(share)} less. That is the cost of selecting by validation, which is known only afterwards."
+        f"{format_percent(share)} less. That is the cost of choosing by validation, which is known only afterwards."
     ]
 
 

@@ -68,7 +68,7 @@ def cut_sequences(problem: SequenceProblem, encoded: Path, out: Path) -> Sequenc
             day=0,
             codes=about.codes,
             each=sequence_format.per_step,
-            outputs=ANSWER_KINDS[sequence_format.objective].outputs(about.answers),
+            outputs=ANSWER_KINDS[sequence_format.objective].count_outputs(about.answers),
             carried=rule.carry,
         ),
     )

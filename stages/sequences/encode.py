@@ -77,7 +77,7 @@ def encode_sequences(problem: SequenceProblem, ingested: Path, out: Path) -> Enc
                     digest.update(answers.tobytes())
         dtype, features = (np.int32, 1) if codes is not None else (np.float32, sequence_format.features)
         _write_array(folder / "steps.raw", folder / "steps.npy", dtype, features)
-        width = ANSWER_KINDS[sequence_format.objective].target_values(sequence_format.answers or 1)
+        width = ANSWER_KINDS[sequence_format.objective].count_target_values(sequence_format.answers or 1)
         if not sequence_format.is_shifted:
             _write_array(folder / "targets.raw", folder / "targets.npy", np.float32, width)
         (folder / "targets.raw").unlink(missing_ok=True)

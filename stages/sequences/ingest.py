@@ -125,7 +125,7 @@ def _list_faults(sequence_format: SequenceFormat) -> Iterator[tuple[pl.Expr, str
         return
     target, answers = pl.col(TARGET_COLUMN).list, sequence_format.answers or 1
     answer_kind = ANSWER_KINDS[sequence_format.objective]
-    width = answer_kind.target_values(answers)
+    width = answer_kind.count_target_values(answers)
     if sequence_format.per_step:
         steps = pl.col(INPUTS_COLUMN).list.len() // sequence_format.features
         yield target.len() != steps * width, "it does not have one answer per step"

@@ -12,7 +12,7 @@ from stages.tables.windows import AnyWindows
 def choose_objective(windows: AnyWindows, train: TrainSettings) -> Objective:
     """The loss and the measures of networks that are trained on these windows."""
     task = LearningTask(windows.shape.outputs, windows.token, train.loss, train.quantiles)
-    return ANSWER_KINDS[windows.objective].objective(task)
+    return ANSWER_KINDS[windows.objective].choose_objective(task)
 
 
 def choose_shape(windows: AnyWindows, train: TrainSettings) -> WindowShape:

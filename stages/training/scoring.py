@@ -36,7 +36,7 @@ def _choose_batch_size(network: Network, data: SplitData) -> int:
 
 def score_batch(objective: Objective, y_BSO: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """The scores (B, S) of a batch's answers by name, and their weights (B, S), all in double precision."""
-    scores = objective.scores(y_BSO, batch.y_BSK)
+    scores = objective.score_answers(y_BSO, batch.y_BSK)
     if batch.weight_BS is None:
         return scores, torch.ones_like(next(iter(scores.values())))
     return scores, batch.weight_BS.double()

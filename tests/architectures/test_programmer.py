@@ -292,5 +292,5 @@ def trained(
     on_epoch: Callable[[Any], None] = lambda progress: None  # noqa: E731
     objective, cpu = choose_objective(windowing, TRAINING), torch.device("cpu")
     return fit(
-        name, hyperparameters, 0, TRAINING, windowing.shape, objective, splits, cpu, checkpoint, ignore_progress
+        name, hyperparameters, 0, TRAINING, windowing.shape, objective, splits, cpu, checkpoint, on_epoch
     ).network

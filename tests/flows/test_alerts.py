@@ -211,7 +211,7 @@ def test_in_a_flow_alerts_and_their_failures_stand_in_the_log_of_its_run(
     ("alerts", "said"),
     [
         ({"log": ["breech"]}, "breach"),
-        ({"webhook": {"url": "https://hooks.example.org/T0"}}, "write ${NAME} of the environment"),
+        ({"webhook": {"url": "https://hooks.example.org/T0"}}, "write ${NAME}, a variable of the environment"),
         ({"email": {"to": [], "sender": "a@example.org", "server": "mail"}}, "must not be empty"),
         ({"email": {"to": ["team"], "sender": "a@example.org", "server": "mail"}}, "write an address such as"),
         ({"email": {"to": ["a@b.c"], "sender": "a@b.c", "server": "smtp://mail"}}, "host, or host:port"),

@@ -120,7 +120,7 @@ def wait_for_start(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
     return wait_for_run(client, run, lambda now: now.state is not None and now.state.is_running())
 
 
-def ask(deployment: str, **parameters: Any) -> FlowRun:
+def request_run(deployment: str, **parameters: Any) -> FlowRun:
     """Ask for a run, as a person does on Prefect's page."""
     run = run_deployment(f"{deployment}/demo-tests", parameters=parameters, timeout=0, as_subflow=False)
     assert isinstance(run, FlowRun)
@@ -272,9 +272,9 @@ def test_an_event_starts_the_flow_in_the_projects_root(deployed: Checkout, clien
 def test_a_run_that_is_killed_is_told_and_the_one_that_waits_goes_on(
     deployed: Checkout, client: SyncPrefectClient
 ) -> None:
-    first = wait_for_start(client, ask("retrain", problem="demo", seconds=600))
+    first = wait_for_start(client, request_run("retrain", problem="demo", seconds=600))
     second = wait_for_run(
-        client, ask("retrain", problem="demo"), lambda now: now.state_name == "AwaitingConcurrencySlot"
+        client, request_run("retrain", problem="demo"), lambda now: now.state_name == "AwaitingConcurrencySlot"
     )
     assert first.infrastructure_pid
     os.kill(int(first.infrastructure_pid), signal.SIGKILL)
@@ -288,8 +288,8 @@ def test_a_run_that_is_killed_is_told_and_the_one_that_waits_goes_on(
 def test_a_run_that_fails_is_tried_again_and_one_that_takes_too_long_is_ended(
     deployed: Checkout, client: SyncPrefectClient
 ) -> None:
-    failing = ask("monitor", problem="demo", fail=True)
-    long = ask("predict", problem="demo", seconds=600)
+    failing = request_run("monitor", problem="demo", fail=True)
+    long = request_run("predict", problem="demo", seconds=600)
     failed = wait_for_end(client, failing)
     assert failed.state_name == "Failed"
     assert failed.run_count == 2
@@ -306,7 +306,7 @@ def test_what_was_missed_is_caught_up_once_and_what_was_killed_is_told(
     deployed: Checkout, client: SyncPrefectClient
 ) -> None:
     """The worker is killed together with the flow that it runs; events come while it is away."""
-    lost = wait_for_start(client, ask("monitor", problem="demo", seconds=600))
+    lost = wait_for_start(client, request_run("monitor", problem="demo", seconds=600))
     worker = psutil.Process(json.loads(deployed.file(".recast/worker.json").read_text())["pid"])
     family = [worker, *worker.children(recursive=True)]
     for process in family:
@@ -328,8 +328,8 @@ def test_what_was_missed_is_caught_up_once_and_what_was_killed_is_told(
 def test_where_overlap_is_skipped_the_second_run_is(deployed: Checkout, client: SyncPrefectClient) -> None:
     deployed.settings(deploy=DEPLOY | {"on_overlap": "skip"})
     deployed.recast("deploy")
-    first = wait_for_start(client, ask("retrain", problem="demo", seconds=600))
-    second = wait_for_end(client, ask("retrain", problem="demo"))
+    first = wait_for_start(client, request_run("retrain", problem="demo", seconds=600))
+    second = wait_for_end(client, request_run("retrain", problem="demo"))
     assert second.state_name == "Cancelled"
     assert second.state
     assert "concurrency" in str(second.state.message)
@@ -431,7 +431,7 @@ def test_the_worker_is_shown_and_stopped_with_all_that_it_has_started(
     deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "Worker: runs" in deployed.recast("status")
-    wait_for_start(client, ask("monitor", problem="demo", seconds=600))
+    wait_for_start(client, request_run("monitor", problem="demo", seconds=600))
     worker = psutil.Process(json.loads(deployed.file(".recast/worker.json").read_text())["pid"])
     family = [worker, *worker.children(recursive=True)]
     assert len(family) > 1

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.flows.cli.test_commands import trained
+from tests.flows.cli.test_commands import read_end_times
 from tests.support.checkout import Checkout, write_table
 from tests.support.waiting import wait_for_file
 
@@ -101,12 +101,12 @@ def test_what_failed_for_want_of_memory_is_tried_again_when_asked(finished: Chec
     break_architecture(checkout, "hungry", "if not os.path.exists('more'): raise MemoryError('1 PiB')")
     checkout.settings(grid__architectures={"hungry": {}, "dense": {"units": [4]}})
     assert "out of memory: 1 PiB" in checkout.recast("run", status=3)
-    before = trained(checkout)
+    before = read_end_times(checkout)
     checkout.file("more").touch()
     assert "out of memory" in checkout.recast("run", status=3), "it is reported every time, but not tried again"
-    assert trained(checkout) == before
+    assert read_end_times(checkout) == before
     assert "Ran: train@demo, evaluate@demo" in checkout.recast("run", "--retry")
-    after = trained(checkout)
+    after = read_end_times(checkout)
     assert sum(after[key] != before[key] for key in before) == 2
     assert "up to date" in checkout.dvc("status")
     assert "Everything is up to date" in checkout.recast("run")

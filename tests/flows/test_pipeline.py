@@ -12,7 +12,7 @@ from tests.support.checkout import Checkout, write_table
 STAGES = ["ingest", "normalize", "window", "train", "evaluate"]
 
 
-def by_dvc(checkout: Checkout) -> dict[str, set[str]]:
+def run_by_dvc(checkout: Checkout) -> dict[str, set[str]]:
     """The stages that `dvc repro` runs and restores."""
     printed = checkout.dvc("repro")
     return {
@@ -21,7 +21,7 @@ def by_dvc(checkout: Checkout) -> dict[str, set[str]]:
     }
 
 
-def by_flow(checkout: Checkout) -> dict[str, set[str]]:
+def run_by_flow(checkout: Checkout) -> dict[str, set[str]]:
     """The stages that the flow runs and restores."""
     printed = checkout.recast("run")
     done = dict(re.findall(r"^(Ran|Restored): (.*)$", printed, flags=re.MULTILINE))
@@ -72,7 +72,7 @@ def test_the_flow_runs_what_dvc_runs(kind: str, finished: Checkout, tmp_path: Pa
     dry = theirs.dvc("repro", "--dry", status=None if kind == "a deleted output" else 0)
     first = set(re.findall(r"Running stage '(\w+)@demo'", dry))
 
-    done, wanted = by_flow(ours), by_dvc(theirs)
+    done, wanted = run_by_flow(ours), run_by_dvc(theirs)
 
     assert done == wanted
     assert done["Ran"] == expected
@@ -85,6 +85,6 @@ def test_what_is_up_to_date_is_left_alone(finished: Checkout, tmp_path: Path) ->
     checkout = finished.copy(tmp_path / "again")
     stages = [file for stage in STAGES for file in checkout.file(f"data/{stage}").rglob("*")]
     before = {file: file.stat().st_mtime_ns for file in stages}
-    assert by_dvc(checkout) == {"Ran": set(), "Restored": set()}
+    assert run_by_dvc(checkout) == {"Ran": set(), "Restored": set()}
     assert "Everything is up to date" in checkout.recast("run")
     assert {file: file.stat().st_mtime_ns for file in before} == before

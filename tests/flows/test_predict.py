@@ -39,7 +39,7 @@ def empty_log() -> Iterator[None]:
         file.unlink()
 
 
-def logged() -> pl.DataFrame:
+def read_log() -> pl.DataFrame:
     return forecast_log.read_forecasts("demo")
 
 
@@ -56,9 +56,9 @@ def test_the_newest_rows_are_forecast_from_and_again_gives_the_same_bytes(versio
     expected = registry.load_model(versions[0]).forecast(table)
     numbers = ["forecast", "low_0.5", "high_0.5", "low_0.8", "high_0.8", "low_0.95", "high_0.95"]
     assert made.select(numbers).equals(expected.select(numbers))
-    log = logged()
+    log = read_log()
     assert predict("demo").read_bytes() == first
-    assert logged().equals(log)
+    assert read_log().equals(log)
     assert log.drop("made", "inputs").select(made.columns).equals(made)
     assert forecast_log.find_forecast(made["forecast_id"][0]) == {"problem": "demo", **log.row(0, named=True)}
     assert forecast_log.find_forecast("0" * 16) is None
@@ -72,13 +72,13 @@ def test_another_version_has_other_ids(versions: list[Version]) -> None:
     assert pl.read_parquet(predict("demo")).equals(before)
     assert after["model_version"].to_list() == [2]
     assert after["forecast_id"][0] != before["forecast_id"][0]
-    assert logged().height == 2
+    assert read_log().height == 2
 
 
 def test_what_is_in_a_file_is_in_the_log_before(versions: list[Version], tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         predict("demo", out=tmp_path)
-    assert logged().height == 1
+    assert read_log().height == 1
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -100,7 +100,7 @@ def test_rows_of_a_file_are_forecast_from(versions: list[Version], tmp_path: Pat
     assert len(every) == 60 - 48
     assert every["origin"].is_sorted()
     assert every.tail(1).equals(made)
-    assert logged().height == 12
+    assert read_log().height == 12
 
 
 def test_rows_that_cannot_be_forecast_from_leave_nothing(versions: list[Version], tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_rows_that_cannot_be_forecast_from_leave_nothing(versions: list[Version]
     with pytest.raises(RecastError, match="1 rows are too few; a window takes 48 rows"):
         predict("demo", file, out)
     assert not out.exists()
-    assert logged().is_empty()
+    assert read_log().is_empty()
 
 
 @pytest.mark.parametrize(

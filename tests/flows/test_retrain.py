@@ -86,7 +86,7 @@ def retraining(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> 
         problems__demo__fresh={"kind": "folder", "path": "incoming"},
         retrain={"windows": 50, "slice_windows": 10, "patience": "5m"},
     )
-    knows(checkout, days=3)
+    set_days(checkout, days=3)
     checkout.run("git", "add", "params.yaml", "dvc.yaml", "stages", ".gitignore", ".dvc")
     checkout.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "begin")
     process = Retraining(checkout)
@@ -94,17 +94,17 @@ def retraining(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> 
     process.close()
 
 
-def knows(checkout: Checkout, days: int) -> None:
+def set_days(checkout: Checkout, days: int) -> None:
     """A grid whose best is the mean of so many days at the same hour: the fewer, the better."""
     checkout.settings(grid={"seeds": [0], "architectures": {"seasonal_naive": {"days": [days]}}})
 
 
-def history(checkout: Checkout) -> list[dict[str, Any]]:
+def read_history(checkout: Checkout) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = json.loads(checkout.file("data/champion/demo/history.json").read_text())
     return entries
 
 
-def registered(checkout: Checkout) -> tuple[list[int], dict[str, int]]:
+def read_registry(checkout: Checkout) -> tuple[list[int], dict[str, int]]:
     """The versions that MLflow has, and its aliases."""
     client = MlflowClient(f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
     versions = sorted(int(version.version) for version in client.search_model_versions("name = 'demo'"))
@@ -115,39 +115,39 @@ def registered(checkout: Checkout) -> tuple[list[int], dict[str, int]]:
 def test_a_retraining_killed_anywhere_goes_on_to_one_champion(retraining: Retraining) -> None:
     checkout = retraining.checkout
     assert retraining.run() == "Promoted", "the first champion"
-    assert registered(checkout) == ([1], {"champion": 1})
+    assert read_registry(checkout) == ([1], {"champion": 1})
 
-    knows(checkout, days=1)
+    set_days(checkout, days=1)
     write_table(checkout.file("incoming/demo.csv"), 672)
     for place in PLACES:
         assert retraining.run(place) == "killed", place
         assert checkout.run("git", "status", "--porcelain", "--untracked-files=no") == " M params.yaml\n", place
     assert retraining.run() == "Promoted"
 
-    assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
-    assert [entry["kind"] for entry in history(checkout)] == ["challenge", "promotion"] * 2
+    assert read_registry(checkout) == ([1, 2], {"champion": 2, "previous": 1})
+    assert [entry["kind"] for entry in read_history(checkout)] == ["challenge", "promotion"] * 2
     assert len(list(checkout.file("data/raw/demo/fresh").glob("*.csv"))) == 1
     assert not checkout.file("data/champion/demo/open.json").exists()
     assert "up to date" in checkout.dvc("status")
     alerts = checkout.file(".recast/alerts.log").read_text()
     assert "version 2, seasonal_naive days=1 seed=0, is promoted" in alerts
-    experiments = [entry["experiment"] for entry in history(checkout) if entry["experiment"]]
+    experiments = [entry["experiment"] for entry in read_history(checkout) if entry["experiment"]]
     assert len(set(experiments)) == 2
     listed = checkout.dvc("exp", "list", "--name-only").split()
     assert set(experiments) <= set(listed)
     # What was true then is what the experiment holds.
-    lock = checkout.run("git", "show", f"{experiment(checkout, experiments[-1])}:dvc.lock")
+    lock = checkout.run("git", "show", f"{find_experiment(checkout, experiments[-1])}:dvc.lock")
     assert lock == checkout.file("dvc.lock").read_text()
     assert checkout.run("git", "log", "--format=%s") == "begin\n", "the branch is as it was"
 
 
-def experiments(checkout: Checkout) -> list[str]:
+def list_experiments(checkout: Checkout) -> list[str]:
     """Git's references to DVC's experiments."""
     return checkout.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
 
 
-def experiment(checkout: Checkout, name: str) -> str:
-    return next(ref for ref in experiments(checkout) if ref.endswith(f"/{name}"))
+def find_experiment(checkout: Checkout, name: str) -> str:
+    return next(ref for ref in list_experiments(checkout) if ref.endswith(f"/{name}"))
 
 
 def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers: dict[str, Any]) -> None:
@@ -163,50 +163,52 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
     mark.write_text('{"since": "2020-01-01T00:00:00+00:00"}')
     assert retraining.run() == "Champion stays", "a run that has failed before its decision is not announced"
     assert retraining.run("rollback") == "rolled back"
-    mark.write_text(json.dumps({"decision": history(checkout)[-2]["decision"]}))
+    mark.write_text(json.dumps({"decision": read_history(checkout)[-2]["decision"]}))
     assert retraining.run() == "Champion stays", "what a person took back is neither promoted again nor announced"
-    assert registered(checkout) == ([1, 2], {"champion": 1})
-    assert history(checkout)[-1]["kind"] == "rollback"
+    assert read_registry(checkout) == ([1, 2], {"champion": 1})
+    assert read_history(checkout)[-1]["kind"] == "rollback"
     assert log.read_text() == alerts
     assert not mark.exists()
     checkout.settings(retrain__approval="1s", retrain__level=0.9)
     assert retraining.run("forced") == "Refused"
-    assert "nobody has answered" in history(checkout)[-1]["reason"]
-    assert registered(checkout) == ([1, 2], {"champion": 1, "challenger": 2})
+    assert "nobody has answered" in read_history(checkout)[-1]["reason"]
+    assert read_registry(checkout) == ([1, 2], {"champion": 1, "challenger": 2})
     checkout.settings(retrain__approval="1h", retrain__level=0.8)
-    saved = experiments(checkout)
+    saved = list_experiments(checkout)
     retraining.begin("forced")
     with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
         while not (waiting := [run for run in client.read_flow_runs() if run.state and run.state.is_paused()]):
             assert retraining.process.poll() is None
-        assert len(experiments(checkout)) == len(saved) + 1, "it is saved before anything else can run in the checkout"
+        assert len(list_experiments(checkout)) == len(saved) + 1, (
+            "it is saved before anything else can run in the checkout"
+        )
         resume_flow_run(waiting[0].id, run_input={"promote": True})
     assert retraining.end() == "Promoted"
-    assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
+    assert read_registry(checkout) == ([1, 2], {"champion": 2, "previous": 1})
     checkout.settings(retrain__approval=None)
 
 
 def test_nothing_new_trains_nothing_and_a_breach_stops_before_training(retraining: Retraining) -> None:
     checkout = retraining.checkout
-    before, trials = history(checkout), sorted(checkout.file("trials/demo").iterdir())
+    before, trials = read_history(checkout), sorted(checkout.file("trials/demo").iterdir())
     assert retraining.run() == "Nothing new"
     write_table(checkout.file("incoming/demo.csv"), 744, offset=60.0)
     assert retraining.run("the rows are in quarantine") == "killed"
     assert "breach: demo: new rows break the data contract" in checkout.file(".recast/alerts.log").read_text()
     assert retraining.run() == "Breach"
-    assert history(checkout) == before
+    assert read_history(checkout) == before
     assert sorted(checkout.file("trials/demo").iterdir()) == trials
-    assert registered(checkout) == ([1, 2], {"champion": 2, "previous": 1})
+    assert read_registry(checkout) == ([1, 2], {"champion": 2, "previous": 1})
     assert len(list(checkout.file("data/quarantine/demo").glob("*.csv"))) == 1
     assert retraining.run() == "Nothing new", "what lies in quarantine does not come again"
 
 
 def test_another_grid_is_news_and_a_worse_challenger_is_refused(retraining: Retraining) -> None:
     checkout = retraining.checkout
-    knows(checkout, days=2)
+    set_days(checkout, days=2)
     assert retraining.run() == "Refused"
-    assert registered(checkout) == ([1, 2, 3], {"champion": 2, "previous": 1, "challenger": 3})
-    assert "than the champion at the 95" in history(checkout)[-1]["reason"]
+    assert read_registry(checkout) == ([1, 2, 3], {"champion": 2, "previous": 1, "challenger": 3})
+    assert "than the champion at the 95" in read_history(checkout)[-1]["reason"]
     assert "is refused" in checkout.file(".recast/alerts.log").read_text()
     page = checkout.file("data/champion/demo/history.html").read_text()
     assert page.count(">refusal</td>") == 2
@@ -215,13 +217,13 @@ def test_another_grid_is_news_and_a_worse_challenger_is_refused(retraining: Retr
 
 def test_the_champion_with_other_intervals_is_another_version_that_takes_over(retraining: Retraining) -> None:
     checkout = retraining.checkout
-    knows(checkout, days=1)
+    set_days(checkout, days=1)
     assert retraining.run() == "Champion stays", "the champion's own network is the best again"
     checkout.settings(evaluate={**SETTINGS["evaluate"], "intervals": [0.5]})
     assert retraining.run("people are told") == "killed"
     assert retraining.run() == "Promoted"
-    assert registered(checkout) == ([1, 2, 3, 4], {"champion": 4, "previous": 2})
-    assert "the same network as version 2" in history(checkout)[-1]["reason"]
+    assert read_registry(checkout) == ([1, 2, 3, 4], {"champion": 4, "previous": 2})
+    assert "the same network as version 2" in read_history(checkout)[-1]["reason"]
     assert "version 4, seasonal_naive days=1 seed=0, is promoted" in checkout.file(".recast/alerts.log").read_text()
     assert retraining.run() == "Nothing new"
     checkout.recast("rollback", "demo")

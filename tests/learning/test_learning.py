@@ -1,4 +1,4 @@
-"""What an experiment may choose: tables whose entries are the allowed settings, losses, measures and kinds of answers."""
+"""What an experiment may choose: the tables that the settings are made of, losses, measures and kinds of answers."""
 
 import math
 import subprocess
@@ -81,7 +81,7 @@ def test_the_pinball_loss_follows_its_definition() -> None:
 
 
 def measure(objective: Objective, y_BSO: torch.Tensor, target_BSK: torch.Tensor) -> dict[str, float]:
-    scores = objective.scores(y_BSO, target_BSK)
+    scores = objective.score_answers(y_BSO, target_BSK)
     assert all(score_BS.dtype == torch.float64 for score_BS in scores.values())
     assert all(score_BS.shape == y_BSO.shape[:2] for score_BS in scores.values())
     return objective.compute_measures({name: float(score_BS.mean()) for name, score_BS in scores.items()}, scale=3.0)
@@ -89,7 +89,7 @@ def measure(objective: Objective, y_BSO: torch.Tensor, target_BSK: torch.Tensor)
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_numbers_are_measured_in_their_unit_and_normalised(loss: str) -> None:
-    objective = ANSWER_KINDS["value"].objective(LearningTask(1, None, loss, QUANTILES))
+    objective = ANSWER_KINDS["value"].choose_objective(LearningTask(1, None, loss, QUANTILES))
     y_BSO, target_BSK = torch.randn(50, 2, objective.outputs), torch.randn(50, 2, 1)
     point_BSO = y_BSO.sort(dim=2)[0][:, :, 1:2] if objective.quantiles else y_BSO
     error = (point_BSO - target_BSK).double().numpy()
@@ -115,18 +115,15 @@ def test_numbers_are_measured_in_their_unit_and_normalised(loss: str) -> None:
 )
 def test_every_kind_of_answer_has_its_measures(kind: str, answers: int, token: str | None, names: list[str]) -> None:
     answer_kind = ANSWER_KINDS[kind]
-    objective = answer_kind.objective(LearningTask(answers, token, "mae", QUANTILES))
+    objective = answer_kind.choose_objective(LearningTask(answers, token, "mae", QUANTILES))
     largest = answer_kind.largest_target(answers)
     assert largest is not None
-    y_BSO = torch.randn(40, 2, answer_kind.outputs(answers))
-    target_BSK = torch.randint(largest + 1, (40, 2, answer_kind.target_values(answers))).float()
+    y_BSO = torch.randn(40, 2, answer_kind.count_outputs(answers))
+    target_BSK = torch.randint(largest + 1, (40, 2, answer_kind.count_target_values(answers))).float()
     values = measure(objective, y_BSO, target_BSK)
     assert list(values) == names
-    nats = (
-        math.log(values["perplexity"])
-        if token == "words"
-        else values[names[0]] * (math.log(2) if token == "characters" else 1)
-    )
+    in_nats: dict[str, Any] = {"bits": lambda bits: bits * math.log(2), "perplexity": math.log}
+    nats = in_nats.get(names[0], float)(values[names[0]])
     assert nats == pytest.approx(float(objective.loss(y_BSO, target_BSK, None)), rel=1e-5)
     probabilities = answer_kind.decode(y_BSO)
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
@@ -140,4 +137,4 @@ def test_quantiles_are_decoded_in_order() -> None:
     number = ANSWER_KINDS["value"]
     assert number.decode(torch.tensor([[[3.0, 1.0, 2.0]]])).tolist() == [[[1.0, 2.0, 3.0]]]
     assert number.is_number
-    assert (number.outputs(1), number.target_values(1), number.largest_target(1)) == (1, 1, None)
+    assert (number.count_outputs(1), number.count_target_values(1), number.largest_target(1)) == (1, 1, None)

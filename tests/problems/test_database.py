@@ -1,4 +1,4 @@
-"""A problem whose rows are what a query to a database answers; the database is a real SQLite file."""
+"""A problem whose rows are the answer to a query; the database is a real SQLite file."""
 
 import sqlite3
 from datetime import datetime, timedelta
@@ -49,15 +49,15 @@ def source(plant: Path, **keys: Any) -> DatabaseSource:
     return DatabaseSource.model_validate(about | keys)
 
 
-def fetch(asked: DatabaseSource, store: Path) -> None:
-    asked.fetch(store, lambda come, total: None, 1)
+def fetch(database_source: DatabaseSource, store: Path) -> None:
+    database_source.fetch(store, lambda received, total: None, 1)
 
 
-def ingested(asked: DatabaseSource, store: Path, root: Path) -> tuple[pl.DataFrame, Quality]:
+def ingest_answer(database_source: DatabaseSource, store: Path, root: Path) -> tuple[pl.DataFrame, Quality]:
     problem = Problem.model_validate(
         {
             "title": "test",
-            "source": asked.model_dump(),
+            "source": database_source.model_dump(),
             "table": {"features": ["kw", "note"], "target": "kw", "unit": "kW"},
             "split": "half",
             "window": {"lookback": "2h", "step": "1h", "delay": "1h"},
@@ -74,7 +74,7 @@ def test_an_answer_is_a_table(plant: Path, store: Path, tmp_path: Path) -> None:
         f"{ANSWER_FILE}.part.json",
         f"{ANSWER_FILE}.sha256",
     ]
-    table, quality = ingested(source(plant), store, tmp_path)
+    table, quality = ingest_answer(source(plant), store, tmp_path)
     assert list(quality.series) == ["north", "south"]
     assert quality.rows_kept == 600
     assert table["kw"].to_list() == [i % 24 + k for k in (0.0, 1.0) for i in range(300)]
@@ -82,17 +82,17 @@ def test_an_answer_is_a_table(plant: Path, store: Path, tmp_path: Path) -> None:
 
 
 def test_batches_make_the_same_table(plant: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a column is null in all of the first one, and so has no type yet."""
+    """Also where a column is null in all rows of the first batch, and so has no type yet."""
     fetch(source(plant), store)
-    whole, _ = ingested(source(plant), store, tmp_path)
+    whole, _ = ingest_answer(source(plant), store, tmp_path)
     (store / ANSWER_FILE).unlink()
     monkeypatch.setattr(database, "BATCH_ROWS", 64)
     fetch(source(plant), store)
-    parts, _ = ingested(source(plant), store, tmp_path)
+    parts, _ = ingest_answer(source(plant), store, tmp_path)
     assert parts.equals(whole)
 
 
-def test_it_is_asked_again_for_another_query_or_a_removed_file_alone(plant: Path, store: Path) -> None:
+def test_it_is_asked_again_only_for_another_query_or_a_removed_file(plant: Path, store: Path) -> None:
     def rows() -> int:
         return pl.read_parquet(store / ANSWER_FILE).height
 
@@ -109,14 +109,14 @@ def test_it_is_asked_again_for_another_query_or_a_removed_file_alone(plant: Path
     assert rows() == 2 * 4 * 24
 
 
-def test_a_changed_file_is_no_answer(plant: Path, store: Path) -> None:
+def test_a_changed_file_is_not_an_answer(plant: Path, store: Path) -> None:
     fetch(source(plant), store)
     (store / ANSWER_FILE).write_bytes(b"other")
     with pytest.raises(RecastError, match=r"rows\.parquet: the file is not what was downloaded"):
         fetch(source(plant), store)
 
 
-def test_what_fails_keeps_the_former_answer(plant: Path, store: Path) -> None:
+def test_a_failure_keeps_the_former_answer(plant: Path, store: Path) -> None:
     fetch(source(plant), store)
     before = (store / ANSWER_FILE).read_bytes()
     with pytest.raises(RecastError, match=r"source\.query: sqlite:.* refuses it: no such column: mw"):
@@ -126,7 +126,7 @@ def test_what_fails_keeps_the_former_answer(plant: Path, store: Path) -> None:
     assert (store / ANSWER_FILE).read_bytes() == before
 
 
-def test_no_database_is_made_where_none_is(plant: Path, store: Path) -> None:
+def test_no_database_is_created_where_there_is_none(plant: Path, store: Path) -> None:
     with pytest.raises(RecastError, match=r"there is no file .*none\.db"):
         fetch(source(plant.with_name("none.db")), store)
     assert not plant.with_name("none.db").exists()
@@ -149,7 +149,7 @@ def test_secrets_come_from_the_environment_and_are_never_shown(
     assert "hunter2" not in str(raised.value)
 
 
-def test_a_file_that_is_no_database_is_named(plant: Path, store: Path) -> None:
+def test_a_file_that_is_not_a_database_is_named(plant: Path, store: Path) -> None:
     plant.write_bytes(b"no database" * 100)
     with pytest.raises(RecastError, match=r"plant\.db refuses it: file is not a database"):
         fetch(source(plant), store)

@@ -1,4 +1,4 @@
-"""Where whole sequences come from: generated tasks, files of the user's, downloads over a real local server."""
+"""Sources of whole sequences: generated tasks, the user's files, downloads from a real local server."""
 
 import gzip
 import hashlib
@@ -42,11 +42,11 @@ from problems.sources.music import MusicSource
 from problems.split import SPLITS
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
-"""Real files, where there are any."""
+"""Real files, where they exist."""
 
 
-def silent(come: int, total: int | None) -> None:
-    """A progress that nobody looks at."""
+def ignore_progress(received: int, total: int | None) -> None:
+    """A progress that nobody watches."""
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def store(tmp_path: Path) -> Path:
 
 
 class Mirror:
-    """A web server on this machine that gives the files it is told to, by name."""
+    """A local web server that serves the given files by name."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -99,21 +99,21 @@ def mirror() -> Iterator[Mirror]:
     running.server.server_close()
 
 
-def published(file: PublicFile, content: bytes) -> PublicFile:
-    """The same public file, with other content."""
+def publish(file: PublicFile, content: bytes) -> PublicFile:
+    """Declare the same public file with other content."""
     return PublicFile(file.name, hashlib.sha256(content).hexdigest(), file.magic)
 
 
-def read(source: SequenceSource, store: Path, scratch: Path) -> pl.DataFrame:
-    """The sequences of a source whose files are in the store."""
+def read_frame(source: SequenceSource, store: Path, scratch: Path) -> pl.DataFrame:
+    """Read the sequences of a source whose files are in the store."""
     scratch.mkdir(exist_ok=True)
     return source.read_sequences(store, scratch).frame.collect()
 
 
-def ingested(source: SequenceSource, store: Path) -> pl.DataFrame:
-    """What `ingest` would get: the files fetched, the sequences read."""
-    source.fetch(store, silent, 1)
-    return read(source, store, store.parent / "scratch")
+def fetch_and_read(source: SequenceSource, store: Path) -> pl.DataFrame:
+    """Fetch the files and read the sequences, as `ingest` does."""
+    source.fetch(store, ignore_progress, 1)
+    return read_frame(source, store, store.parent / "scratch")
 
 
 def steps(column: pl.Series, features: int = 1) -> np.ndarray:
@@ -136,9 +136,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     return lambda: tmp_path_factory.mktemp("scratch")
 
 
-def made(folders: Callable[[], Path], kind: str, **settings: Any) -> pl.DataFrame:
+def generate(folders: Callable[[], Path], kind: str, **settings: Any) -> pl.DataFrame:
     source = GENERATED[kind](kind=kind, **settings)
-    return read(source, Path("nowhere"), folders())
+    return read_frame(source, Path("nowhere"), folders())
 
 
 @given(counts, lengths, seeds)
@@ -146,7 +146,7 @@ def made(folders: Callable[[], Path], kind: str, **settings: Any) -> pl.DataFram
 def test_the_answer_to_addition_is_the_sum_of_the_two_marked_numbers(
     folders: Callable[[], Path], counts: dict[str, int], length: int, seed: int
 ) -> None:
-    frame = made(folders, "adding", length=length, seed=seed, **counts)
+    frame = generate(folders, "adding", length=length, seed=seed, **counts)
     inputs_NT2 = steps(frame[INPUTS_COLUMN], 2)
     numbers_NT, marks_NT = inputs_NT2[..., 0], inputs_NT2[..., 1]
     assert inputs_NT2.shape == (sum(counts.values()), length, 2)
@@ -157,7 +157,7 @@ def test_the_answer_to_addition_is_the_sum_of_the_two_marked_numbers(
 
 
 def test_any_two_steps_may_be_marked_and_answering_one_is_a_sixth_off(folders: Callable[[], Path]) -> None:
-    frame = made(folders, "adding", length=10, train=20_000)
+    frame = generate(folders, "adding", length=10, train=20_000)
     marked_T = steps(frame[INPUTS_COLUMN], 2)[..., 1].mean(axis=0)
     np.testing.assert_allclose(marked_T, 0.2, atol=0.015)
     assert np.mean((steps(frame[TARGET_COLUMN]) - 1) ** 2) == pytest.approx(1 / 6, rel=0.03)
@@ -168,7 +168,7 @@ def test_any_two_steps_may_be_marked_and_answering_one_is_a_sixth_off(folders: C
 def test_the_ten_digits_are_to_be_said_again_after_the_blank(
     folders: Callable[[], Path], counts: dict[str, int], length: int, seed: int
 ) -> None:
-    frame = made(folders, "copy_memory", length=length, seed=seed, **counts)
+    frame = generate(folders, "copy_memory", length=length, seed=seed, **counts)
     inputs_NL, answers_NL = steps(frame[INPUTS_COLUMN])[..., 0], steps(frame[TARGET_COLUMN])[..., 0]
     assert inputs_NL.shape == answers_NL.shape == (sum(counts.values()), length + 20)
     digits_ND = inputs_NL[:, :10]
@@ -180,7 +180,7 @@ def test_the_ten_digits_are_to_be_said_again_after_the_blank(
 
 
 def test_every_digit_is_as_likely_at_every_place(folders: Callable[[], Path]) -> None:
-    digits_ND = steps(made(folders, "copy_memory", length=1, train=8_000)[INPUTS_COLUMN])[:, :10, 0]
+    digits_ND = steps(generate(folders, "copy_memory", length=1, train=8_000)[INPUTS_COLUMN])[:, :10, 0]
     for digit in range(1, 9):
         np.testing.assert_allclose((digits_ND == digit).mean(axis=0), 1 / 8, atol=0.02)
 
@@ -190,7 +190,7 @@ def test_every_digit_is_as_likely_at_every_place(folders: Callable[[], Path]) ->
 def test_generated_sequences_are_counted_by_split_and_no_two_are_the_same(
     folders: Callable[[], Path], kind: str, counts: dict[str, int], length: int, seed: int
 ) -> None:
-    frame = made(folders, kind, length=length, seed=seed, **counts)
+    frame = generate(folders, kind, length=length, seed=seed, **counts)
     assert dict(frame.group_by(SPLIT_COLUMN).len().iter_rows()) == counts
     assert frame[SPLIT_COLUMN].to_list() == [split for split in SPLITS for _ in range(counts[split])]
     assert len({tuple(row) for row in frame[INPUTS_COLUMN].to_list()}) == frame.height
@@ -212,7 +212,7 @@ def test_the_same_seed_makes_the_same_bytes_and_another_seed_others(
 
 
 def test_the_number_of_other_sequences_changes_no_split_of_the_adding_problem(folders: Callable[[], Path]) -> None:
-    few, many = (made(folders, "adding", length=5, train=train, test=9) for train in (3, 30))
+    few, many = (generate(folders, "adding", length=5, train=train, test=9) for train in (3, 30))
     assert few.filter(pl.col(SPLIT_COLUMN) == "test")[INPUTS_COLUMN].equals(
         many.filter(pl.col(SPLIT_COLUMN) == "test")[INPUTS_COLUMN]
     )
@@ -225,9 +225,9 @@ def test_generated_sequences_are_said_to_be_and_lie_in_chunks(
     monkeypatch.setattr("problems.files.sequence_chunks.CHUNK_NUMBERS", 100)
     source = GENERATED[kind](kind=kind, length=20, train=40, validation=1, test=1)
     assert source.synthetic
-    source.fetch(store, silent, 1)
+    source.fetch(store, ignore_progress, 1)
     assert not list(store.iterdir())
-    frame = read(source, store, tmp_path / "scratch")
+    frame = read_frame(source, store, tmp_path / "scratch")
     assert frame.height == 42
     assert len(list((tmp_path / "scratch").iterdir())) >= 22
 
@@ -248,7 +248,7 @@ def test_more_sequences_than_can_all_differ_are_refused() -> None:
 
 
 def test_digits_are_read_pixel_by_pixel_from_the_installed_package(store: Path) -> None:
-    frame = ingested(DigitsSource(kind="digits"), store)
+    frame = fetch_and_read(DigitsSource(kind="digits"), store)
     known_NC = np.loadtxt(store / "digits.csv.gz", delimiter=",")
     np.testing.assert_allclose(steps(frame[INPUTS_COLUMN])[..., 0], known_NC[:, :64] / 16)
     assert frame[TARGET_COLUMN].list.first().to_list() == known_NC[:, 64].tolist()
@@ -259,19 +259,19 @@ def test_digits_are_read_pixel_by_pixel_from_the_installed_package(store: Path) 
 
 
 def test_permuted_digits_have_their_pixels_in_one_other_order(store: Path) -> None:
-    plain, one, same, other = (
-        steps(ingested(DigitsSource(kind="digits", permuted=permuted, seed=seed), store)[INPUTS_COLUMN])[..., 0]
+    plain, shuffled, same, other = (
+        steps(fetch_and_read(DigitsSource(kind="digits", permuted=permuted, seed=seed), store)[INPUTS_COLUMN])[..., 0]
         for permuted, seed in ((False, 3), (True, 3), (True, 3), (True, 4))
     )
-    np.testing.assert_array_equal(one, same)
-    assert (one != plain).any()
-    assert (one != other).any()
+    np.testing.assert_array_equal(shuffled, same)
+    assert (shuffled != plain).any()
+    assert (shuffled != other).any()
     order = np.random.default_rng(3).permutation(64)
-    np.testing.assert_array_equal(one, plain[:, order])
+    np.testing.assert_array_equal(shuffled, plain[:, order])
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("16," * 64 + "10", "line 2: not 64 whole numbers from 0 to 16 and a class from 0 to 9"),
         ("17," + "0," * 63 + "1", "line 2"),
@@ -281,49 +281,49 @@ def test_permuted_digits_have_their_pixels_in_one_other_order(store: Path) -> No
     ],
     ids=["class", "bright", "fraction", "text", "short"],
 )
-def test_a_wrong_line_of_digits_is_named(line: str, said: str, store: Path, tmp_path: Path) -> None:
+def test_a_wrong_line_of_digits_is_named(line: str, message: str, store: Path, tmp_path: Path) -> None:
     (store / "digits.csv.gz").write_bytes(gzip.compress(f"{'0,' * 64}9\n{line}\n".encode()))
-    with pytest.raises(RecastError, match=said):
-        read(DigitsSource(kind="digits"), store, tmp_path / "scratch")
+    with pytest.raises(RecastError, match=message):
+        read_frame(DigitsSource(kind="digits"), store, tmp_path / "scratch")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8bno", gzip.compress(b"1,2,3\n")], ids=["empty", "broken", "narrow"])
 def test_a_file_that_holds_no_digits_is_refused(content: bytes, store: Path, tmp_path: Path) -> None:
     (store / "digits.csv.gz").write_bytes(content)
     with pytest.raises(RecastError, match=r"digits\.csv\.gz: (not a readable table|3 columns)"):
-        read(DigitsSource(kind="digits"), store, tmp_path / "scratch")
+        read_frame(DigitsSource(kind="digits"), store, tmp_path / "scratch")
 
 
 def test_without_the_package_digits_say_what_to_install(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("problems.sources.digits.find_spec", lambda name: None)
     with pytest.raises(RecastError, match="pip install scikit-learn"):
-        DigitsSource(kind="digits").fetch(store, silent, 1)
+        DigitsSource(kind="digits").fetch(store, ignore_progress, 1)
 
 
 # MNIST
 
 
-def idx(values: np.ndarray, count: int | None = None, magic: int | None = None) -> bytes:
-    """A packed idx file; the header may say something else than what follows."""
+def make_idx(values: np.ndarray, count: int | None = None, magic: int | None = None) -> bytes:
+    """Make a packed idx file, whose header need not agree with what follows."""
     sizes = [len(values) if count is None else count, *values.shape[1:]]
     header = struct.pack(f">{1 + len(sizes)}I", magic or 0x800 + len(sizes), *sizes)
     return gzip.compress(header + values.astype(np.uint8).tobytes(), mtime=0)
 
 
-def digits(train: int = 7, test: int = 4) -> dict[str, bytes]:
-    """The four files of MNIST, with other pictures."""
+def make_digits(train: int = 7, test: int = 4) -> dict[str, bytes]:
+    """Make the four files of MNIST with other pictures."""
     random = np.random.default_rng(0)
     files = {}
     for count, (images, labels) in zip((train, test), mnist.FILES.values(), strict=True):
-        files[images.name] = idx(random.integers(256, size=(count, 28, 28)))
-        files[labels.name] = idx(np.arange(count) % 10)
+        files[images.name] = make_idx(random.integers(256, size=(count, 28, 28)))
+        files[labels.name] = make_idx(np.arange(count) % 10)
     return files
 
 
 IMAGES, LABELS = (file.name for file in mnist.FILES["train"])
 
 
-def laid(folder: Path, files: Mapping[str, bytes]) -> Path:
+def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -334,15 +334,15 @@ def test_mnist_is_read_pixel_by_pixel_with_its_own_split(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("problems.files.sequence_chunks.CHUNK_NUMBERS", 3 * 784)
-    files = digits()
-    folder = laid(tmp_path / "mine", files)
-    frame = ingested(MnistSource(kind="mnist", path=str(folder)), store)
+    files = make_digits()
+    folder = write_files(tmp_path / "mine", files)
+    frame = fetch_and_read(MnistSource(kind="mnist", path=str(folder)), store)
     assert frame[SPLIT_COLUMN].to_list() == ["train"] * 7 + ["test"] * 4
     pixels = np.frombuffer(gzip.decompress(files[IMAGES])[16:], dtype=np.uint8).reshape(7, 784)
     np.testing.assert_allclose(steps(frame[INPUTS_COLUMN])[:7, :, 0], pixels / 255, rtol=1e-6)
     assert frame[TARGET_COLUMN].list.first().to_list() == [*range(7), *range(4)]
     assert frame[PLACE_COLUMN][8].endswith("t10k-images-idx3-ubyte.gz, image 2")
-    permuted = ingested(MnistSource(kind="mnist", path=str(folder), permuted=True, seed=5), store)
+    permuted = fetch_and_read(MnistSource(kind="mnist", path=str(folder), permuted=True, seed=5), store)
     order = np.random.default_rng(5).permutation(784)
     np.testing.assert_array_equal(steps(permuted[INPUTS_COLUMN])[..., 0], steps(frame[INPUTS_COLUMN])[:, order, 0])
 
@@ -350,57 +350,57 @@ def test_mnist_is_read_pixel_by_pixel_with_its_own_split(
 def test_mnist_is_downloaded_once_and_what_is_missing_again(
     mirror: Mirror, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror.files = digits()
+    mirror.files = make_digits()
     known = {
-        split: tuple(published(file, mirror.files[file.name]) for file in pair) for split, pair in mnist.FILES.items()
+        split: tuple(publish(file, mirror.files[file.name]) for file in pair) for split, pair in mnist.FILES.items()
     }
     monkeypatch.setattr(mnist, "FILES", known)
     source = MnistSource(kind="mnist", mirrors=(mirror.url + "empty", mirror.url))
     del mirror.files[IMAGES]
     with pytest.raises(Unreachable, match=r"(?s)train-images.*404.*problems\.texts\.source\.path"):
-        source.fetch(store, silent, 1)
-    mirror.files = digits()
-    assert ingested(source, store).height == 11
+        source.fetch(store, ignore_progress, 1)
+    mirror.files = make_digits()
+    assert fetch_and_read(source, store).height == 11
     mirror.asked.clear()
     (store / LABELS).unlink()
-    source.fetch(store, silent, 1)
+    source.fetch(store, ignore_progress, 1)
     assert {path.rsplit("/", 1)[-1] for path in mirror.asked} == {LABELS}
     (store / IMAGES).write_bytes(b"changed")
     with pytest.raises(RecastError, match="the file is not what was downloaded"):
-        source.fetch(store, silent, 1)
+        source.fetch(store, ignore_progress, 1)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
-        (LABELS, idx(np.array([1, 2, 10, 3, 4, 5, 6])), r"labels.*label 3: 10 is not a digit from 0 to 9"),
-        (LABELS, idx(np.arange(6)), "7 images, but there are 6 labels"),
-        (LABELS, idx(np.arange(7), count=8), "labels.*cut short"),
-        (LABELS, idx(np.arange(7), count=6), "labels.*more than its header says"),
-        (LABELS, idx(np.arange(0)), "labels.*no label"),
-        (LABELS, idx(np.arange(7), magic=0x803), "labels.*not an idx file of labels"),
-        (IMAGES, idx(np.zeros((7, 28, 28)), magic=0x801), "images.*not an idx file of images"),
-        (IMAGES, idx(np.zeros((7, 28, 27))), "images.*28 x 27 pixels, not 28 x 28"),
+        (LABELS, make_idx(np.array([1, 2, 10, 3, 4, 5, 6])), r"labels.*label 3: 10 is not a digit from 0 to 9"),
+        (LABELS, make_idx(np.arange(6)), "7 images, but there are 6 labels"),
+        (LABELS, make_idx(np.arange(7), count=8), "labels.*cut short"),
+        (LABELS, make_idx(np.arange(7), count=6), "labels.*more than its header says"),
+        (LABELS, make_idx(np.arange(0)), "labels.*no label"),
+        (LABELS, make_idx(np.arange(7), magic=0x803), "labels.*not an idx file of labels"),
+        (IMAGES, make_idx(np.zeros((7, 28, 28)), magic=0x801), "images.*not an idx file of images"),
+        (IMAGES, make_idx(np.zeros((7, 28, 27))), "images.*28 x 27 pixels, not 28 x 28"),
         (IMAGES, gzip.compress(b"\0\0\x08\x03\0\0"), "images.*cut short in its header"),
         (IMAGES, gzip.compress(b""), "images.*not an idx file"),
-        (IMAGES, idx(np.zeros((7, 28, 28)))[:-9], "images.*not a whole gzip file"),
+        (IMAGES, make_idx(np.zeros((7, 28, 28)))[:-9], "images.*not a whole gzip file"),
         (IMAGES, b"no gzip", "images.*not a whole gzip file"),
     ],
     ids=["label", "count", "short", "long", "none", "magic", "images", "size", "header", "empty", "cut", "gzip"],
 )
-def test_a_broken_file_of_mnist_is_named(name: str, content: bytes, said: str, store: Path, tmp_path: Path) -> None:
-    folder = laid(tmp_path / "mine", {**digits(), name: content})
-    with pytest.raises(RecastError, match=said):
-        ingested(MnistSource(kind="mnist", path=str(folder)), store)
+def test_a_broken_file_of_mnist_is_named(name: str, content: bytes, message: str, store: Path, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "mine", {**make_digits(), name: content})
+    with pytest.raises(RecastError, match=message):
+        fetch_and_read(MnistSource(kind="mnist", path=str(folder)), store)
 
 
 def test_a_folder_that_lacks_a_file_of_mnist_is_refused(store: Path, tmp_path: Path) -> None:
-    files = digits()
+    files = make_digits()
     del files[LABELS]
     with pytest.raises(RecastError, match=f"problems.texts.source.path: .* lacks {LABELS}"):
-        ingested(MnistSource(kind="mnist", path=str(laid(tmp_path / "mine", files))), store)
+        fetch_and_read(MnistSource(kind="mnist", path=str(write_files(tmp_path / "mine", files))), store)
     with pytest.raises(RecastError, match="there is no folder"):
-        ingested(MnistSource(kind="mnist", path=str(tmp_path / "none")), store)
+        fetch_and_read(MnistSource(kind="mnist", path=str(tmp_path / "none")), store)
 
 
 # IMDB
@@ -414,7 +414,7 @@ def reviews(**columns: list[Any]) -> pl.DataFrame:
 def test_reviews_are_read_from_a_parquet_file_in_its_order(store: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.parquet"
     reviews().write_parquet(file)
-    frame = ingested(ImdbSource(kind="imdb", path=str(file)), store)
+    frame = fetch_and_read(ImdbSource(kind="imdb", path=str(file)), store)
     assert frame.select(SPLIT_COLUMN, INPUTS_COLUMN, TARGET_COLUMN).rows() == [
         ("train", "bad", [0.0]),
         ("test", "good", [1.0]),
@@ -425,7 +425,7 @@ def test_reviews_are_read_from_a_parquet_file_in_its_order(store: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"label": [0, 2, 1]}, "row 2: its label is not 0 or 1"),
         ({"label": [0, 1, None]}, "row 3: its label is not 0 or 1"),
@@ -438,30 +438,30 @@ def test_reviews_are_read_from_a_parquet_file_in_its_order(store: Path, tmp_path
         ({"split": [None, "test", "dev"]}, "row 1: its split is not one of"),
     ],
 )
-def test_a_wrong_review_is_named(columns: dict[str, list[Any]], said: str, store: Path, tmp_path: Path) -> None:
+def test_a_wrong_review_is_named(columns: dict[str, list[Any]], message: str, store: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.parquet"
     reviews(**columns).write_parquet(file)
-    with pytest.raises(RecastError, match=rf"mine\.parquet.*{said}"):
-        ingested(ImdbSource(kind="imdb", path=str(file)), store)
+    with pytest.raises(RecastError, match=rf"mine\.parquet.*{message}"):
+        fetch_and_read(ImdbSource(kind="imdb", path=str(file)), store)
 
 
 def test_a_file_that_holds_no_reviews_is_refused(store: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.parquet"
     source = ImdbSource(kind="imdb", path=str(file))
     with pytest.raises(RecastError, match=r"problems\.texts\.source\.path: there is no file"):
-        ingested(source, store)
+        fetch_and_read(source, store)
     reviews().drop("label", "text").write_parquet(file)
     with pytest.raises(RecastError, match="there is no column label, text; it must have split, label and text"):
-        ingested(source, store)
+        fetch_and_read(source, store)
     file.write_text("split,label,text\ntrain,0,bad\n")
     with pytest.raises(RecastError, match=r"mine\.parquet: not a readable table"):
-        ingested(source, store)
+        fetch_and_read(source, store)
     with pytest.raises(RecastError, match=r"is not a \.parquet or \.tar\.gz file; give it the right name"):
-        ingested(ImdbSource(kind="imdb", path=str(file.rename(tmp_path / "mine.csv"))), store)
+        fetch_and_read(ImdbSource(kind="imdb", path=str(file.rename(tmp_path / "mine.csv"))), store)
 
 
-def packed(files: Mapping[str, bytes], mode: str = "w:gz") -> bytes:
-    """A tar archive of these files."""
+def pack_tar(files: Mapping[str, bytes], mode: str = "w:gz") -> bytes:
+    """Pack files into a tar archive."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
         for name, content in files.items():
@@ -483,13 +483,13 @@ ACL = {
 def test_reviews_are_downloaded_and_read_from_the_archive(
     mirror: Mirror, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror.files = {imdb.ARCHIVE.name: packed(ACL)}
+    mirror.files = {imdb.ARCHIVE.name: pack_tar(ACL)}
     source = ImdbSource(kind="imdb", mirrors=(mirror.url,))
     with pytest.raises(Unreachable, match="answered with another file: its sha256 is"):
-        source.fetch(store, silent, 1)
-    monkeypatch.setattr(imdb, "ARCHIVE", published(imdb.ARCHIVE, mirror.files[imdb.ARCHIVE.name]))
+        source.fetch(store, ignore_progress, 1)
+    monkeypatch.setattr(imdb, "ARCHIVE", publish(imdb.ARCHIVE, mirror.files[imdb.ARCHIVE.name]))
     monkeypatch.setattr(imdb, "CHUNK_REVIEWS", 1)
-    frame = ingested(source, store)
+    frame = fetch_and_read(source, store)
     assert frame.select(SPLIT_COLUMN, INPUTS_COLUMN, TARGET_COLUMN).rows() == [
         ("test", "dull", [0.0]),
         ("train", "café, good", [1.0]),
@@ -497,49 +497,49 @@ def test_reviews_are_downloaded_and_read_from_the_archive(
     assert frame[PLACE_COLUMN][1].endswith("aclImdb_v1.tar.gz, train/pos/0_9.txt")
     assert not list(tmp_path.rglob("outside.txt"))
     asked = len(mirror.asked)
-    source.fetch(store, silent, 1)
+    source.fetch(store, ignore_progress, 1)
     assert len(mirror.asked) == asked, "what is there was downloaded again"
     local = ImdbSource(kind="imdb", path=str((store / imdb.ARCHIVE.name).rename(tmp_path / "mine.tar.gz")))
     checksum_file(store / imdb.ARCHIVE.name).unlink()
-    assert ingested(local, store).height == 2
+    assert fetch_and_read(local, store).height == 2
 
 
 def test_a_local_file_and_a_download_take_each_others_place(
     mirror: Mirror, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror.files = {imdb.ARCHIVE.name: packed(ACL)}
-    monkeypatch.setattr(imdb, "ARCHIVE", published(imdb.ARCHIVE, mirror.files[imdb.ARCHIVE.name]))
+    mirror.files = {imdb.ARCHIVE.name: pack_tar(ACL)}
+    monkeypatch.setattr(imdb, "ARCHIVE", publish(imdb.ARCHIVE, mirror.files[imdb.ARCHIVE.name]))
     reviews().write_parquet(tmp_path / "mine.parquet")
     local, public = (
         ImdbSource(kind="imdb", path=str(tmp_path / "mine.parquet")),
         ImdbSource(kind="imdb", mirrors=(mirror.url,)),
     )
     for source, height in ((local, 3), (public, 2), (local, 3), (public, 2)):
-        assert ingested(source, store).height == height
+        assert fetch_and_read(source, store).height == height
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (packed({**ACL, "aclImdb/test/pos/1_8.txt": b" "}), r"test/pos/1_8\.txt: the review is empty"),
-        (packed({**ACL, "aclImdb/test/pos/1_8.txt": b"ab\xff"}), r"test/pos/1_8\.txt: not UTF-8 at byte 2"),
-        (packed({"aclImdb/train/pos/0_9.txt": b"good"}), "no review was found under aclImdb/test"),
-        (packed(ACL)[:-30], "cut short or not a tar.gz archive"),
+        (pack_tar({**ACL, "aclImdb/test/pos/1_8.txt": b" "}), r"test/pos/1_8\.txt: the review is empty"),
+        (pack_tar({**ACL, "aclImdb/test/pos/1_8.txt": b"ab\xff"}), r"test/pos/1_8\.txt: not UTF-8 at byte 2"),
+        (pack_tar({"aclImdb/train/pos/0_9.txt": b"good"}), "no review was found under aclImdb/test"),
+        (pack_tar(ACL)[:-30], "cut short or not a tar.gz archive"),
         (b"<html>", "cut short or not a tar.gz archive"),
     ],
     ids=["empty", "encoding", "one split", "cut", "page"],
 )
-def test_a_broken_archive_of_reviews_is_named(content: bytes, said: str, store: Path, tmp_path: Path) -> None:
+def test_a_broken_archive_of_reviews_is_named(content: bytes, message: str, store: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.tar.gz"
     file.write_bytes(content)
-    with pytest.raises(RecastError, match=rf"mine\.tar\.gz.*{said}"):
-        ingested(ImdbSource(kind="imdb", path=str(file)), store)
+    with pytest.raises(RecastError, match=rf"mine\.tar\.gz.*{message}"):
+        fetch_and_read(ImdbSource(kind="imdb", path=str(file)), store)
 
 
 @pytest.mark.skipif(not (SHARED / "imdb.parquet").exists(), reason="the real file is not here")
 def test_the_real_reviews_are_fifty_thousand(store: Path) -> None:
     source = ImdbSource(kind="imdb", path=str(SHARED / "imdb.parquet"))
-    source.fetch(store, silent, 1)
+    source.fetch(store, ignore_progress, 1)
     frame = source.read_sequences(store, store.parent).frame
     counted = frame.group_by(SPLIT_COLUMN, pl.col(TARGET_COLUMN).list.first()).len().collect()
     assert sorted(counted.rows()) == [(split, label, 12_500) for split in ("test", "train") for label in (0.0, 1.0)]
@@ -555,8 +555,8 @@ def piece(length: int, seed: int = 0) -> np.ndarray:
 def cells(*pieces: Any) -> np.ndarray:
     """A row of cells."""
     row = np.empty((1, len(pieces)), dtype=object)
-    for i, each in enumerate(pieces):
-        row[0, i] = each
+    for i, item in enumerate(pieces):
+        row[0, i] = item
     return row
 
 
@@ -564,15 +564,15 @@ def collection() -> dict[str, Any]:
     return {"traindata": cells(piece(5), piece(7, 1)), "validdata": cells(piece(4, 2)), "testdata": cells(piece(2, 3))}
 
 
-def matlab(content: dict[str, Any], packed: bool = True) -> bytes:
+def make_matlab(content: dict[str, Any], packed: bool = True) -> bytes:
     buffer = io.BytesIO()
     savemat(buffer, content, do_compression=packed)
     return buffer.getvalue()
 
 
 def test_pieces_are_their_steps_of_88_keys(store: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.mat").write_bytes(matlab(collection() | {"more": "ignored"}))
-    frame = ingested(MusicSource(kind="music", path=str(tmp_path / "mine.mat")), store)
+    (tmp_path / "mine.mat").write_bytes(make_matlab(collection() | {"more": "ignored"}))
+    frame = fetch_and_read(MusicSource(kind="music", path=str(tmp_path / "mine.mat")), store)
     assert frame[SPLIT_COLUMN].to_list() == ["train", "train", "validation", "test"]
     assert frame[INPUTS_COLUMN].list.len().to_list() == [88 * length for length in (5, 7, 4, 2)]
     np.testing.assert_array_equal(np.array(frame[INPUTS_COLUMN][1]).reshape(7, 88), piece(7, 1))
@@ -583,17 +583,17 @@ def test_pieces_are_their_steps_of_88_keys(store: Path, tmp_path: Path) -> None:
 
 def test_a_collection_is_downloaded(mirror: Mirror, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = music.FILES["nottingham"]
-    mirror.files = {known.name: matlab(collection())}
+    mirror.files = {known.name: make_matlab(collection())}
     source = MusicSource(kind="music", name="nottingham", mirrors=(mirror.url,))
-    monkeypatch.setitem(music.FILES, "nottingham", published(known, mirror.files[known.name]))
-    assert ingested(source, store).height == 4
+    monkeypatch.setitem(music.FILES, "nottingham", publish(known, mirror.files[known.name]))
+    assert fetch_and_read(source, store).height == 4
     assert mirror.asked == ["/data/Nottingham.mat"]
     with pytest.raises(Unreachable, match=r"JSB_Chorales\.mat could not be downloaded"):
-        MusicSource(kind="music", name="jsb_chorales", mirrors=(mirror.url,)).fetch(store, silent, 1)
+        MusicSource(kind="music", name="jsb_chorales", mirrors=(mirror.url,)).fetch(store, ignore_progress, 1)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"testdata": None}, "there is no testdata"),
         ({"validdata": piece(5)}, "validdata: not one row of cells"),
@@ -608,14 +608,14 @@ def test_a_collection_is_downloaded(mirror: Mirror, store: Path, monkeypatch: py
     ],
     ids=["key", "cells", "shape", "text", "short", "value", "nan"],
 )
-def test_a_wrong_piece_is_named(wrong: dict[str, Any], said: str, store: Path, tmp_path: Path) -> None:
+def test_a_wrong_piece_is_named(wrong: dict[str, Any], message: str, store: Path, tmp_path: Path) -> None:
     content = {key: value for key, value in (collection() | wrong).items() if value is not None}
-    (tmp_path / "mine.mat").write_bytes(matlab(content))
-    with pytest.raises(RecastError, match=rf"mine\.mat.*{said}"):
-        ingested(MusicSource(kind="music", path=str(tmp_path / "mine.mat")), store)
+    (tmp_path / "mine.mat").write_bytes(make_matlab(content))
+    with pytest.raises(RecastError, match=rf"mine\.mat.*{message}"):
+        fetch_and_read(MusicSource(kind="music", path=str(tmp_path / "mine.mat")), store)
 
 
-WHOLE, PLAIN = (matlab(collection(), packed) for packed in (True, False))
+WHOLE, PLAIN = (make_matlab(collection(), packed) for packed in (True, False))
 
 
 @given(st.sampled_from([WHOLE, PLAIN]), st.data())
@@ -628,9 +628,9 @@ def test_a_broken_matlab_file_is_refused_or_read_but_never_crashes(
         broken[place] = data.draw(st.integers(0, 255))
     (folder / "mine.mat").write_bytes(broken[: data.draw(st.integers(len(whole) // 2, len(whole)))])
     try:
-        frame = read(MusicSource(kind="music", path="mine.mat"), folder, folder / "scratch")
-    except RecastError as error:
-        assert str(error).startswith(str(folder / "mine.mat"))
+        frame = read_frame(MusicSource(kind="music", path="mine.mat"), folder, folder / "scratch")
+    except RecastError as error:  # a broken file may still be readable
+        assert str(error).startswith(str(folder / "mine.mat"))  # noqa: PT017
     else:
         assert frame.height == 4
 
@@ -639,11 +639,11 @@ def test_a_broken_matlab_file_is_refused_or_read_but_never_crashes(
 @pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "f8", "i8"])
 def test_cells_are_read_as_scipy_reads_them(packed: bool, dtype: str, tmp_path: Path) -> None:
     arrays = [piece(3).astype(dtype) * 7, piece(1).astype(dtype), np.zeros((0, 88), dtype)]
-    (tmp_path / "mine.mat").write_bytes(matlab({"other": "text", "column": cells(*arrays).T, "b": 3.0}, packed))
-    found = matlab_cells(tmp_path / "mine.mat", ["column", "none"])
+    (tmp_path / "mine.mat").write_bytes(make_matlab({"other": "text", "column": cells(*arrays).T, "b": 3.0}, packed))
+    result = matlab_cells(tmp_path / "mine.mat", ["column", "none"])
     known = loadmat(tmp_path / "mine.mat")["column"][:, 0]
-    assert list(found) == ["column"]
-    for array, expected in zip(found["column"], known, strict=True):
+    assert list(result) == ["column"]
+    for array, expected in zip(result["column"], known, strict=True):
         np.testing.assert_array_equal(array, expected)
 
 
@@ -651,15 +651,15 @@ def test_a_cut_matlab_file_and_a_pickle_are_refused(store: Path, tmp_path: Path)
     source = MusicSource(kind="music", path=str(tmp_path / "mine.mat"))
     (tmp_path / "mine.mat").write_bytes(WHOLE[: len(WHOLE) // 2])
     with pytest.raises(RecastError, match=r"mine\.mat: not a whole MATLAB file"):
-        ingested(source, store)
+        fetch_and_read(source, store)
     (tmp_path / "mine.mat").write_bytes(b"\x80\x04\x95" + bytes(200))
     with pytest.raises(RecastError, match=r"mine\.mat: not a MATLAB 5 file"):
-        ingested(source, store)
+        fetch_and_read(source, store)
 
 
 @pytest.mark.parametrize("kind", ["music", "imdb", "mnist", "digits", "language"])
 def test_an_empty_store_is_no_traceback(kind: str, store: Path, tmp_path: Path) -> None:
-    made = {
+    generate = {
         "music": MusicSource(kind="music", name="nottingham"),
         "imdb": ImdbSource(kind="imdb"),
         "mnist": MnistSource(kind="mnist"),
@@ -667,21 +667,21 @@ def test_an_empty_store_is_no_traceback(kind: str, store: Path, tmp_path: Path) 
         "language": LanguageSource(kind="language", corpus="ptb"),
     }
     with pytest.raises(RecastError, match=str(store)):
-        read(made[kind], store, tmp_path / "scratch")
+        read_frame(generate[kind], store, tmp_path / "scratch")
 
 
 def test_music_needs_a_name_or_a_path(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="give name, jsb_chorales or nottingham, or path"):
         MusicSource(kind="music")
     with pytest.raises(RecastError, match="there is no file"):
-        MusicSource(kind="music", path=str(tmp_path / "none.mat")).fetch(store, silent, 1)
+        MusicSource(kind="music", path=str(tmp_path / "none.mat")).fetch(store, ignore_progress, 1)
 
 
 @pytest.mark.skipif(not (SHARED / "JSB_Chorales.mat").exists(), reason="the real file is not here")
 def test_the_real_chorales_are_the_public_ones(store: Path) -> None:
     file = SHARED / "JSB_Chorales.mat"
     assert hashlib.sha256(file.read_bytes()).hexdigest() == music.FILES["jsb_chorales"].sha256
-    frame = ingested(MusicSource(kind="music", path=str(file)), store)
+    frame = fetch_and_read(MusicSource(kind="music", path=str(file)), store)
     assert dict(frame.group_by(SPLIT_COLUMN).len().iter_rows()) == {"train": 229, "validation": 76, "test": 77}
 
 
@@ -699,10 +699,10 @@ def language_source(**settings: Any) -> LanguageSource:
 def test_blocks_are_the_text_and_cut_no_word(parts: list[str], size: int) -> None:
     text = "".join(parts)
     content = text.encode()
-    found = list(split_into_blocks((content[i : i + size] for i in range(0, len(content), size)), "x"))
-    assert "".join(found) == (text if text.strip() else "")
-    assert all(block.strip() for block in found)
-    assert all(block[0] in " \n\t" for block in found[1:])
+    result = list(split_into_blocks((content[i : i + size] for i in range(0, len(content), size)), "x"))
+    assert "".join(result) == (text if text.strip() else "")
+    assert all(block.strip() for block in result)
+    assert all(block[0] in " \n\t" for block in result[1:])
 
 
 def test_a_block_without_a_space_is_cut_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -715,14 +715,14 @@ def test_a_text_file_comes_in_blocks_in_its_order(store: Path, tmp_path: Path, m
     monkeypatch.setattr(text_blocks, "CHUNK_BLOCKS", 3)
     text = "".join(f"Wort {i} weiß ß\n" for i in range(100))
     (tmp_path / "mine.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    frame = ingested(language_source(path=str(tmp_path / "mine.txt")), store)
+    frame = fetch_and_read(language_source(path=str(tmp_path / "mine.txt")), store)
     assert "".join(frame[INPUTS_COLUMN]) == text
     assert frame.height > 20
     assert frame[SPLIT_COLUMN].null_count() == frame.height
     first = len(frame[INPUTS_COLUMN][0])
     assert frame[PLACE_COLUMN][1].endswith(f"mine.txt, from character {first + 1}")
     (tmp_path / "mine.txt.gz").write_bytes(gzip.compress(text.encode()))
-    assert "".join(ingested(language_source(path=str(tmp_path / "mine.txt.gz")), store)[INPUTS_COLUMN]) == text
+    assert "".join(fetch_and_read(language_source(path=str(tmp_path / "mine.txt.gz")), store)[INPUTS_COLUMN]) == text
 
 
 def test_three_text_files_are_the_three_splits(store: Path, tmp_path: Path) -> None:
@@ -730,17 +730,17 @@ def test_three_text_files_are_the_three_splits(store: Path, tmp_path: Path) -> N
     for split in ("test", "train", "validation"):
         (tmp_path / f"{split}.txt").write_text(f"the words of {split}\n", encoding="utf-8")
         files[split] = str(tmp_path / f"{split}.txt")
-    frame = ingested(language_source(path=files), store)
+    frame = fetch_and_read(language_source(path=files), store)
     assert frame.select(SPLIT_COLUMN, INPUTS_COLUMN).rows() == [
         (split, f"the words of {split}\n") for split in ("train", "validation", "test")
     ]
     (tmp_path / "link.txt").symlink_to(tmp_path / "train.txt")
     with pytest.raises(RecastError, match="train and test are the same file"):
-        ingested(language_source(path=files | {"test": str(tmp_path / "link.txt")}), store)
+        fetch_and_read(language_source(path=files | {"test": str(tmp_path / "link.txt")}), store)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("mine.txt", b"", "the file is empty"),
         ("mine.txt", b" \n\n", "the file is empty"),
@@ -753,10 +753,10 @@ def test_three_text_files_are_the_three_splits(store: Path, tmp_path: Path) -> N
     ],
     ids=["empty", "blank", "latin", "mark", "far", "end", "cut", "packed"],
 )
-def test_a_file_that_is_no_text_is_named(name: str, content: bytes, said: str, store: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_text_is_named(name: str, content: bytes, message: str, store: Path, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(RecastError, match=rf"{name}: .*{said}"):
-        ingested(language_source(path=str(tmp_path / name)), store)
+    with pytest.raises(RecastError, match=rf"{name}: .*{message}"):
+        fetch_and_read(language_source(path=str(tmp_path / name)), store)
 
 
 def test_the_byte_of_an_error_is_counted_over_all_pieces() -> None:
@@ -774,10 +774,10 @@ def test_settings_that_name_no_text_are_refused(store: Path, tmp_path: Path) -> 
     with pytest.raises(ValidationError, match="mirrors must be left out"):
         language_source(path="a.txt", mirrors=("http://127.0.0.1/",))
     with pytest.raises(RecastError, match=r"problems\.texts\.source\.path: there is no file"):
-        language_source(path=str(tmp_path / "none.txt")).fetch(store, silent, 1)
+        language_source(path=str(tmp_path / "none.txt")).fetch(store, ignore_progress, 1)
 
 
-def zipped(files: Mapping[str, bytes]) -> bytes:
+def pack_zip(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -793,7 +793,7 @@ NOVELS = {
 }
 PASSAGES = {
     "./lambada_development_plain_text.txt": b"who is there\n",
-    "train-novels.tar": packed(NOVELS, "w"),
+    "train-novels.tar": pack_tar(NOVELS, "w"),
     "lambada_test_plain_text.txt": b"it is me\n",
     "lambada-vocab-2.txt": b"no text",
 }
@@ -810,26 +810,26 @@ CORPORA: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {
         },
     ),
     "wikitext_103": (
-        {"wikitext-103-v1.zip": zipped(TOKENS | {"../outside.txt": b"evil"})},
+        {"wikitext-103-v1.zip": pack_zip(TOKENS | {"../outside.txt": b"evil"})},
         {"train": " = train = \n", "validation": " = valid = \n", "test": " = test = \n"},
     ),
     "lambada": (
-        {"lambada-dataset.tar.gz": packed(PASSAGES)},
+        {"lambada-dataset.tar.gz": pack_tar(PASSAGES)},
         {"train": "It was late .\nIt was dark .\n", "validation": "who is there\n", "test": "it is me\n"},
     ),
     "text8": (
-        {"text8.zip": zipped({"text8": TEXT8})},
+        {"text8.zip": pack_zip({"text8": TEXT8})},
         {"train": " the cat sat on th", "validation": "e mat", "test": " and"},
     ),
 }
-"""Each corpus's files as they are published, with little in them, and the text of its splits."""
+"""The files of each corpus in the form in which they are published, but short; and the text of its splits."""
 
 
 @pytest.fixture
 def small_corpora(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "TEXT8_SIZES", (18, 5, 4))
     for name, (files, _) in CORPORA.items():
-        public = tuple(published(file, files[file.name]) for file in language.CORPORA[name].files)
+        public = tuple(publish(file, files[file.name]) for file in language.CORPORA[name].files)
         monkeypatch.setitem(language.CORPORA, name, replace(language.CORPORA[name], files=public))
 
 
@@ -840,17 +840,17 @@ def test_a_public_corpus_is_downloaded_and_read_without_unpacking_it(
 ) -> None:
     mirror.files, texts = CORPORA[name]
     source = language_source(corpus=name, mirrors=(mirror.url,))
-    frame = ingested(source, store)
-    found = {split: "".join(frame.filter(pl.col(SPLIT_COLUMN) == split)[INPUTS_COLUMN]) for split in texts}
-    assert found == texts
+    frame = fetch_and_read(source, store)
+    result = {split: "".join(frame.filter(pl.col(SPLIT_COLUMN) == split)[INPUTS_COLUMN]) for split in texts}
+    assert result == texts
     assert {file.name for file in store.iterdir()} == {*mirror.files, *(f"{file}.sha256" for file in mirror.files)}
     assert not list(tmp_path.rglob("outside.txt"))
-    folder = laid(tmp_path / "mine", mirror.files)
-    again = ingested(language_source(corpus=name, path=str(folder)), tmp_path / "raw" / "texts")
+    folder = write_files(tmp_path / "mine", mirror.files)
+    again = fetch_and_read(language_source(corpus=name, path=str(folder)), tmp_path / "raw" / "texts")
     assert again.select(SPLIT_COLUMN, INPUTS_COLUMN).equals(frame.select(SPLIT_COLUMN, INPUTS_COLUMN))
     mirror.files = {}
     with pytest.raises(Unreachable, match=r"(?s)could not be downloaded.*404.*problems\.texts\.source\.path"):
-        ingested(source, store)
+        fetch_and_read(source, store)
 
 
 def test_every_public_file_has_a_checksum_and_an_address() -> None:
@@ -863,35 +863,35 @@ def test_every_public_file_has_a_checksum_and_an_address() -> None:
 
 @pytest.mark.usefixtures("small_corpora")
 @pytest.mark.parametrize(
-    ("corpus", "name", "content", "said"),
+    ("corpus", "name", "content", "message"),
     [
-        ("text8", "text8.zip", zipped({"text8": TEXT8[:-1]}), "test: 3 of 4 characters"),
-        ("text8", "text8.zip", zipped({"text8": TEXT8 + b"x"}), "longer than 27 characters"),
-        ("text8", "text8.zip", zipped({"text9": TEXT8}), "the archive has no text8"),
+        ("text8", "text8.zip", pack_zip({"text8": TEXT8[:-1]}), "test: 3 of 4 characters"),
+        ("text8", "text8.zip", pack_zip({"text8": TEXT8 + b"x"}), "longer than 27 characters"),
+        ("text8", "text8.zip", pack_zip({"text9": TEXT8}), "the archive has no text8"),
         ("text8", "text8.zip", b"PK\x03\x04", "cut short or not a zip archive"),
-        ("wikitext_103", "wikitext-103-v1.zip", zipped({}), r"no wikitext-103/wiki\.train\.tokens"),
-        ("lambada", "lambada-dataset.tar.gz", packed({}), "the archive has no lambada_dev"),
+        ("wikitext_103", "wikitext-103-v1.zip", pack_zip({}), r"no wikitext-103/wiki\.train\.tokens"),
+        ("lambada", "lambada-dataset.tar.gz", pack_tar({}), "the archive has no lambada_dev"),
         (
             "lambada",
             "lambada-dataset.tar.gz",
-            packed(PASSAGES | {"train-novels.tar": packed(NOVELS, "w")[:700]}),
+            pack_tar(PASSAGES | {"train-novels.tar": pack_tar(NOVELS, "w")[:700]}),
             "cut short or",
         ),
-        ("lambada", "lambada-dataset.tar.gz", packed(PASSAGES)[:-40], "cut short or"),
+        ("lambada", "lambada-dataset.tar.gz", pack_tar(PASSAGES)[:-40], "cut short or"),
     ],
     ids=["short", "long", "member", "head", "tokens", "none", "novels", "cut"],
 )
 def test_a_broken_archive_of_text_is_named(
-    corpus: str, name: str, content: bytes, said: str, store: Path, tmp_path: Path
+    corpus: str, name: str, content: bytes, message: str, store: Path, tmp_path: Path
 ) -> None:
-    folder = laid(tmp_path / "mine", {name: content})
-    with pytest.raises(RecastError, match=rf"{name}.*{said}"):
-        ingested(language_source(corpus=corpus, path=str(folder)), store)
+    folder = write_files(tmp_path / "mine", {name: content})
+    with pytest.raises(RecastError, match=rf"{name}.*{message}"):
+        fetch_and_read(language_source(corpus=corpus, path=str(folder)), store)
 
 
 def test_a_member_whose_bytes_have_changed_is_named(store: Path, tmp_path: Path) -> None:
-    content = bytearray(zipped({"text8": bytes(range(97, 123)) * 4000}))
+    content = bytearray(pack_zip({"text8": bytes(range(97, 123)) * 4000}))
     content[60] ^= 0xFF
-    folder = laid(tmp_path / "mine", {"text8.zip": bytes(content)})
+    folder = write_files(tmp_path / "mine", {"text8.zip": bytes(content)})
     with pytest.raises(RecastError, match=r"text8\.zip, text8, train: cut short or broken"):
-        ingested(language_source(corpus="text8", path=str(folder)), store)
+        fetch_and_read(language_source(corpus="text8", path=str(folder)), store)

@@ -38,7 +38,7 @@ ROW = "01.01.2009 00:{:02}:00,996.52,-8.02,265.40,-8.90,93.30,3.33,3.11,0.22,1.9
 CSV = "\n".join([HEADER, *(ROW.format(minute) for minute in range(0, 60, 10))]) + "\n"
 
 
-def zipped(text: str = CSV, name: str = "rows.csv") -> bytes:
+def pack_zip(text: str = CSV, name: str = "rows.csv") -> bytes:
     """A zip archive with one member."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -46,8 +46,8 @@ def zipped(text: str = CSV, name: str = "rows.csv") -> bytes:
     return buffer.getvalue()
 
 
-def silent(come: int, total: int | None) -> None:
-    """A progress that nobody looks at."""
+def ignore_progress(received: int, total: int | None) -> None:
+    """A progress that nobody watches."""
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def store(tmp_path: Path) -> Path:
 
 
 class Mirror:
-    """A web server on this machine that gives one file, and answers each request as it is told."""
+    """A local web server that serves one file, and answers requests in the ways that a test sets."""
 
     def __init__(self, body: bytes) -> None:
         self.body = body
@@ -118,18 +118,18 @@ class Mirror:
 
 @pytest.fixture
 def mirror() -> Iterator[Mirror]:
-    running = Mirror(zipped() + bytes(300_000))
+    running = Mirror(pack_zip() + bytes(300_000))
     yield running
     running.server.shutdown()
     running.server.server_close()
 
 
 def test_download_records_what_came(mirror: Mirror, tmp_path: Path) -> None:
-    told: list[tuple[int, int | None]] = []
-    download([mirror.url], tmp_path / "a.zip", lambda come, total: told.append((come, total)), magic=b"PK")
+    reported: list[tuple[int, int | None]] = []
+    download([mirror.url], tmp_path / "a.zip", lambda received, total: reported.append((received, total)), magic=b"PK")
     assert (tmp_path / "a.zip").read_bytes() == mirror.body
     assert checksum_file(tmp_path / "a.zip").read_text().split() == [hashlib.sha256(mirror.body).hexdigest(), "a.zip"]
-    assert told[-1] == (len(mirror.body), len(mirror.body))
+    assert reported[-1] == (len(mirror.body), len(mirror.body))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.zip", "a.zip.sha256"]
     verify_checksum(tmp_path / "a.zip")
     (tmp_path / "a.zip").write_bytes(b"PK")
@@ -139,18 +139,18 @@ def test_download_records_what_came(mirror: Mirror, tmp_path: Path) -> None:
 
 def test_a_cut_connection_is_resumed(mirror: Mirror, tmp_path: Path) -> None:
     mirror.answers = [mirror.cut]
-    download([mirror.url], tmp_path / "a.zip", silent)
+    download([mirror.url], tmp_path / "a.zip", ignore_progress)
     assert (tmp_path / "a.zip").read_bytes() == mirror.body
     assert mirror.asked[1]["Range"] == f"bytes={len(mirror.body) // 2}-"
 
 
-def test_a_later_call_goes_on_from_the_part(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_later_call_continues_from_the_part(mirror: Mirror, tmp_path: Path) -> None:
     mirror.answers = [mirror.cut]
     with pytest.raises(Unreachable):
-        download([mirror.url], tmp_path / "a.zip", silent, attempts=1)
+        download([mirror.url], tmp_path / "a.zip", ignore_progress, attempts=1)
     assert (tmp_path / "a.zip.part").stat().st_size == len(mirror.body) // 2
     assert not (tmp_path / "a.zip").exists()
-    download([mirror.url], tmp_path / "a.zip", silent, attempts=1)
+    download([mirror.url], tmp_path / "a.zip", ignore_progress, attempts=1)
     assert (tmp_path / "a.zip").read_bytes() == mirror.body
     assert "Range" in mirror.asked[1]
 
@@ -158,9 +158,9 @@ def test_a_later_call_goes_on_from_the_part(mirror: Mirror, tmp_path: Path) -> N
 def test_a_part_of_another_version_is_not_continued(mirror: Mirror, tmp_path: Path) -> None:
     mirror.answers = [mirror.cut]
     with pytest.raises(Unreachable):
-        download([mirror.url], tmp_path / "a.zip", silent, attempts=1)
+        download([mirror.url], tmp_path / "a.zip", ignore_progress, attempts=1)
     mirror.body, mirror.etag = b"PK" + bytes(range(256)) * 500, '"second"'
-    download([mirror.url], tmp_path / "a.zip", silent, attempts=1)
+    download([mirror.url], tmp_path / "a.zip", ignore_progress, attempts=1)
     assert (tmp_path / "a.zip").read_bytes() == mirror.body
 
 
@@ -175,42 +175,42 @@ def test_a_wrong_range_starts_again(mirror: Mirror, tmp_path: Path, content_rang
         request.wfile.write(b"bad")
 
     mirror.answers = [mirror.cut, wrong]
-    download([mirror.url], tmp_path / "a.zip", silent)
+    download([mirror.url], tmp_path / "a.zip", ignore_progress)
     assert (tmp_path / "a.zip").read_bytes() == mirror.body
 
 
 def test_a_busy_server_is_asked_again(mirror: Mirror, tmp_path: Path) -> None:
     mirror.answers = [mirror.busy, mirror.busy]
-    download([mirror.url], tmp_path / "a.zip", silent, attempts=3)
+    download([mirror.url], tmp_path / "a.zip", ignore_progress, attempts=3)
     assert (tmp_path / "a.zip").exists()
     assert len(mirror.asked) == 3
 
 
 def test_a_web_page_is_refused_and_the_next_mirror_asked(mirror: Mirror, tmp_path: Path) -> None:
     mirror.answers = [mirror.page]
-    download([mirror.url, mirror.url], tmp_path / "a.zip", silent, magic=b"PK")
+    download([mirror.url, mirror.url], tmp_path / "a.zip", ignore_progress, magic=b"PK")
     assert (tmp_path / "a.zip").read_bytes() == mirror.body
     mirror.answers = [mirror.page]
     with pytest.raises(Unreachable, match="answered with a web page, not with a zip file"):
-        download([mirror.url], tmp_path / "b.zip", silent, magic=b"PK")
+        download([mirror.url], tmp_path / "b.zip", ignore_progress, magic=b"PK")
     assert not list(tmp_path.glob("b.zip*.part"))
     assert not (tmp_path / "b.zip").exists()
 
 
 def test_an_unexpected_checksum_is_refused(mirror: Mirror, tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=f"its sha256 is .*, expected {'0' * 64}"):
-        download([mirror.url], tmp_path / "a.zip", silent, sha256="0" * 64)
-    download([mirror.url], tmp_path / "a.zip", silent, sha256=hashlib.sha256(mirror.body).hexdigest().upper())
+        download([mirror.url], tmp_path / "a.zip", ignore_progress, sha256="0" * 64)
+    download([mirror.url], tmp_path / "a.zip", ignore_progress, sha256=hashlib.sha256(mirror.body).hexdigest().upper())
 
 
-def test_unreachable_names_every_mirror_and_the_mend_at_once(mirror: Mirror, store: Path) -> None:
+def test_unreachable_names_every_mirror_and_the_fix_at_once(mirror: Mirror, store: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{free.getsockname()[1]}/archive.zip"
     mirror.answers = [lambda request: request.send_error(404)]
     began = time.monotonic()
     with pytest.raises(Unreachable) as raised:
-        JenaSource(kind="jena", mirrors=(closed, mirror.url)).fetch(store, silent, attempts=5)
+        JenaSource(kind="jena", mirrors=(closed, mirror.url)).fetch(store, ignore_progress, attempts=5)
     assert time.monotonic() - began < 3
     message = str(raised.value).splitlines()
     assert len(message) == 4
@@ -223,17 +223,17 @@ def test_unreachable_names_every_mirror_and_the_mend_at_once(mirror: Mirror, sto
 
 
 def test_jena_downloads_once_and_verifies_later(mirror: Mirror, store: Path) -> None:
-    mirror.body = zipped()
+    mirror.body = pack_zip()
     source = JenaSource(kind="jena", mirrors=(mirror.url,))
-    source.fetch(store, silent, 1)
-    source.fetch(store, silent, 1)
+    source.fetch(store, ignore_progress, 1)
+    source.fetch(store, ignore_progress, 1)
     assert len(mirror.asked) == 1
-    (store / "archive.zip").write_bytes(zipped(CSV + CSV))
+    (store / "archive.zip").write_bytes(pack_zip(CSV + CSV))
     with pytest.raises(RecastError, match="not what was downloaded"):
-        source.fetch(store, silent, 1)
+        source.fetch(store, ignore_progress, 1)
 
 
-def rows_of(source: JenaSource, store: Path, tmp_path: Path) -> pl.DataFrame:
+def read_jena(source: JenaSource, store: Path, tmp_path: Path) -> pl.DataFrame:
     """What a source reads, without the places."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -244,20 +244,20 @@ def test_jena_prefers_the_variable_then_the_setting(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "rows.csv.zip").write_bytes(zipped())
+    (tmp_path / "a" / "rows.csv.zip").write_bytes(pack_zip())
     (tmp_path / "b.csv").write_text(CSV)
     source = JenaSource(kind="jena", path=str(tmp_path / "b.csv"), mirrors=("http://127.0.0.1:1/x.zip",))
-    source.fetch(store, silent, 1)
+    source.fetch(store, ignore_progress, 1)
     assert [file.name for file in store.iterdir()] == ["b.csv"]
     assert (store / "b.csv").readlink() == tmp_path / "b.csv"
     monkeypatch.setenv(ARCHIVE_VARIABLE, str(tmp_path / "a"))
-    source.fetch(store, silent, 1)
+    source.fetch(store, ignore_progress, 1)
     assert [file.name for file in store.iterdir()] == ["rows.csv.zip"]
     monkeypatch.delenv(ARCHIVE_VARIABLE)
     # Neither is set: what is there stays.
     plain = JenaSource(kind="jena", mirrors=("http://127.0.0.1:1/x.zip",))
-    plain.fetch(store, silent, 1)
-    rows = rows_of(plain, store, tmp_path)
+    plain.fetch(store, ignore_progress, 1)
+    rows = read_jena(plain, store, tmp_path)
     assert rows.columns == HEADER.split(",")
     assert rows.height == 6
     assert [file.name for file in store.iterdir()] == ["rows.csv.zip"], "reading leaves the store as it is"
@@ -274,44 +274,44 @@ def test_a_missing_or_ambiguous_local_file_names_the_setting(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(RecastError, match=r"problems\.weather\.source\.path: there is no file or folder .*gone\.csv"):
-        JenaSource(kind="jena", path=str(tmp_path / "gone.csv")).fetch(store, silent, 1)
+        JenaSource(kind="jena", path=str(tmp_path / "gone.csv")).fetch(store, ignore_progress, 1)
     (tmp_path / "rows.txt").write_text(CSV)
     with pytest.raises(RecastError, match=r"rows\.txt is neither a \.csv nor a \.zip file"):
-        JenaSource(kind="jena", path=str(tmp_path / "rows.txt")).fetch(store, silent, 1)
+        JenaSource(kind="jena", path=str(tmp_path / "rows.txt")).fetch(store, ignore_progress, 1)
     folder = tmp_path / "two"
     folder.mkdir()
     monkeypatch.setenv(ARCHIVE_VARIABLE, str(folder))
     with pytest.raises(RecastError, match=r"variable JENA_ARCHIVE: .* found: none"):
-        JenaSource(kind="jena").fetch(store, silent, 1)
+        JenaSource(kind="jena").fetch(store, ignore_progress, 1)
     (folder / "a.csv").touch()
     (folder / "b.zip").touch()
     with pytest.raises(RecastError, match=r"found: a\.csv, b\.zip"):
-        JenaSource(kind="jena").fetch(store, silent, 1)
+        JenaSource(kind="jena").fetch(store, ignore_progress, 1)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.zip", zipped()[:-40], "cut short or not a zip archive"),
+        ("rows.zip", pack_zip()[:-40], "cut short or not a zip archive"),
         ("rows.zip", b"", "cut short or not a zip archive"),
         ("rows.zip", b"\n<html>sign in</html>", "a web page"),
         ("rows.csv", b"<!DOCTYPE html>", "a web page"),
         ("rows.csv", b"", "the file is empty"),
-        ("rows.zip", zipped(name="readme.txt"), r"must hold one \.csv file, found: none"),
+        ("rows.zip", pack_zip(name="readme.txt"), r"must hold one \.csv file, found: none"),
     ],
 )
 def test_a_broken_archive_is_named(tmp_path: Path, store: Path, name: str, content: bytes, message: str) -> None:
     (store / name).write_bytes(content)
     with pytest.raises(RecastError, match=f"{name}: {message}"):
-        rows_of(JenaSource(kind="jena"), store, tmp_path)
+        read_jena(JenaSource(kind="jena"), store, tmp_path)
 
 
 def test_a_damaged_member_is_named(tmp_path: Path, store: Path) -> None:
-    damaged = bytearray(zipped())
+    damaged = bytearray(pack_zip())
     damaged[60:70] = bytes(10)
     (store / "rows.zip").write_bytes(damaged)
     with pytest.raises(RecastError, match=r"rows\.zip: cut short or not a zip archive"):
-        rows_of(JenaSource(kind="jena"), store, tmp_path)
+        read_jena(JenaSource(kind="jena"), store, tmp_path)
 
 
 def test_the_store_never_loses_a_file_put_there_by_hand(tmp_path: Path, store: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_table_is_a_file_a_folder_or_a_pattern(tmp_path: Path, store: Path) ->
     (folder / "notes.md").write_text("not a table")
     for path in (folder, folder / "a-*.csv"):
         source = TableSource(kind="table", path=str(path), time="when", separator=";")
-        source.fetch(store, silent, 1)
+        source.fetch(store, ignore_progress, 1)
         read = source.read(store, tmp_path)
         assert read.frame.select("when", "load", PLACE_COLUMN).collect().rows() == [
             ("2020-01-01", "1", f"{tmp_path}/plant/a-1.csv, line 2"),
@@ -351,12 +351,12 @@ def test_a_table_is_a_file_a_folder_or_a_pattern(tmp_path: Path, store: Path) ->
     with pytest.raises(RecastError, match="differ in their columns: only one has load, power"):
         source.read(store, tmp_path)
     with pytest.raises(RecastError, match=r"problems\.weather\.source\.path: .* names no CSV or Parquet file"):
-        TableSource(kind="table", path=str(tmp_path / "*.parquet"), time="when").fetch(store, silent, 1)
+        TableSource(kind="table", path=str(tmp_path / "*.parquet"), time="when").fetch(store, ignore_progress, 1)
 
 
-def test_nyc_is_in_si_units(tmp_path: Path, store: Path) -> None:
+def test_nyc_is_in_metric_units(tmp_path: Path, store: Path) -> None:
     source = NycSource(kind="nyc")
-    source.fetch(store, silent, 1)
+    source.fetch(store, ignore_progress, 1)
     rows = source.read(store, tmp_path)
     first = rows.frame.head(1).collect().row(0, named=True)
     assert (rows.time, rows.series) == ("time_hour", "origin")

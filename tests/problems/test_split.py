@@ -1,4 +1,4 @@
-"""Splits: cuts as a loop over rows finds them, and what is left out is as if it were not there."""
+"""Splits: the cuts are those that a loop over rows finds, and rows that are left out have no effect."""
 
 import tempfile
 from collections.abc import Callable
@@ -58,30 +58,30 @@ def splits(draw: st.DrawFn) -> Split:
 
 def parts(split: Split, series: list[datetime]) -> dict[str, list[datetime]]:
     """The moments of each part, row by row, as the documentation says it."""
-    found: dict[str, list[datetime]] = {name: [] for name in SPLITS}
+    by_split: dict[str, list[datetime]] = {name: [] for name in SPLITS}
     for moment in series:
         if isinstance(split, RecentSplit):
             ago = series[-1] + HOUR - moment
             if ago <= split.test:
-                found["test"].append(moment)
+                by_split["test"].append(moment)
             elif ago <= split.test + split.validation:
-                found["validation"].append(moment)
+                by_split["validation"].append(moment)
             elif split.train is None or ago <= split.test + split.validation + split.train:
-                found["train"].append(moment)
+                by_split["train"].append(moment)
         elif isinstance(split, DateSplit):
             if split.train_from is not None and moment < split.train_from:
                 continue
             if split.test_until is not None and moment >= split.test_until:
                 continue
             part = 0 if moment < split.validation_from else 1 if moment < split.test_from else 2
-            found[SPLITS[part]].append(moment)
-    return found
+            by_split[SPLITS[part]].append(moment)
+    return by_split
 
 
 @given(series=moments(), split=splits())
 def test_cuts_are_those_of_a_loop_over_rows(series: list[datetime], split: Split) -> None:
     def before(moment: datetime) -> int:
-        return sum(each < moment for each in series)
+        return sum(time < moment for time in series)
 
     expected = parts(split, series)
     if not all(expected.values()):
@@ -96,15 +96,15 @@ def test_cuts_are_those_of_a_loop_over_rows(series: list[datetime], split: Split
 
 @settings(max_examples=60)
 @given(data=st.data(), split=splits(), several=st.lists(moments(), min_size=1, max_size=3))
-def test_rows_that_are_left_out_are_as_if_they_were_not_there(
+def test_rows_that_are_left_out_have_no_effect(
     data: st.DataObject, split: Split, several: list[list[datetime]], make_problem: Make, write_ingested: Write
 ) -> None:
     """The same bytes as of a table without those rows: nothing of them is in fills, scaling or climatology."""
     kept = [parts(split, series) for series in several]
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     columns = [random.normal(10, 3, (len(series), 2)) for series in several]
-    for each in columns:
-        each[random.random(each.shape) < 0.1] = np.nan
+    for column in columns:
+        column[random.random(column.shape) < 0.1] = np.nan
     derived = {"fill": "3h", "calendar": {"year": 1, "day": 1}, "climatology": {"year": 0, "day": 1}}
     with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "CHUNK_ROWS", data.draw(st.sampled_from([7, 10_000])))
@@ -116,7 +116,7 @@ def test_rows_that_are_left_out_are_as_if_they_were_not_there(
             normalize(problem, "standard", folder / name, folder / f"{name}.out")
             return tuple((folder / f"{name}.out" / file).read_bytes() for file in FILES)
 
-        if not all(all(each.values()) for each in kept):
+        if not all(all(by_split.values()) for by_split in kept):
             with pytest.raises(RecastError, match=r"leave a part of the series empty"):
                 made("all", split)
             return
@@ -125,13 +125,13 @@ def test_rows_that_are_left_out_are_as_if_they_were_not_there(
             for series, own in zip(several, kept, strict=True)
         ]
         if not all(
-            (~np.isnan(each[: len(own["train"]), 1])).any()
-            for each, own in zip((c[i] for c, i in zip(columns, inside, strict=True)), kept, strict=True)
+            (~np.isnan(column[: len(own["train"]), 1])).any()
+            for column, own in zip((c[i] for c, i in zip(columns, inside, strict=True)), kept, strict=True)
         ):
             return
         write_ingested(
             folder / "inside",
-            [each[where] for each, where in zip(columns, inside, strict=True)],
+            [column[where] for column, where in zip(columns, inside, strict=True)],
             [list(np.array(series)[where]) for series, where in zip(several, inside, strict=True)],
         )
         alone = (

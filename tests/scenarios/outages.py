@@ -32,7 +32,7 @@ from ruamel.yaml import YAML
 
 import stages.tracking.store  # noqa: F401 - it tells MLflow to draw no bars
 from infra import servers
-from tests.flows.runners.test_cluster import under_way
+from tests.flows.runners.test_cluster import read_running_bundles
 from tests.infra.test_servers import query, read_record
 from tests.support import checkout
 from tests.support.checkout import ROOT, Checkout
@@ -233,9 +233,11 @@ def _fill_node_disk(grid: Checkout, seconds: float) -> None:
                 cluster.node("two")
                 with _grid_process(grid, **cluster.environment) as process:
                     wait_until(lambda: _count_ended(grid) >= TRIALS_BEFORE, "the first trials", process)
-                    wait_until(lambda: len(set(under_way(grid).values())) == 2, "both nodes under way", process)
+                    wait_until(
+                        lambda: len(set(read_running_bundles(grid).values())) == 2, "both nodes under way", process
+                    )
                     _fill(disk)
-                    print(f"the disk of one node is full; under way: {under_way(grid)}", flush=True)
+                    print(f"the disk of one node is full; under way: {read_running_bundles(grid)}", flush=True)
             finally:
                 cluster.stop()
 

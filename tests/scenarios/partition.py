@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.flows.runners.test_cluster import BOARD, under_way
+from tests.flows.runners.test_cluster import BOARD, read_running_bundles
 from tests.flows.test_flows import break_architecture
 from tests.support import checkout
 from tests.support.nodes import Cluster
@@ -75,11 +75,11 @@ def _compare(work: Path, cluster: Cluster, seconds: float) -> None:
         text=True,
     )
     try:
-        wait_until(lambda: len(under_way(on_nodes)) == 2, "two bundles under way", driver)
-        print(f"under way: {under_way(on_nodes)}", flush=True)
+        wait_until(lambda: len(read_running_bundles(on_nodes)) == 2, "two bundles under way", driver)
+        print(f"under way: {read_running_bundles(on_nodes)}", flush=True)
         cut = time.monotonic()
         _ip("link", "set", f"{NAMES[1]}-b", "down")
-        wait_until(lambda: _address(1) not in str(under_way(on_nodes)), "the loss to be seen", driver)
+        wait_until(lambda: _address(1) not in str(read_running_bundles(on_nodes)), "the loss to be seen", driver)
         print(f"the driver has given its bundle up {time.monotonic() - cut:.0f} s after the cut", flush=True)
         wait_until(lambda: time.monotonic() - cut >= seconds, "the end of the cut")
         _ip("link", "set", f"{NAMES[1]}-b", "up")
@@ -87,8 +87,8 @@ def _compare(work: Path, cluster: Cluster, seconds: float) -> None:
         wait_until(lambda: one.process.poll() is not None, "the node that was cut off to end itself", driver)
         print(f"it has ended itself {time.monotonic() - cut:.0f} s after the cut, and is started again", flush=True)
         again = cluster.node("one", _address(1), _within(1))
-        wait_until(lambda: _address(1) in str(under_way(on_nodes)), "the node to train again", driver)
-        print(f"under way: {under_way(on_nodes)}", flush=True)
+        wait_until(lambda: _address(1) in str(read_running_bundles(on_nodes)), "the node to train again", driver)
+        print(f"under way: {read_running_bundles(on_nodes)}", flush=True)
         for node in (again, two):
             (node.root / "home" / "held").unlink()
         printed, _ = driver.communicate(timeout=600)

@@ -1,10 +1,11 @@
-"""Retrainings that die where they are told to, for tests/flows/test_retrain.py.
+"""Retrainings that die at a given place, for tests/flows/test_retrain.py.
 
     python retrain_killed.py PROBLEM
 
-reads a place to die at a line, retrains in a process of its own that dies there as by `kill -9`, and prints `answer: `
-with the name of the flow's last state, or `killed`. `whole` dies nowhere, `forced` goes on
-although nothing new has come, `rollback` rolls back. The code takes seconds to load, and is loaded once.
+Each line of the input names a place. The retraining runs in a process of its own, which dies at that place as by
+`kill -9`. Then a line is printed: `answer: ` with the name of the flow's last state, or with `killed`. `whole` does not
+die, `forced` retrains even if there is nothing new, `rollback` rolls back. The code takes seconds to load, so it is
+loaded only once.
 """
 
 import os
@@ -30,28 +31,30 @@ def die(*_: Any, **__: Any) -> None:
 
 
 def before(holder: Any, name: str) -> Callable[[], None]:
+    """Die instead of calling the function."""
     return lambda: setattr(holder, name, die)
 
 
 def after(holder: Any, name: str) -> Callable[[], None]:
-    what = getattr(holder, name)
+    """Die when the function has returned."""
+    function = getattr(holder, name)
 
-    def whole(*arguments: Any, **named: Any) -> None:
-        what(*arguments, **named)
+    def call_and_die(*arguments: Any, **named: Any) -> None:
+        function(*arguments, **named)
         die()
 
-    return lambda: setattr(holder, name, whole)
+    return lambda: setattr(holder, name, call_and_die)
 
 
 def within(holder: Any, name: str, other: Callable[[], None]) -> Callable[[], None]:
-    """Die at another place, once this one is reached."""
-    what = getattr(holder, name)
+    """Die at another place, but only after this function was called."""
+    function = getattr(holder, name)
 
-    def begun(*arguments: Any, **named: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         other()
-        return what(*arguments, **named)
+        return function(*arguments, **named)
 
-    return lambda: setattr(holder, name, begun)
+    return lambda: setattr(holder, name, call)
 
 
 PLACES: dict[str, Callable[[], None]] = {

@@ -22,7 +22,7 @@ from tests.support.waiting import wait_for_file, wait_until
 LONG = {"train__epochs": 100_000, "runner__kind": "local", "runner__workers": 1}
 
 
-def trained(checkout: Checkout) -> dict[str, int]:
+def read_end_times(checkout: Checkout) -> dict[str, int]:
     """When each trial ended, by key."""
     return {file.parent.name: file.stat().st_mtime_ns for file in checkout.file("trials").glob("*/*/trial.json")}
 
@@ -139,10 +139,10 @@ def test_a_problem_that_is_not_run_is_refused(finished: Checkout) -> None:
 
 def test_a_larger_grid_trains_exactly_the_new_trials(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "larger")
-    before = trained(checkout)
+    before = read_end_times(checkout)
     checkout.settings(grid__architectures__gru={"units": [4], "learning_rate": [0.001, 0.01]})
     assert "Ran: train@demo, evaluate@demo\n" in checkout.recast("run")
-    after = trained(checkout)
+    after = read_end_times(checkout)
     assert {key: after[key] for key in before} == before
     assert len(after) == len(before) + 2
     assert "up to date" in checkout.dvc("status")
@@ -168,7 +168,7 @@ def test_a_second_pipeline_in_one_checkout_is_refused(
     assert "Ran: evaluate@demo" in printed
 
 
-def stopped(checkout: Checkout, *command: str) -> None:
+def press_ctrl_c(checkout: Checkout, *command: str) -> None:
     """Start a command that trains in processes, and press Ctrl-C once they do; nothing may be left of it."""
     process = checkout.start(sys.executable, *command)
     wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
@@ -184,14 +184,14 @@ def stopped(checkout: Checkout, *command: str) -> None:
 def test_ctrl_c_leaves_no_process_of_a_stage(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "stage")
     checkout.settings(**LONG)
-    stopped(checkout, "-m", "flows.train", "demo")
+    press_ctrl_c(checkout, "-m", "flows.train", "demo")
 
 
 def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "stopped")
     # As many trials as workers: which of more come first, is left to the pool.
     checkout.settings(**LONG, grid__seeds=[0], grid__architectures={"gru": {"units": [4]}})
-    stopped(checkout, "-m", "flows", "run")
+    press_ctrl_c(checkout, "-m", "flows", "run")
     assert "epochs kept" in checkout.recast("status")
     (checkpoint,) = checkout.root.glob("trials/*/*/checkpoint.pt")
     run = checkpoint.parent / "run.json"
@@ -248,14 +248,14 @@ def test_a_server_out_of_reach_is_named_with_the_mend(
 ) -> None:
     checkout = finished.copy(tmp_path / "unreachable")
     checkout.settings(train__epochs=3)
-    before = trained(checkout)
+    before = read_end_times(checkout)
     printed = checkout.recast("run", status=1, **{variable: name})
     assert f"{name.replace('me:secret@', '')} cannot be reached" in printed.replace("\n", " ")
     assert "secret" not in printed
     assert "recast up" in printed
     assert f"unset {variable}" in printed.replace("\n", " ")
     assert "Traceback" not in printed
-    assert trained(checkout) == before
+    assert read_end_times(checkout) == before
 
 
 def test_the_fallback_is_told_in_plain_words(finished: Checkout, tmp_path: Path) -> None:

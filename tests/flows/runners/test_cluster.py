@@ -37,7 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         shutil.rmtree(root)
 
 
-def untrained(finished: Checkout, root: Path) -> Checkout:
+def copy_untrained(finished: Checkout, root: Path) -> Checkout:
     """A copy of a checkout without what its grid has left, which DVC cannot restore either."""
     copy = finished.copy(root)
     for name in ("trials", "data/train", "data/evaluate", ".dvc/cache"):
@@ -48,7 +48,7 @@ def untrained(finished: Checkout, root: Path) -> Checkout:
 @pytest.mark.parametrize("kind", ["local", "ray"])
 def test_the_runner_decides_no_result(kind: str, finished: Checkout, cluster: Cluster, tmp_path: Path) -> None:
     """`finished` was trained in one process."""
-    other = untrained(finished, tmp_path / kind)
+    other = copy_untrained(finished, tmp_path / kind)
     other.settings(runner__kind=kind, runner__slots_per_gpu="auto")
     other.recast("run", **(cluster.environment if kind == "ray" else {}))
     assert other.file(BOARD).read_bytes() == finished.file(BOARD).read_bytes()
@@ -60,14 +60,14 @@ def test_the_runner_decides_no_result(kind: str, finished: Checkout, cluster: Cl
 
 
 def test_a_cluster_that_is_not_there_is_told_at_once(finished: Checkout, tmp_path: Path) -> None:
-    lost = untrained(finished, tmp_path / "lost")
+    lost = copy_untrained(finished, tmp_path / "lost")
     lost.settings(runner__kind="ray", runner__address="127.0.0.1:1")
     printed = lost.recast("run", status=1)
     assert "Ray at 127.0.0.1:1 cannot be reached" in printed
     assert "Traceback" not in printed
 
 
-def under_way(where: Checkout) -> dict[str, str]:
+def read_running_bundles(where: Checkout) -> dict[str, str]:
     """The device of each bundle that a grid says it trains now, by the bundle's label."""
     devices: dict[str, str] = {}
     for file in where.root.glob(".recast/running/*.json"):
@@ -77,7 +77,7 @@ def under_way(where: Checkout) -> dict[str, str]:
 
 
 def test_a_node_is_killed_and_another_joins(finished: Checkout, cluster: Cluster, tmp_path: Path) -> None:
-    inline = untrained(finished, tmp_path / "inline")
+    inline = copy_untrained(finished, tmp_path / "inline")
     # No node has this source, but by Ray. On a node where there is such a file, it waits.
     break_architecture(
         inline, "held", "while os.path.exists(os.path.expanduser('~/held')): signal.sigtimedwait([], 0.1)"
@@ -94,7 +94,7 @@ def test_a_node_is_killed_and_another_joins(finished: Checkout, cluster: Cluster
     for node in (one, two):
         wait_for_file(node, "cache/*/trials/demo/*/run.json", process)
     both = {"held seed=0", "held seed=1"}
-    wait_until(lambda: both <= under_way(on_nodes).keys(), "two bundles under way", process)
+    wait_until(lambda: both <= read_running_bundles(on_nodes).keys(), "two bundles under way", process)
     printed = on_nodes.recast("status")
     for text in ("127.0.0.3", "127.0.0.4", "held seed=0", "held seed=1", "2 more wait"):
         assert text in printed
@@ -113,7 +113,7 @@ def test_a_node_is_killed_and_another_joins(finished: Checkout, cluster: Cluster
 def test_a_bundle_that_kills_its_worker_is_told_and_no_other_is_lost(
     finished: Checkout, cluster: Cluster, tmp_path: Path
 ) -> None:
-    dying = untrained(finished, tmp_path / "dying")
+    dying = copy_untrained(finished, tmp_path / "dying")
     break_architecture(dying, "deadly", "os.kill(os.getpid(), signal.SIGKILL)")
     dying.settings(grid={"seeds": [0], "architectures": {"deadly": {}, "dense": {"units": [4, 5]}}}, runner__kind="ray")
     printed = dying.recast("run", status=3, **cluster.environment)
@@ -129,7 +129,7 @@ def test_what_a_full_disk_refuses_goes_to_another_node(finished: Checkout, clust
     mount = f'mount -t tmpfs -o size=4k none {disk} && exec "$@"'
     full = cluster.node("full", within=["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"])
     try:
-        other = untrained(finished, tmp_path / "full")
+        other = copy_untrained(finished, tmp_path / "full")
         other.settings(runner__kind="ray")
         printed = other.recast("run", **cluster.environment)
     finally:

@@ -60,9 +60,9 @@ def problem(cadence: str | None = None, thin: bool = False, **contract: Any) -> 
 def checked(rows: pl.DataFrame) -> Check:
     """What new rows break against all rows before `FROM`."""
 
-    def check(new: pl.DataFrame, of: Problem | None = None, first: bool = False) -> list[Breach]:
+    def check(new: pl.DataFrame, declared: Problem | None = None, first: bool = False) -> list[Breach]:
         known = KnownTable(rows.filter(pl.col("time") < FROM).lazy(), HOUR, first)
-        return find_breaches(of or problem(), new, known)
+        return find_breaches(declared or problem(), new, known)
 
     return check
 
@@ -72,14 +72,16 @@ def month(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(pl.col("time").is_between(FROM, FROM + timedelta(days=30), closed="left"))
 
 
-def rules(found: list[Breach]) -> set[str]:
-    return {each.rule for each in found}
+def rules(breaches: list[Breach]) -> set[str]:
+    return {breach.rule for breach in breaches}
 
 
-def stays(rows: pl.DataFrame, column: str, first: int, count: int) -> pl.DataFrame:
+def hold_value(rows: pl.DataFrame, column: str, first: int, count: int) -> pl.DataFrame:
     """Rows with a column that stays as it is in the first of `count` rows."""
-    there = pl.int_range(pl.len()).is_between(first, first + count - 1)
-    return rows.with_columns(pl.when(there).then(pl.col(column).get(first)).otherwise(pl.col(column)).alias(column))
+    is_constant = pl.int_range(pl.len()).is_between(first, first + count - 1)
+    return rows.with_columns(
+        pl.when(is_constant).then(pl.col(column).get(first)).otherwise(pl.col(column)).alias(column)
+    )
 
 
 def test_right_rows_break_nothing(month: pl.DataFrame, checked: Check) -> None:
@@ -90,7 +92,7 @@ def test_right_rows_break_nothing(month: pl.DataFrame, checked: Check) -> None:
 @pytest.mark.parametrize(
     ("poison", "rule", "column"),
     [
-        (lambda month: stays(month, T, 300, 24), "stuck", T),
+        (lambda month: hold_value(month, T, 300, 24), "stuck", T),
         (lambda month: month.with_columns(pl.col(T) * 1.8 + 32), "drift", T),
         (lambda month: month.with_columns(pl.col("time") + HOUR), "clock", None),
         (lambda month: month.with_columns(pl.col("time") - HOUR), "clock", None),
@@ -108,23 +110,23 @@ def test_poison_is_found(
     month: pl.DataFrame,
     checked: Check,
 ) -> None:
-    found = [each for each in checked(poison(month)) if each.rule == rule]
-    assert [each.column for each in found] == [column]
-    json.dumps(found[0].evidence, allow_nan=False)
+    breaches = [breach for breach in checked(poison(month)) if breach.rule == rule]
+    assert [breach.column for breach in breaches] == [column]
+    json.dumps(breaches[0].evidence, allow_nan=False)
 
 
 def test_the_clock_says_by_how_much_and_since_when(month: pl.DataFrame, checked: Check) -> None:
-    (found,) = (each for each in checked(month.with_columns(pl.col("time") - HOUR)) if each.rule == "clock")
-    assert found.evidence["hours"] == -1
+    (breach,) = (item for item in checked(month.with_columns(pl.col("time") - HOUR)) if item.rule == "clock")
+    assert breach.evidence["hours"] == -1
     # The rows of one week are few, but together with those that were taken for right they say enough.
     assert "clock" not in rules(checked(month.head(24).with_columns(pl.col("time") + HOUR)))
 
 
 def test_rows_that_overlap_known_ones_an_hour_apart(rows: pl.DataFrame, checked: Check) -> None:
     again = rows.filter(pl.col("time").is_between(FROM - timedelta(hours=12), FROM)).with_columns(pl.col("time") - HOUR)
-    (found,) = (each for each in checked(again) if each.rule == "clock")
-    assert (found.evidence["hours"], found.evidence["same"]) == (-1, 12)
-    assert "12 of 12 new rows repeat the known rows of 1 h after: the clock is 1 h behind" in found.message
+    (breach,) = (item for item in checked(again) if item.rule == "clock")
+    assert (breach.evidence["hours"], breach.evidence["same"]) == (-1, 12)
+    assert "12 of 12 new rows repeat the known rows of 1 h after: the clock is 1 h behind" in breach.message
 
 
 def test_a_gap_may_lie_before_the_first_increment(month: pl.DataFrame, checked: Check) -> None:
@@ -135,48 +137,50 @@ def test_a_gap_may_lie_before_the_first_increment(month: pl.DataFrame, checked: 
 @pytest.mark.parametrize("days", [10, 45, 80])
 def test_a_gap_of_any_length_is_found(days: int, rows: pl.DataFrame, checked: Check) -> None:
     later = rows.filter(pl.col("time").is_between(FROM + timedelta(days=days), FROM + timedelta(days=days + 7)))
-    (found,) = (each for each in checked(later) if each.rule == "gap")
-    assert found.evidence["after"] == str(FROM - HOUR)
+    (breach,) = (item for item in checked(later) if item.rule == "gap")
+    assert breach.evidence["after"] == str(FROM - HOUR)
     assert checked(later, first=True) == []
 
 
-def several(rows: pl.DataFrame, *names: str) -> pl.DataFrame:
+def repeat_series(rows: pl.DataFrame, *names: str) -> pl.DataFrame:
     return pl.concat([rows.with_columns(series=pl.lit(name)) for name in names])
 
 
-def test_a_series_that_is_not_known_is_told(month: pl.DataFrame, checked: Check) -> None:
-    (found,) = checked(several(month, "all", "al"))
-    assert (found.rule, found.evidence) == ("series", {"series": "al", "rows": 720, "known": ["all"]})
-    assert "series 'al' is not known; the known series are all. " in found.message
-    assert "recast quarantine --accept" in found.message
+def test_an_unknown_series_is_reported(month: pl.DataFrame, checked: Check) -> None:
+    (breach,) = checked(repeat_series(month, "all", "al"))
+    assert (breach.rule, breach.evidence) == ("series", {"series": "al", "rows": 720, "known": ["all"]})
+    assert "series 'al' is not known; the known series are all. " in breach.message
+    assert "recast quarantine --accept" in breach.message
 
 
-def test_a_series_that_stops_while_others_go_on_is_told_once(rows: pl.DataFrame, month: pl.DataFrame) -> None:
-    before = several(rows.filter(pl.col("time") < FROM), "a", "b")
+def test_a_series_that_stops_while_others_continue_is_reported_once(rows: pl.DataFrame, month: pl.DataFrame) -> None:
+    before = repeat_series(rows.filter(pl.col("time") < FROM), "a", "b")
 
-    def found(new: pl.DataFrame, known: pl.DataFrame = before, first: bool = False, **contract: Any) -> list[Breach]:
+    def find_in(new: pl.DataFrame, known: pl.DataFrame = before, first: bool = False, **contract: Any) -> list[Breach]:
         return find_breaches(problem(**contract), new, KnownTable(known.sort("series", "time").lazy(), HOUR, first))
 
-    assert found(several(month, "a", "b")) == []
-    (stopped,) = found(several(month, "a"))
+    assert find_in(repeat_series(month, "a", "b")) == []
+    (stopped,) = find_in(repeat_series(month, "a"))
     assert stopped.evidence == {"series": "b", "after": str(FROM - HOUR), "until": str(month["time"][-1])}
-    assert [each.rule for each in found(pl.concat([several(month, "a"), several(month.head(48), "b")]))] == ["series"]
-    assert found(several(month.head(110), "a")) == []
-    assert found(several(month, "a"), gap=None) == found(several(month, "a"), gap="40d") == []
+    assert [
+        breach.rule for breach in find_in(pl.concat([repeat_series(month, "a"), repeat_series(month.head(48), "b")]))
+    ] == ["series"]
+    assert find_in(repeat_series(month.head(110), "a")) == []
+    assert find_in(repeat_series(month, "a"), gap=None) == find_in(repeat_series(month, "a"), gap="40d") == []
     # It was silent already, as others went on.
-    head = pl.concat([before, several(month.head(240), "a")])
-    assert found(several(month.tail(480), "a"), head) == []
+    head = pl.concat([before, repeat_series(month.head(240), "a")])
+    assert find_in(repeat_series(month.tail(480), "a"), head) == []
     # Before the first increment any time may lie, for all series.
-    assert found(several(month.slice(240, 48), "a"), first=True) == []
-    assert [each.rule for each in found(several(month.tail(480), "a"), first=True)] == ["series"]
+    assert find_in(repeat_series(month.slice(240, 48), "a"), first=True) == []
+    assert [breach.rule for breach in find_in(repeat_series(month.tail(480), "a"), first=True)] == ["series"]
 
 
 def test_bounds_and_lengths_can_be_set_and_rules_switched_off(month: pl.DataFrame, checked: Check) -> None:
     least, most = month[T].min(), month[T].max()
     assert rules(checked(month, problem(ranges={T: [None, most]}))) == set()
-    (found,) = checked(month, problem(ranges={T: [least + 0.01, None]}))  # type: ignore[operator]
-    assert (found.rule, found.evidence["value"], found.evidence["rows"]) == ("range", least, 1)
-    stuck = stays(month, T, 300, 24)
+    (breach,) = checked(month, problem(ranges={T: [least + 0.01, None]}))  # type: ignore[operator]
+    assert (breach.rule, breach.evidence["value"], breach.evidence["rows"]) == ("range", least, 1)
+    stuck = hold_value(month, T, 300, 24)
     assert rules(checked(stuck, problem(stuck="1d"))) == set()
     assert rules(checked(stuck, problem(stuck={P: "1h"}))) == {"stuck"}
     assert rules(checked(month, problem(stuck={P: "1h"}))) == set()
@@ -193,11 +197,13 @@ def test_bounds_and_lengths_can_be_set_and_rules_switched_off(month: pl.DataFram
     assert rules(checked(warm, problem(drift=None, margin=None))) == set()
 
 
-def test_rows_that_come_more_often_are_thinned_or_told(rows: pl.DataFrame, month: pl.DataFrame, checked: Check) -> None:
+def test_rows_that_come_more_often_are_thinned_or_reported(
+    rows: pl.DataFrame, month: pl.DataFrame, checked: Check
+) -> None:
     often = month.upsample("time", every="10m").with_columns(pl.col(FEATURES).interpolate(), series=pl.lit("all"))
-    (found,) = checked(often)
-    assert found.rule == "cadence"
-    assert "table.cadence: 1h and table.thin: true" in found.message
+    (breach,) = checked(often)
+    assert breach.rule == "cadence"
+    assert "table.cadence: 1h and table.thin: true" in breach.message
     assert checked(often, problem("1h", thin=True)) == []
     assert rules(checked(often.gather_every(4), problem("1h", thin=True))) >= {"cadence"}
 
@@ -227,25 +233,25 @@ def test_a_day_turns_with_its_clock() -> None:
         ("2020-01-26T00:00:00,5,1e999", "not a finite number"),
     ],
 )
-def test_cells_that_are_none_are_a_breach_of_types(
+def test_cells_that_cannot_be_read_are_a_breach_of_types(
     line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = growing(tmp_path, monkeypatch)
     Path("incoming/a.csv").write_text(f"time,T (degC),p (mbar)\n{line}\n")
-    arrival = fetch_increment("demo", settings, lambda come, total: None)
+    arrival = fetch_increment("demo", settings, lambda received, total: None)
     assert arrival is not None
-    (found,) = check_contract("demo", settings, arrival)
-    assert found.rule == "types"
-    assert message in found.message
+    (breach,) = check_contract("demo", settings, arrival)
+    assert breach.rule == "types"
+    assert message in breach.message
 
 
-def test_a_column_that_is_gone_is_a_breach_of_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_column_is_a_breach_of_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = growing(tmp_path, monkeypatch)
     Path("incoming/a.csv").write_text("time,temperature,p (mbar)\n2020-01-26T00:00:00,5,1000\n")
-    arrival = fetch_increment("demo", settings, lambda come, total: None)
+    arrival = fetch_increment("demo", settings, lambda received, total: None)
     assert arrival is not None
-    (found,) = check_contract("demo", settings, arrival)
-    assert "there is no column 'T (degC)'; the columns are" in found.message
+    (breach,) = check_contract("demo", settings, arrival)
+    assert "there is no column 'T (degC)'; the columns are" in breach.message
 
 
 def test_rows_that_were_accepted_since_ingest_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +260,7 @@ def test_rows_that_were_accepted_since_ingest_are_known(tmp_path: Path, monkeypa
     lines = Path("all.csv").read_text().splitlines(keepends=True)
     for begin, end in ((601, 801), (801, 841)):
         Path("incoming/a.csv").write_text("".join([lines[0], *lines[begin:end]]))
-        arrival = fetch_increment("demo", settings, lambda come, total: None)
+        arrival = fetch_increment("demo", settings, lambda received, total: None)
         assert arrival is not None
         # Without the rows between, the second would come after a gap of 8 days.
         assert check_contract("demo", settings, arrival) == []
@@ -269,7 +275,7 @@ def test_rows_that_were_accepted_since_ingest_are_known(tmp_path: Path, monkeypa
             write_json(quality, about)
 
 
-def test_rows_are_held_against_what_the_store_holds_now_as_it_is_read_now(
+def test_rows_are_compared_with_what_the_store_holds_now_read_by_the_settings_of_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = growing(tmp_path, monkeypatch)
@@ -282,13 +288,13 @@ def test_rows_are_held_against_what_the_store_holds_now_as_it_is_read_now(
     assert isinstance(declared, Problem)
     ingest(declared, paths.raw_folder("demo"), paths.stage_folder("ingest", "demo"))
     Path("incoming/a.csv").write_text("time,T (degC),p (mbar)\n2020-01-26T00:00:00,-500,1000\n")
-    arrival = fetch_increment("demo", settings, lambda come, total: None)
+    arrival = fetch_increment("demo", settings, lambda received, total: None)
     assert arrival is not None
     assert "range" not in rules(check_contract("demo", settings, arrival))
     # The range of what was ingested holds the sentinel, which is none until it is declared.
     table = declared.table.model_copy(update={"sentinels": {T: (-9999.0,)}})
-    told = settings.model_copy(update={"problems": {"demo": declared.model_copy(update={"table": table})}})
-    assert "range" in rules(check_contract("demo", told, arrival))
+    changed_settings = settings.model_copy(update={"problems": {"demo": declared.model_copy(update={"table": table})}})
+    assert "range" in rules(check_contract("demo", changed_settings, arrival))
     # A file of the same name with other rows.
     Path("demo.csv").write_text("".join(line for line in lines if "-9999" not in line))
     assert "range" in rules(check_contract("demo", settings, arrival))

@@ -33,24 +33,24 @@ HEADER = b"time,T (degC),p (mbar)\n"
 Make = Callable[..., Settings]
 
 
-def silent(come: int, total: int | None) -> None:
-    """A progress that nobody looks at."""
+def ignore_progress(received: int, total: int | None) -> None:
+    """A progress that nobody watches."""
 
 
-def arrived(settings: Settings) -> Arrival | None:
-    return refresh.fetch_increment("demo", settings, silent)
+def fetch_new(settings: Settings) -> Arrival | None:
+    return refresh.fetch_increment("demo", settings, ignore_progress)
 
 
-def accepted(settings: Settings) -> Arrival:
-    """What has come, taken in."""
-    arrival = arrived(settings)
+def accept_new(settings: Settings) -> Arrival:
+    """Fetch what is new, and accept it."""
+    arrival = fetch_new(settings)
     assert arrival is not None
     quarantine.accept_increment(arrival)
     return arrival
 
 
-def table(settings: Settings) -> pl.DataFrame:
-    """What ingest makes of base and increments."""
+def ingest_table(settings: Settings) -> pl.DataFrame:
+    """Ingest the raw store, increments included."""
     declared = settings.problem("demo")
     ingest(declared, paths.raw_folder("demo"), Path("out"))  # type: ignore[arg-type]
     return pl.read_parquet("out/table.parquet")
@@ -86,8 +86,8 @@ def settings() -> Make:
     return make
 
 
-def changed(line: bytes, value: float) -> bytes:
-    """A row with another temperature."""
+def change_line(line: bytes, value: float) -> bytes:
+    """A row with its temperature changed."""
     time, _, pressure = line.split(b",")
     return b",".join([time, str(value).encode(), pressure])
 
@@ -95,57 +95,57 @@ def changed(line: bytes, value: float) -> bytes:
 def test_an_increment_holds_the_header_and_the_lines_that_are_not_known(lines: list[bytes], settings: Make) -> None:
     file = Path("incoming/month.csv")
     file.write_bytes(b"".join([lines[0], *lines[580:700]]))
-    arrival = accepted(settings())
+    arrival = accept_new(settings())
     assert (arrival.rows, arrival.known, arrival.corrected, arrival.late) == (99, 21, 0, 0)
     assert (arrival.first, arrival.last) == ("2020-01-26 00:00:00", "2020-01-30 02:00:00")
     (stored,) = list_increments(paths.raw_folder("demo") / INCREMENTS_FOLDER)
     assert stored.name == f"0001-{arrival.sha256[:8]}.csv"
     assert stored.read_bytes() == b"".join([lines[0], *lines[601:700]])
-    assert arrived(settings()) is None
+    assert fetch_new(settings()) is None
     with file.open("ab") as grown:
         grown.writelines(lines[700:720])
-    assert accepted(settings()).rows == 20
-    assert table(settings()).height == 719
-    assert arrived(settings()) is None
+    assert accept_new(settings()).rows == 20
+    assert ingest_table(settings()).height == 719
+    assert fetch_new(settings()) is None
 
 
 def test_late_and_corrected_rows_are_new_and_the_newest_wins(lines: list[bytes], settings: Make) -> None:
     file = Path("incoming/month.csv")
     file.write_bytes(b"".join([lines[0], *lines[601:650], *lines[660:700]]))
-    accepted(settings())
-    file.write_bytes(b"".join([lines[0], changed(lines[10], 77), *lines[601:650], *lines[655:700]]))
-    arrival = accepted(settings())
+    accept_new(settings())
+    file.write_bytes(b"".join([lines[0], change_line(lines[10], 77), *lines[601:650], *lines[655:700]]))
+    arrival = accept_new(settings())
     assert (arrival.rows, arrival.corrected, arrival.late) == (6, 1, 5)
     file.write_bytes(
-        b"".join([lines[0], changed(lines[10], 77), *lines[601:650], *lines[655:699], changed(lines[699], 7)])
+        b"".join([lines[0], change_line(lines[10], 77), *lines[601:650], *lines[655:699], change_line(lines[699], 7)])
     )
-    arrival = accepted(settings())
+    arrival = accept_new(settings())
     assert (arrival.rows, arrival.corrected, arrival.late) == (1, 1, 0)
     # Corrected twice, and back to what it was: what the source says now counts.
     for value in (78.0, 77.0, 78.0):
-        file.write_bytes(b"".join([lines[0], changed(lines[10], value), *lines[601:650], *lines[655:699]]))
-        assert (accepted(settings()).rows, arrived(settings())) == (1, None)
-        row = table(settings()).filter(pl.col("time") == datetime(2020, 1, 1, 9))
+        file.write_bytes(b"".join([lines[0], change_line(lines[10], value), *lines[601:650], *lines[655:699]]))
+        assert (accept_new(settings()).rows, fetch_new(settings())) == (1, None)
+        row = ingest_table(settings()).filter(pl.col("time") == datetime(2020, 1, 1, 9))
         assert row["T (degC)"].to_list() == [value]
-    assert table(settings()).height == 699 - 5
+    assert ingest_table(settings()).height == 699 - 5
 
 
 def test_a_line_without_an_end_waits_until_it_is_whole(lines: list[bytes], settings: Make) -> None:
     file = Path("incoming/month.csv")
     file.write_bytes(b"".join([lines[0], *lines[601:603], lines[603][:-4]]))
-    assert accepted(settings()).rows == 2
+    assert accept_new(settings()).rows == 2
     # Nor is half a line taken when the same refresh asks again, as it does until there is nothing.
-    assert arrived(settings()) is None
+    assert fetch_new(settings()) is None
     file.write_bytes(b"".join([lines[0], *lines[601:605]])[:-1])
-    assert accepted(settings()).rows == 1
-    assert arrived(settings()) is None
+    assert accept_new(settings()).rows == 1
+    assert fetch_new(settings()) is None
     # The file is as it was: its last line is not being written.
-    assert accepted(settings()).rows == 1
-    assert arrived(settings()) is None
-    assert table(settings()).height == 604
+    assert accept_new(settings()).rows == 1
+    assert fetch_new(settings()) is None
+    assert ingest_table(settings()).height == 604
 
 
-def test_comments_are_no_rows(lines: list[bytes], settings: Make) -> None:
+def test_comments_are_not_rows(lines: list[bytes], settings: Make) -> None:
     source = {"kind": "table", "path": "demo.csv", "time": "time", "comment": "#", "encoding": "utf-8-sig"}
     declared = settings(source=source)
     file = Path("incoming/month.csv")
@@ -154,47 +154,47 @@ def test_comments_are_no_rows(lines: list[bytes], settings: Make) -> None:
             [lines[0], b"# begun anew\n", *lines[590:620], b'"#,a",b\n', *lines[620:630], b"# all, of, it, so far\n"]
         )
     )
-    arrival = accepted(declared)
-    assert (arrival.rows, arrival.known, arrived(declared)) == (29, 11, None)
+    arrival = accept_new(declared)
+    assert (arrival.rows, arrival.known, fetch_new(declared)) == (29, 11, None)
     (stored,) = list_increments(paths.raw_folder("demo") / INCREMENTS_FOLDER)
     assert stored.read_bytes() == b"".join([lines[0], *lines[601:630]])
     with file.open("ab") as grown:
         grown.writelines([b"# more\n", *lines[630:640]])
-    assert (accepted(declared).rows, arrived(declared)) == (10, None)
+    assert (accept_new(declared).rows, fetch_new(declared)) == (10, None)
     with file.open("ab") as grown:
         grown.write(b"# no more\n")
-    assert arrived(declared) is None
-    assert table(declared).height == 639
+    assert fetch_new(declared) is None
+    assert ingest_table(declared).height == 639
 
 
 def test_of_overlapping_files_the_last_counts_whichever_has_changed(lines: list[bytes], settings: Make) -> None:
     first, second = Path("incoming/a.csv"), Path("incoming/b.csv")
     first.write_bytes(b"".join([lines[0], *lines[601:640]]))
     second.write_bytes(b"".join([lines[0], *lines[630:660]]))
-    assert (accepted(settings()).rows, arrived(settings())) == (59, None)
+    assert (accept_new(settings()).rows, fetch_new(settings())) == (59, None)
     # What the first file says of a time that the second one has.
-    first.write_bytes(b"".join([lines[0], *lines[601:635], changed(lines[635], 9), *lines[636:640]]))
-    assert arrived(settings()) is None
+    first.write_bytes(b"".join([lines[0], *lines[601:635], change_line(lines[635], 9), *lines[636:640]]))
+    assert fetch_new(settings()) is None
     with first.open("ab") as grown:
-        grown.write(changed(lines[640], 9))
-    assert arrived(settings()) is None
-    Path("incoming/aa.csv").write_bytes(b"".join([lines[0], changed(lines[641], 9)]))
-    assert arrived(settings()) is None
-    second.write_bytes(b"".join([lines[0], *lines[630:659], changed(lines[659], 7)]))
-    assert (accepted(settings()).corrected, arrived(settings())) == (1, None)
+        grown.write(change_line(lines[640], 9))
+    assert fetch_new(settings()) is None
+    Path("incoming/aa.csv").write_bytes(b"".join([lines[0], change_line(lines[641], 9)]))
+    assert fetch_new(settings()) is None
+    second.write_bytes(b"".join([lines[0], *lines[630:659], change_line(lines[659], 7)]))
+    assert (accept_new(settings()).corrected, fetch_new(settings())) == (1, None)
 
 
 def test_the_same_rows_in_several_files_and_a_file_that_shrinks(lines: list[bytes], settings: Make) -> None:
     Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:640]]))
     Path("incoming/b.csv").write_bytes(b"".join([lines[0], *lines[630:660], b"\n", b"\n"]))
-    assert accepted(settings()).rows == 59
+    assert accept_new(settings()).rows == 59
     Path("incoming/a.csv").write_bytes(lines[0])
     Path("incoming/b.csv").write_bytes(b"".join([lines[0], *lines[630:640]]))
-    assert arrived(settings()) is None
-    assert table(settings()).height == 659
+    assert fetch_new(settings()) is None
+    assert ingest_table(settings()).height == 659
     Path("incoming/a.csv").write_bytes(b"")
     Path("incoming/b.csv").unlink()
-    assert arrived(settings()) is None
+    assert fetch_new(settings()) is None
 
 
 def test_lines_that_are_known_are_compared_again_only_where_something_has_changed(
@@ -202,22 +202,22 @@ def test_lines_that_are_known_are_compared_again_only_where_something_has_change
 ) -> None:
     file = Path("incoming/month.csv")
     file.write_bytes(b"".join([lines[0], *lines[590:700]]))
-    first = accepted(settings())
-    assert arrived(settings()) is None
+    first = accept_new(settings())
+    assert fetch_new(settings()) is None
     file.write_bytes(b"".join([lines[0], *lines[590:710]]))
-    grown = accepted(settings())
+    grown = accept_new(settings())
     assert (grown.rows, grown.known) == (10, 0)
-    assert arrived(settings()) is None
+    assert fetch_new(settings()) is None
     # The store is another one, as after a git checkout and a dvc checkout.
     list_increments(paths.raw_folder("demo") / INCREMENTS_FOLDER)[0].unlink()
-    again = accepted(settings())
+    again = accept_new(settings())
     assert (again.rows, again.known, again.late) == (first.rows, 21, 99)
-    assert arrived(settings()) is None
-    file.write_bytes(b"".join([lines[0], changed(lines[595], 9), *lines[596:710]]))
-    corrected = accepted(settings())
+    assert fetch_new(settings()) is None
+    file.write_bytes(b"".join([lines[0], change_line(lines[595], 9), *lines[596:710]]))
+    corrected = accept_new(settings())
     assert (corrected.rows, corrected.corrected) == (1, 1)
     shutil.rmtree(paths.STATE)
-    assert arrived(settings()) is None
+    assert fetch_new(settings()) is None
 
 
 def test_files_with_other_columns_are_other_increments(lines: list[bytes], settings: Make) -> None:
@@ -227,8 +227,8 @@ def test_files_with_other_columns_are_other_increments(lines: list[bytes], setti
         time, T, p = line.strip().split(b",")
         wider.append(b",".join([p, b"0", time, T]) + b"\n")
     Path("incoming/b.csv").write_bytes(b"".join(wider))
-    assert (accepted(settings()).rows, accepted(settings()).rows, arrived(settings())) == (29, 30, None)
-    assert table(settings()).height == 659
+    assert (accept_new(settings()).rows, accept_new(settings()).rows, fetch_new(settings())) == (29, 30, None)
+    assert ingest_table(settings()).height == 659
 
 
 @pytest.mark.parametrize(
@@ -239,28 +239,30 @@ def test_files_with_other_columns_are_other_increments(lines: list[bytes], setti
         (b'time,T (degC),p (mbar)\n2020-01-26T00:00:00,"1\n1",2\n', "a text in quotation marks"),
     ],
 )
-def test_what_is_no_such_table_is_an_error(content: bytes, message: str, lines: list[bytes], settings: Make) -> None:
+def test_a_file_that_is_not_such_a_table_is_an_error(
+    content: bytes, message: str, lines: list[bytes], settings: Make
+) -> None:
     Path("incoming/a.csv").write_bytes(content)
     with pytest.raises(RecastError, match=message):
-        arrived(settings())
+        fetch_new(settings())
     assert not (paths.raw_folder("demo") / INCREMENTS_FOLDER).exists()
 
 
 def test_a_folder_that_is_not_there(lines: list[bytes], settings: Make) -> None:
     with pytest.raises(RecastError, match=r"fresh\.path: there is no file or folder nowhere"):
-        arrived(settings(fresh={"kind": "folder", "path": "nowhere"}))
+        fetch_new(settings(fresh={"kind": "folder", "path": "nowhere"}))
     with pytest.raises(RecastError, match=r"fresh\.path: there is no file or folder nowhere"):
-        arrived(settings(fresh={"kind": "folder", "path": "nowhere/*/*.csv"}))
-    assert arrived(settings(fresh={"kind": "folder", "path": "incoming/*.csv"})) is None
-    assert arrived(settings(fresh={"kind": "folder", "path": "incoming/*/*.csv"})) is None
+        fetch_new(settings(fresh={"kind": "folder", "path": "nowhere/*/*.csv"}))
+    assert fetch_new(settings(fresh={"kind": "folder", "path": "incoming/*.csv"})) is None
+    assert fetch_new(settings(fresh={"kind": "folder", "path": "incoming/*/*.csv"})) is None
 
 
-def test_a_file_that_is_no_increment_is_named(lines: list[bytes], settings: Make) -> None:
+def test_a_file_that_is_not_an_increment_is_named(lines: list[bytes], settings: Make) -> None:
     foreign = paths.raw_folder("demo") / INCREMENTS_FOLDER / "2020-notes.csv"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"".join([lines[0], *lines[601:640]]))
     with pytest.raises(RecastError, match=r"data/raw/demo/fresh/2020-notes\.csv: not an increment.*move the file"):
-        arrived(settings())
+        fetch_new(settings())
 
 
 @pytest.mark.parametrize(
@@ -278,58 +280,58 @@ def test_a_file_is_not_both_the_sources_own_and_one_of_new_rows(
     with pytest.raises(RecastError, match=r"problems\.demo\.source\.path and problems\.demo\.fresh\.path both name"):
         fetch("demo", declared)
     with pytest.raises(RecastError, match="would not be checked"):
-        arrived(declared)
+        fetch_new(declared)
 
 
 def test_a_kill_at_any_point_loses_and_doubles_nothing(lines: list[bytes], settings: Make) -> None:
     Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:640]]))
-    first = arrived(settings())  # killed before it was checked
-    again = arrived(settings())
+    first = fetch_new(settings())  # killed before it was checked
+    again = fetch_new(settings())
     assert first == again is not None
     path = quarantine.accept_increment(again)  # killed before it was told
     assert quarantine.accept_increment(again) == path
-    assert arrived(settings()) is None
+    assert fetch_new(settings()) is None
     with pytest.raises(RecastError, match="no longer there"):
         quarantine.quarantine_increment(again, [])
     Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:660]]))
-    second = arrived(settings())
+    second = fetch_new(settings())
     assert second is not None
     # Killed between the reasons and the rows.
     reasons = paths.quarantine_folder("demo") / second.pending.with_suffix(".json").name
     reasons.parent.mkdir(parents=True)
     reasons.write_text("{}")
-    second = arrived(settings())
+    second = fetch_new(settings())
     assert second is not None
     file = quarantine.quarantine_increment(second, [Breach("drift", "T (degC)", "too warm", {"mean": 80.0})])
     assert quarantine.quarantine_increment(second, [Breach("drift", "T (degC)", "too warm", {"mean": 80.0})]) == file
-    assert arrived(settings()) is None
-    assert table(settings()).height == 639
+    assert fetch_new(settings()) is None
+    assert ingest_table(settings()).height == 639
 
 
 def test_what_is_in_quarantine_is_known_until_it_is_dropped(lines: list[bytes], settings: Make) -> None:
     file = Path("incoming/a.csv")
     file.write_bytes(b"".join([lines[0], *lines[601:640]]))
-    arrival = arrived(settings())
+    arrival = fetch_new(settings())
     assert arrival is not None
     quarantine.quarantine_increment(arrival, [Breach("stuck", "p (mbar)", "stays", {})])
-    (there,) = quarantine.list_quarantine("demo")
-    assert (there.arrival["rows"], there.breaches[0]["rule"]) == (39, "stuck")
+    (quarantined,) = quarantine.list_quarantine("demo")
+    assert (quarantined.arrival["rows"], quarantined.breaches[0]["rule"]) == (39, "stuck")
     with file.open("ab") as grown:
         grown.writelines(lines[640:650])
-    assert accepted(settings()).rows == 10
+    assert accept_new(settings()).rows == 10
     assert accepted_names("demo") == ["0002"]
-    quarantine.release_increment("demo", there.file.stem, settings())
+    quarantine.release_increment("demo", quarantined.file.stem, settings())
     assert accepted_names("demo") == ["0001", "0002"]
-    assert table(settings()).height == 649
+    assert ingest_table(settings()).height == 649
     with file.open("ab") as grown:
         grown.write(b"2020-02-10T00:00:00,warm,1000\n")
-    wrong = arrived(settings())
+    wrong = fetch_new(settings())
     assert wrong is not None
     name = quarantine.quarantine_increment(wrong, []).stem
     with pytest.raises(RecastError, match="'warm', which is not a finite number"):
         quarantine.release_increment("demo", name, settings())
     quarantine.drop_increment("demo", name)
-    again = arrived(settings())
+    again = fetch_new(settings())
     assert again is not None
     assert again.sha256 == wrong.sha256
     with pytest.raises(RecastError, match="no increment 7; there are: none"):
@@ -345,13 +347,13 @@ def test_parquet_files_grow_too(lines: list[bytes], settings: Make) -> None:
     rows.head(600).write_parquet("demo.parquet")
     grown = settings(source={"kind": "table", "path": "demo.parquet", "time": "time"})
     rows.slice(590, 30).write_parquet("incoming/a.parquet")
-    assert accepted(grown).rows == 20
-    assert arrived(grown) is None
+    assert accept_new(grown).rows == 20
+    assert fetch_new(grown) is None
     assert pl.read_parquet(list_increments(paths.raw_folder("demo") / INCREMENTS_FOLDER)[0]).equals(rows.slice(600, 20))
-    assert table(grown).height == 620
+    assert ingest_table(grown).height == 620
     Path("incoming/b.parquet").write_bytes(Path("incoming/a.parquet").read_bytes()[:500])
     with pytest.raises(RecastError, match=r"b\.parquet: not a whole Parquet file"):
-        arrived(grown)
+        fetch_new(grown)
 
 
 def test_the_stations_running_file_joins_an_hourly_archive(settings: Make) -> None:
@@ -368,10 +370,10 @@ def test_the_stations_running_file_joins_an_hourly_archive(settings: Make) -> No
         source={"kind": "jena", "path": "base.csv"},
         table={"features": columns, "target": "T (degC)", "unit": "°C", "cadence": "1h", "thin": True},
     )
-    arrival = accepted(declared)
-    assert (arrival.rows, arrived(declared)) == (100, None)
+    arrival = accept_new(declared)
+    assert (arrival.rows, fetch_new(declared)) == (100, None)
     assert list_increments(paths.raw_folder("demo") / INCREMENTS_FOLDER)[0].read_bytes().startswith(head)
-    times = table(declared)["time"]
+    times = ingest_table(declared)["time"]
     assert len(times) == 240 + 16
     assert times.diff().drop_nulls().unique().to_list() == [timedelta(hours=1)]
 
@@ -385,9 +387,9 @@ def test_the_second_of_two_equal_hours_comes_alone(settings: Make) -> None:
     declared = settings(source={"kind": "table", **source})
     for end in (3, 4, 5):
         Path("incoming/a.csv").write_text("".join(["time,T (degC),p (mbar)\n", *shown[:end]]))
-        accepted(declared)
-        assert arrived(declared) is None
-    found = table(declared)
+        accept_new(declared)
+        assert fetch_new(declared) is None
+    found = ingest_table(declared)
     assert found["time"].dt.hour().to_list() == [22, 23, 0, 1, 2]
     assert found["T (degC)"].to_list() == [0, 1, 2, 3, 4]
 
@@ -448,24 +450,24 @@ def test_a_server_is_asked_for_what_is_new_only(
 ) -> None:
     monkeypatch.setattr(web_copy, "COMPARED_BYTES", 100)
     declared = settings(fresh={"kind": "http", "url": station.url})
-    assert accepted(declared).rows == 99
+    assert accept_new(declared).rows == 99
     assert station.asked.pop() == (200, len(station.body))
-    assert arrived(declared) is None
+    assert fetch_new(declared) is None
     assert station.asked.pop() == (304, 0)
     station.body += b"".join(lines[700:720])
-    assert accepted(declared).rows == 20
+    assert accept_new(declared).rows == 20
     assert station.asked.pop() == (206, 100 + sum(map(len, lines[700:720])))
     # Corrected near its end: it has not only grown.
-    station.body = station.body.replace(lines[719], changed(lines[719], 60.5))
-    arrival = accepted(declared)
+    station.body = station.body.replace(lines[719], change_line(lines[719], 60.5))
+    arrival = accept_new(declared)
     assert (arrival.rows, arrival.corrected) == (1, 1)
     assert [status for status, _ in station.asked] == [206, 200]
     # The half-year ends and the file begins anew.
     station.asked.clear()
     station.body = b"".join([lines[0], *lines[720:730]])
-    assert accepted(declared).rows == 10
+    assert accept_new(declared).rows == 10
     assert [status for status, _ in station.asked] == [416, 200]
-    assert table(declared).height == 729
+    assert ingest_table(declared).height == 729
 
 
 def test_a_server_that_breaks_off_or_is_down_changes_nothing(
@@ -475,23 +477,23 @@ def test_a_server_that_breaks_off_or_is_down_changes_nothing(
     declared = settings(fresh={"kind": "http", "url": station.url})
     station.broken = True
     with pytest.raises(Unreachable, match=r"roof\.csv"):
-        arrived(declared)
+        fetch_new(declared)
     station.broken = False
-    assert accepted(declared).rows == 99
+    assert accept_new(declared).rows == 99
     station.body += b"".join(lines[700:720])
     station.broken = True
     with pytest.raises(Unreachable, match=r"fresh\.url, or try again later"):
-        arrived(declared)
+        fetch_new(declared)
     station.broken = False
-    assert accepted(declared).rows == 20
+    assert accept_new(declared).rows == 20
     station.body = b"<!DOCTYPE html><html>Please sign in</html>"
     with pytest.raises(Unreachable, match="web page"):
-        arrived(declared)
+        fetch_new(declared)
     station.server.shutdown()
     station.server.server_close()
     with pytest.raises(Unreachable, match="could not be fetched"):
-        arrived(declared)
-    assert table(declared).height == 719
+        fetch_new(declared)
+    assert ingest_table(declared).height == 719
 
 
 def test_a_database_is_asked_for_what_comes_after_the_last_known_row(lines: list[bytes], settings: Make) -> None:
@@ -501,25 +503,25 @@ def test_a_database_is_asked_for_what_comes_after_the_last_known_row(lines: list
         connection.executemany("insert into air values (?, ?, ?)", rows[:600])
     source = {"kind": "database", "address": "sqlite:///plant.db", "query": "select * from air;", "time": "time"}
     plain = settings(source=source, fresh={"kind": "query"})
-    assert arrived(plain) is None
+    assert fetch_new(plain) is None
     with sqlite3.connect("plant.db") as connection:
         connection.executemany("insert into air values (?, ?, ?)", rows[600:650])
         connection.execute('update air set "T (degC)" = 50 where time = ?', rows[599][:1])
-    assert accepted(plain).rows == 50
-    assert arrived(plain) is None
+    assert accept_new(plain).rows == 50
+    assert fetch_new(plain) is None
     overlapping = settings(source=source, fresh={"kind": "query", "overlap": "3d"})
-    assert (accepted(overlapping).corrected, arrived(overlapping)) == (1, None)
+    assert (accept_new(overlapping).corrected, fetch_new(overlapping)) == (1, None)
     own = settings(source=source, fresh={"kind": "query", "query": "select * from air where time > :after"})
     with sqlite3.connect("plant.db") as connection:
         connection.executemany("insert into air values (?, ?, ?)", rows[650:651])
-    assert accepted(own).rows == 1
-    assert table(own).height == 651
+    assert accept_new(own).rows == 1
+    assert ingest_table(own).height == 651
     wrong = settings(source=source, fresh={"kind": "query", "query": "select * from water"})
     with pytest.raises(RecastError, match=r"fresh\.query: .* refuses it: no such table: water"):
-        arrived(wrong)
+        fetch_new(wrong)
 
 
-def plant(times: Sequence[str], first: float = 0) -> None:
+def insert_readings(times: Sequence[str], first: float = 0) -> None:
     """A database whose time column holds these texts."""
     with sqlite3.connect("plant.db") as connection:
         connection.execute('create table if not exists air (time text, "T (degC)" real, "p (mbar)" real)')
@@ -528,7 +530,7 @@ def plant(times: Sequence[str], first: float = 0) -> None:
         )
 
 
-def asked(settings: Make, query: str | None = None, **source: Any) -> Settings:
+def query_settings(settings: Make, query: str | None = None, **source: Any) -> Settings:
     """A problem whose new rows a query brings from `plant`."""
     known = {"kind": "database", "address": "sqlite:///plant.db", "query": "select * from air", "time": "time"}
     return settings(source=known | source, fresh={"kind": "query", "query": query})
@@ -548,10 +550,10 @@ def asked(settings: Make, query: str | None = None, **source: Any) -> Settings:
 def test_text_times_that_do_not_sort_are_not_asked_for_as_if_they_did(
     time_format: str | None, times: list[str], settings: Make
 ) -> None:
-    plant(times)
+    insert_readings(times)
     with pytest.raises(RecastError, match=r"problems\.demo\.fresh: the query's column 'time' .*write fresh\.query"):
-        arrived(asked(settings, time_format=time_format))
-    assert arrived(asked(settings, "select * from air", time_format=time_format)) is None
+        fetch_new(query_settings(settings, time_format=time_format))
+    assert fetch_new(query_settings(settings, "select * from air", time_format=time_format)) is None
 
 
 @pytest.mark.parametrize(
@@ -566,45 +568,45 @@ def test_text_times_that_do_not_sort_are_not_asked_for_as_if_they_did(
 def test_text_times_with_the_year_first_are_asked_for(
     time_format: str | None, times: list[str], settings: Make
 ) -> None:
-    plant(times[:2])
-    declared = asked(settings, time_format=time_format)
-    assert arrived(declared) is None
-    plant(times[2:])
-    assert (accepted(declared).rows, arrived(declared)) == (1, None)
+    insert_readings(times[:2])
+    declared = query_settings(settings, time_format=time_format)
+    assert fetch_new(declared) is None
+    insert_readings(times[2:])
+    assert (accept_new(declared).rows, fetch_new(declared)) == (1, None)
 
 
 def test_a_query_brings_again_what_was_dropped(settings: Make) -> None:
     hours = [f"2020-01-01T{hour:02d}:00:00" for hour in range(24)]
-    plant(hours[:5])
-    declared = asked(settings)
-    assert arrived(declared) is None
+    insert_readings(hours[:5])
+    declared = query_settings(settings)
+    assert fetch_new(declared) is None
 
     def into_quarantine() -> str:
-        arrival = arrived(declared)
+        arrival = fetch_new(declared)
         assert arrival is not None
         return quarantine.quarantine_increment(arrival, []).stem
 
-    plant(hours[5:8], first=50)
+    insert_readings(hours[5:8], first=50)
     wrong = into_quarantine()
-    plant(hours[8:10])
+    insert_readings(hours[8:10])
     worse = into_quarantine()
-    plant(hours[10:12])
-    assert (accepted(declared).rows, arrived(declared)) == (2, None)
+    insert_readings(hours[10:12])
+    assert (accept_new(declared).rows, fetch_new(declared)) == (2, None)
     with sqlite3.connect("plant.db") as connection:
         connection.execute('update air set "T (degC)" = 5 where "T (degC)" >= 50')
     # What lies there holds the query back, so what is mended comes by itself.
-    mended = arrived(declared)
+    mended = fetch_new(declared)
     assert mended is not None
     assert (mended.rows, mended.first) == (3, "2020-01-01 05:00:00")
     quarantine.drop_increment("demo", wrong)
     quarantine.drop_increment("demo", worse)
-    dropped = arrived(declared)
+    dropped = fetch_new(declared)
     assert dropped is not None
     assert (dropped.rows, dropped.first) == (5, "2020-01-01 05:00:00")
     quarantine.accept_increment(dropped)
-    assert arrived(declared) is None
+    assert fetch_new(declared) is None
     assert list(paths.quarantine_folder("demo").iterdir()) == []
-    assert table(declared).height == 12
+    assert ingest_table(declared).height == 12
 
 
 @pytest.mark.parametrize(
@@ -662,7 +664,7 @@ def test_the_commands_tell_what_came_and_have_dvc_track_it(tmp_path: Path, monke
     assert "nfiles: 1" in noted
     assert not dag.track_folder(Path("data/raw/demo/fresh"))
     Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[590:700]]))
-    warm = [changed(line, 80 + i % 5) for i, line in enumerate(lines[700:760])]
+    warm = [change_line(line, 80 + i % 5) for i, line in enumerate(lines[700:760])]
     Path("incoming/b.csv").write_bytes(b"".join([lines[0], *warm]))
     status, printed = recast("refresh", "--dry-run")
     assert (status, "would be put into quarantine" in printed) == (4, True)
@@ -670,7 +672,7 @@ def test_the_commands_tell_what_came_and_have_dvc_track_it(tmp_path: Path, monke
     assert (status, "in quarantine: 0002-" in printed, "T (degC)" in printed) == (4, True, True)
     assert Path("data/raw/demo/fresh.dvc").read_text() == noted
     assert recast("refresh")[0] == 0
-    (name,) = [each.file.stem for each in quarantine.list_quarantine("demo")]
+    (name,) = [increment.file.stem for increment in quarantine.list_quarantine("demo")]
     assert name in recast("quarantine")[1]
     assert recast("quarantine", "--accept", name)[0] == 0
     assert "nfiles: 2" in Path("data/raw/demo/fresh.dvc").read_text()
@@ -707,12 +709,12 @@ def test_the_flow_and_dvc_agree_on_what_increments_make_stale(tmp_path: Path, mo
     assert json.loads(Path("data/ingest/demo/quality.json").read_text())["rows_kept"] == 602
     # The same by DVC alone.
     other.dvc("repro", "--quiet", "ingest@demo")
-    assert entry(made, "ingest@demo") == entry(other, "ingest@demo")
+    assert read_lock_entry(made, "ingest@demo") == read_lock_entry(other, "ingest@demo")
     assert Path(f"{folder}.dvc").read_text() == other.file(f"{folder}.dvc").read_text()
 
 
-def entry(made: Checkout, stage: str) -> Any:
-    """What dvc.lock says of a stage."""
+def read_lock_entry(made: Checkout, stage: str) -> Any:
+    """Read the entry of a stage in dvc.lock."""
     from ruamel.yaml import YAML
 
     return YAML(typ="safe").load(made.file("dvc.lock").read_text())["stages"][stage]

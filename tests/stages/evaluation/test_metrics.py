@@ -32,9 +32,9 @@ errors = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50)
 def test_mae_and_rmse_follow_their_definitions(values: list[float]) -> None:
     expected_mae = math.fsum(map(abs, values)) / len(values)
     expected_rmse = math.sqrt(math.fsum(v * v for v in values) / len(values))
-    objective = ANSWER_KINDS["value"].objective(LearningTask(outputs=1, token=None, loss="mae", quantiles=()))
+    objective = ANSWER_KINDS["value"].choose_objective(LearningTask(outputs=1, token=None, loss="mae", quantiles=()))
     error_B11 = torch.tensor(values, dtype=torch.float64)[:, None, None]
-    scores = objective.scores(error_B11, torch.zeros_like(error_B11))
+    scores = objective.score_answers(error_B11, torch.zeros_like(error_B11))
     measures = objective.compute_measures({name: float(score_B1.mean()) for name, score_B1 in scores.items()})
     assert mae(np.array(values)) == pytest.approx(expected_mae, abs=1e-9)
     assert measures["mae"] == pytest.approx(expected_mae, abs=1e-9)

@@ -340,7 +340,7 @@ def test_the_report_shows_the_networks(seen: Checkout) -> None:
     for title in ("Attention over the steps", "Receptive field", "Addressing of the memory", "Ponder steps"):
         assert f"<figcaption>{title}</figcaption>" in section
     assert section.count("<details>") == 5
-    assert section.count("Each row is a step that asks") == 1 + 3
+    assert section.count("Each row is a step that attends") == 1 + 3
     assert "-03-" in section or "2020-01-" in section, "the windows' targets"
     for name in ("simple_rnn", "gru ensemble"):
         assert f">{name}</text>" in section, "a line of the picture of gradients"
