@@ -1,1 +1,1 @@
-"""How fast Recast is, measured side by side with a peer in one run."""
+"""How fast and how accurate Recast is, compared with peers and with published figures."""

@@ -1,10 +1,11 @@
-"""A training step's forward and backward pass of each recurrent layer, on (128, 120, 14) with 32 units.
+"""Time of one training step (forward and backward pass) of each recurrent layer, on input (128, 120, 14) with 32 units.
 
-Beside each, in this order where they exist: PyTorch's layer of the same size; PyTorch's cell, called at each step; and
-a loop over modules as a textbook has it, two `nn.Linear` a gate, called at each step. Only the last state is read.
+Each layer is compared, where they exist and in this order, with PyTorch's layer of the same size; with PyTorch's cell,
+called at every step; and with a textbook loop over modules, two `nn.Linear` per gate, called at every step. Only the
+last state is used.
 
-Aim: three times the textbook's loop. What a layer saves is what a loop spends on calls, so the last table has other
-sizes too: the larger the products, the more of the time is theirs, in both.
+Goal: three times as fast as the textbook loop. A layer saves the time that a loop spends on calls. The last table
+therefore covers other sizes too: the larger the matrix products, the larger their share of the time, in both.
 """
 
 from collections.abc import Callable
@@ -18,52 +19,53 @@ from architectures.cells.gru import GRU, GRUResetBefore
 from architectures.cells.jordan import Jordan
 from architectures.cells.layer import RecurrentLayer
 from architectures.cells.lstm import LSTM, PeepholeLSTM
-from benchmarks.measure import Result, alternate, seconds, table
+from benchmarks.measure import Result, measure_in_turn, round_results, time_call
 
 STEPS_BACK, FEATURES = 120, 14
 BATCH, UNITS = 128, 32
 SIZES = ((8, 16), (32, 32), (BATCH, UNITS), (256, 64))
-"""Sequences in a batch, and units, of the last table."""
+"""Batch sizes and numbers of units of the last table."""
 
-LOOP = "textbook's loop"
+LOOP = "textbook loop"
 
 State = tuple[Tensor, ...]
-Maker = Callable[[int], nn.Module]
-"""A layer of so many units."""
+LayerFactory = Callable[[int], nn.Module]
+"""Makes a layer with a given number of units."""
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Milliseconds of a step on one CPU thread; those on a GPU are in the benchmark `gpu`."""
+    """Milliseconds per step on one CPU thread; those on a GPU are in the benchmark `gpu`."""
     times, rounds = (3, 2) if quick else (20, 9)
     torch.set_num_threads(1)
 
-    def measure(made: dict[str, Maker], batch: int, units: int) -> list[Result]:
+    def measure(factories: dict[str, LayerFactory], batch: int, units: int) -> list[Result]:
         x_BTF = torch.randn(batch, STEPS_BACK, FEATURES)
-        work = {what: _step(make(units), x_BTF, times) for what, make in made.items()}
-        return alternate(work, "ms", rounds, more_is_better=False)
+        steps = {contender: time_step(make_layer(units), x_BTF, times) for contender, make_layer in factories.items()}
+        return measure_in_turn(steps, "ms", rounds, more_is_better=False)
 
-    found: dict[str, Any] = {"batch": BATCH, "window": [STEPS_BACK, FEATURES], "units": UNITS}
-    for name, made in CONTENDERS.items():
-        found[f"{name}, one CPU thread"] = table(measure(made, BATCH, UNITS))
-    found[f"the {LOOP} takes so many times as long, one CPU thread"] = {
-        name: {
-            f"batch {batch}, {units} units": round(measure(_two(made), batch, units)[1].ratio, 2)
+    result: dict[str, Any] = {"batch": BATCH, "window": [STEPS_BACK, FEATURES], "units": UNITS}
+    for layer, factories in CONTENDERS.items():
+        result[f"{layer}, one CPU thread"] = round_results(measure(factories, BATCH, UNITS))
+    result[f"how many times as long the {LOOP} takes, one CPU thread"] = {
+        layer: {
+            f"batch {batch}, {units} units": round(measure(_select_loop(factories), batch, units)[1].ratio, 2)
             for batch, units in SIZES
         }
-        for name, made in CONTENDERS.items()
-        if LOOP in made
+        for layer, factories in CONTENDERS.items()
+        if LOOP in factories
     }
-    return found
+    return result
 
 
-def _two(made: dict[str, Maker]) -> dict[str, Maker]:
-    return {name: made[name] for name in ("Recast", LOOP)}
+def _select_loop(factories: dict[str, LayerFactory]) -> dict[str, LayerFactory]:
+    """Recast's layer and the textbook loop alone."""
+    return {contender: factories[contender] for contender in ("Recast", LOOP)}
 
 
-def _step(layer: nn.Module, x_BTF: Tensor, times: int) -> Callable[[], float]:
-    """Milliseconds of a forward and a backward pass, of so many in a row."""
+def time_step(layer: nn.Module, x_BTF: Tensor, times: int) -> Callable[[], float]:
+    """A measurement of a forward and a backward pass: the mean of `times` in a row, in milliseconds."""
 
-    def steps() -> None:
+    def run_steps() -> None:
         for _ in range(times):
             layer.zero_grad(set_to_none=True)
             _, state = layer(x_BTF)
@@ -72,11 +74,11 @@ def _step(layer: nn.Module, x_BTF: Tensor, times: int) -> Callable[[], float]:
         if x_BTF.is_cuda:
             torch.cuda.synchronize()
 
-    return lambda: 1000 * seconds(steps) / times
+    return lambda: 1000 * time_call(run_steps) / times
 
 
 class Loop(nn.Module):
-    """A cell called at each step."""
+    """A layer that calls a cell at every step."""
 
     def __init__(self, cell: nn.Module, units: int, states: int = 1) -> None:
         super().__init__()
@@ -86,37 +88,37 @@ class Loop(nn.Module):
 
     def forward(self, x_BTF: Tensor) -> tuple[Tensor, State]:
         state: State = (x_BTF.new_zeros(len(x_BTF), self.units),) * self.states
-        given = []
+        outputs = []
         for t in range(x_BTF.shape[1]):
-            after = self.cell(x_BTF[:, t], state if self.states > 1 else state[0])
-            state = after if isinstance(after, tuple) else (after,)
-            given.append(state[0])
-        return torch.stack(given, 1), state
+            next_state = self.cell(x_BTF[:, t], state if self.states > 1 else state[0])
+            state = next_state if isinstance(next_state, tuple) else (next_state,)
+            outputs.append(state[0])
+        return torch.stack(outputs, 1), state
 
 
-class Textbook(nn.Module):
-    """W x + U h + b of each gate, by two modules."""
+class TextbookCell(nn.Module):
+    """A cell that computes W x + U h + b of every gate with two modules."""
 
     gates: ClassVar[int]
 
     def __init__(self, units: int) -> None:
         super().__init__()
-        self.of_x = nn.ModuleList(nn.Linear(FEATURES, units) for _ in range(self.gates))
-        self.of_h = nn.ModuleList(nn.Linear(units, units, bias=False) for _ in range(self.gates))
+        self.input_maps = nn.ModuleList(nn.Linear(FEATURES, units) for _ in range(self.gates))
+        self.state_maps = nn.ModuleList(nn.Linear(units, units, bias=False) for _ in range(self.gates))
 
     def gate(self, i: int, x: Tensor, h: Tensor) -> Tensor:
-        sum_BH: Tensor = self.of_x[i](x) + self.of_h[i](h)
+        sum_BH: Tensor = self.input_maps[i](x) + self.state_maps[i](h)
         return sum_BH
 
 
-class ElmanCell(Textbook):
+class ElmanCell(TextbookCell):
     gates = 1
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         return torch.tanh(self.gate(0, x, h))
 
 
-class JordanCell(Textbook):
+class JordanCell(TextbookCell):
     gates = 1
 
     def __init__(self, units: int) -> None:
@@ -127,7 +129,7 @@ class JordanCell(Textbook):
         return torch.tanh(self.out(torch.tanh(self.gate(0, x, y))))
 
 
-class LSTMCell(Textbook):
+class LSTMCell(TextbookCell):
     gates = 4
 
     def forward(self, x: Tensor, state: State) -> State:
@@ -137,7 +139,7 @@ class LSTMCell(Textbook):
         return o * torch.tanh(c), c
 
 
-class PeepholeCell(Textbook):
+class PeepholeCell(TextbookCell):
     gates = 4
 
     def __init__(self, units: int) -> None:
@@ -152,16 +154,16 @@ class PeepholeCell(Textbook):
         return torch.sigmoid(self.gate(2, x, h) + self.p[2] * c) * torch.tanh(c), c
 
 
-class GRUCell(Textbook):
+class GRUCell(TextbookCell):
     gates = 3
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         r, z = (torch.sigmoid(self.gate(gate, x, h)) for gate in range(2))
-        n = torch.tanh(self.of_x[2](x) + r * self.of_h[2](h))
+        n = torch.tanh(self.input_maps[2](x) + r * self.state_maps[2](h))
         return (1 - z) * n + z * h
 
 
-class GRUResetBeforeCell(Textbook):
+class GRUResetBeforeCell(TextbookCell):
     gates = 3
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
@@ -169,62 +171,62 @@ class GRUResetBeforeCell(Textbook):
         return (1 - z) * h + z * torch.tanh(self.gate(2, x, r * h))
 
 
-def _ours(kind: type[RecurrentLayer], recurrent_dropout: float = 0.0) -> Maker:
+def _recast_layer(kind: type[RecurrentLayer], recurrent_dropout: float = 0.0) -> LayerFactory:
     return lambda units: kind(FEATURES, units, recurrent_dropout=recurrent_dropout)
 
 
-def _peer(kind: Callable[..., nn.Module]) -> Maker:
+def _torch_layer(kind: Callable[..., nn.Module]) -> LayerFactory:
     return lambda units: kind(FEATURES, units, batch_first=True)
 
 
-def _loop(cell: Callable[[int], nn.Module], states: int = 1) -> Maker:
+def _loop_over(cell: Callable[[int], nn.Module], states: int = 1) -> LayerFactory:
     return lambda units: Loop(cell(units), units, states)
 
 
-def _peer_loop(cell: Callable[..., nn.Module], states: int = 1) -> Maker:
-    return _loop(lambda units: cell(FEATURES, units), states)
+def _loop_over_torch_cell(cell: Callable[..., nn.Module], states: int = 1) -> LayerFactory:
+    return _loop_over(lambda units: cell(FEATURES, units), states)
 
 
-CONTENDERS: dict[str, dict[str, Maker]] = {
+CONTENDERS: dict[str, dict[str, LayerFactory]] = {
     "Elman": {
-        "Recast": _ours(Elman),
-        "torch.nn.RNN": _peer(nn.RNN),
-        "loop over torch.nn.RNNCell": _peer_loop(nn.RNNCell),
-        LOOP: _loop(ElmanCell),
+        "Recast": _recast_layer(Elman),
+        "torch.nn.RNN": _torch_layer(nn.RNN),
+        "loop over torch.nn.RNNCell": _loop_over_torch_cell(nn.RNNCell),
+        LOOP: _loop_over(ElmanCell),
     },
-    "Jordan": {"Recast": _ours(Jordan), LOOP: _loop(JordanCell)},
+    "Jordan": {"Recast": _recast_layer(Jordan), LOOP: _loop_over(JordanCell)},
     "LSTM": {
-        "Recast": _ours(LSTM),
-        "torch.nn.LSTM": _peer(nn.LSTM),
-        "loop over torch.nn.LSTMCell": _peer_loop(nn.LSTMCell, states=2),
-        LOOP: _loop(LSTMCell, states=2),
+        "Recast": _recast_layer(LSTM),
+        "torch.nn.LSTM": _torch_layer(nn.LSTM),
+        "loop over torch.nn.LSTMCell": _loop_over_torch_cell(nn.LSTMCell, states=2),
+        LOOP: _loop_over(LSTMCell, states=2),
     },
     "LSTM with recurrent dropout": {
-        "Recast": _ours(LSTM, 0.5),
-        "torch.nn.LSTM, without": _peer(nn.LSTM),
-        "loop over torch.nn.LSTMCell, without": _peer_loop(nn.LSTMCell, states=2),
-        f"{LOOP}, without": _loop(LSTMCell, states=2),
+        "Recast": _recast_layer(LSTM, 0.5),
+        "torch.nn.LSTM, without dropout": _torch_layer(nn.LSTM),
+        "loop over torch.nn.LSTMCell, without dropout": _loop_over_torch_cell(nn.LSTMCell, states=2),
+        f"{LOOP}, without dropout": _loop_over(LSTMCell, states=2),
     },
     "peephole LSTM": {
-        "Recast": _ours(PeepholeLSTM),
-        "torch.nn.LSTM, no peepholes": _peer(nn.LSTM),
-        LOOP: _loop(PeepholeCell, states=2),
+        "Recast": _recast_layer(PeepholeLSTM),
+        "torch.nn.LSTM, without peepholes": _torch_layer(nn.LSTM),
+        LOOP: _loop_over(PeepholeCell, states=2),
     },
     "GRU": {
-        "Recast": _ours(GRU),
-        "torch.nn.GRU": _peer(nn.GRU),
-        "loop over torch.nn.GRUCell": _peer_loop(nn.GRUCell),
-        LOOP: _loop(GRUCell),
+        "Recast": _recast_layer(GRU),
+        "torch.nn.GRU": _torch_layer(nn.GRU),
+        "loop over torch.nn.GRUCell": _loop_over_torch_cell(nn.GRUCell),
+        LOOP: _loop_over(GRUCell),
     },
     "GRU with recurrent dropout": {
-        "Recast": _ours(GRU, 0.5),
-        "torch.nn.GRU, without": _peer(nn.GRU),
-        "loop over torch.nn.GRUCell, without": _peer_loop(nn.GRUCell),
-        f"{LOOP}, without": _loop(GRUCell),
+        "Recast": _recast_layer(GRU, 0.5),
+        "torch.nn.GRU, without dropout": _torch_layer(nn.GRU),
+        "loop over torch.nn.GRUCell, without dropout": _loop_over_torch_cell(nn.GRUCell),
+        f"{LOOP}, without dropout": _loop_over(GRUCell),
     },
     "GRU, reset before": {
-        "Recast": _ours(GRUResetBefore),
-        "torch.nn.GRU, reset after": _peer(nn.GRU),
-        LOOP: _loop(GRUResetBeforeCell),
+        "Recast": _recast_layer(GRUResetBefore),
+        "torch.nn.GRU, reset after": _torch_layer(nn.GRU),
+        LOOP: _loop_over(GRUResetBeforeCell),
     },
 }

@@ -1,4 +1,4 @@
-"""Keras's side of `steps`: trains one epoch for each line on its input, and prints samples a second.
+"""Keras's side of `steps`: it trains one epoch for each line on its standard input and prints samples per second.
 
 It runs in an environment of its own, with Keras and TensorFlow and without Recast.
 """

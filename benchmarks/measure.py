@@ -1,7 +1,8 @@
-"""Measuring: contenders in turn, so that a busy machine slows all of them, and ratios rather than seconds."""
+"""Tools for measuring. Contenders take turns, so that a busy machine slows all of them, and ratios are compared."""
 
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from typing import Any
 
 import psutil
 
+from problems.errors import RecastError
+
 
 @dataclass(frozen=True)
 class Result:
-    """What one contender did, and how it compares with the first.
+    """The figures of one contender, and how it compares with the first.
 
     Attributes:
         median, low, high: of the rounds, in `unit`.
@@ -34,8 +37,10 @@ class Result:
     ratio: float
 
 
-def alternate(contenders: dict[str, Callable[[], float]], unit: str, rounds: int, more_is_better: bool) -> list[Result]:
-    """Ask each contender for its figure in turn, `rounds` times after one round that does not count.
+def measure_in_turn(
+    contenders: dict[str, Callable[[], float]], unit: str, rounds: int, more_is_better: bool
+) -> list[Result]:
+    """Call every contender in turn, `rounds` times after one warm-up round that does not count.
 
     Args:
         contenders: by name, Recast first; each does its work and returns its figure in `unit`.
@@ -48,37 +53,50 @@ def alternate(contenders: dict[str, Callable[[], float]], unit: str, rounds: int
                 figures[name].append(figure)
     ours = next(iter(figures.values()))
 
-    def ratio(theirs: list[float]) -> float:
+    def median_ratio(theirs: list[float]) -> float:
         pairs = zip(ours, theirs, strict=True)
         return statistics.median(a / b if more_is_better else b / a for a, b in pairs)
 
     return [
-        Result(name, unit, statistics.median(each), min(each), max(each), ratio(each)) for name, each in figures.items()
+        Result(name, unit, statistics.median(values), min(values), max(values), median_ratio(values))
+        for name, values in figures.items()
     ]
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long the work takes."""
+def time_call(work: Callable[[], object]) -> float:
+    """Seconds that the work takes."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
 
 
 @dataclass(frozen=True)
-class Peak:
-    """The most memory that a process held, in MiB: what no file backs, and with the pages of mapped files."""
+class PeakMemory:
+    """The most memory that a process held, in MiB.
+
+    Attributes:
+        anonymous: memory that no file backs.
+        resident: that, and the pages of mapped files.
+    """
 
     anonymous: float
-    whole: float
+    resident: float
 
 
-def watched(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> tuple[str, Peak]:
-    """What a command prints, and its peak of memory, looked at every 10 ms; that of its children is not counted."""
+def run_and_watch_memory(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str]
+) -> tuple[str, PeakMemory]:
+    """Run a command.
+
+    Returns:
+        what it prints, and its peak memory, sampled every 10 ms; that of its children is not counted
+    """
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
     peaks = {"RssAnon": 0, "VmRSS": 0}
+    ended = threading.Event()
 
     def watch() -> None:
-        while process.poll() is None:
+        while not ended.is_set():
             try:
                 lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
             except (FileNotFoundError, ProcessLookupError):
@@ -87,33 +105,59 @@ def watched(command: Sequence[str], folder: Path, environment: Mapping[str, str]
             for key in peaks:
                 if key in status:
                     peaks[key] = max(peaks[key], int(status[key].split()[0]))
-            time.sleep(0.01)
+            ended.wait(0.01)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    printed, _ = process.communicate()
+    try:
+        printed, _ = process.communicate()
+    finally:
+        ended.set()
     watcher.join()
     if process.returncode:
-        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
-    return printed, Peak(peaks["RssAnon"] / 1024, peaks["VmRSS"] / 1024)
+        sys.exit(f"{shlex.join(command)} ended with {process.returncode}")
+    return printed, PeakMemory(peaks["RssAnon"] / 1024, peaks["VmRSS"] / 1024)
 
 
-def peers(name: str) -> Path | None:
-    """The interpreter of an environment with what NAME-requirements.txt says; None if it cannot be installed."""
-    here = Path(__file__).parent.absolute()
-    folder = here / f".{name}"
+def send_go(process: "subprocess.Popen[str]") -> None:
+    """Write the line for which the process waits on its standard input."""
+    if process.stdin is None:
+        raise ValueError("the process was started without a pipe to its standard input")
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def read_line(process: "subprocess.Popen[str]") -> str:
+    """The next line that the process prints.
+
+    Raises:
+        RecastError: it ended instead.
+    """
+    if process.stdout is None:
+        raise ValueError("the process was started without a pipe from its standard output")
+    line = process.stdout.readline()
+    if not line:
+        command = shlex.join(map(str, process.args)) if isinstance(process.args, list) else process.args
+        raise RecastError(f"a process ended with {process.wait()} and printed no result; run it by hand: {command}")
+    return line
+
+
+def install_peers(name: str) -> Path | None:
+    """The Python of an environment with the packages in NAME-requirements.txt; None if they cannot be installed."""
+    root = Path(__file__).parent.absolute()
+    folder = root / f".{name}"
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         venv.create(folder, with_pip=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(here / f"{name}-requirements.txt")]
+        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(root / f"{name}-requirements.txt")]
         if subprocess.run(install, check=False).returncode:
             return None
         (folder / "ready").touch()
     return python
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+def describe_machine() -> dict[str, Any]:
+    """The machine and the versions with which the figures are measured."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     return {
@@ -125,9 +169,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def table(results: list[Result]) -> list[dict[str, Any]]:
-    """The results as JSON, figures to four digits."""
+def round_results(results: list[Result]) -> list[dict[str, Any]]:
+    """The results as JSON, with four significant digits."""
     return [
-        {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in asdict(each).items()}
-        for each in results
+        {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in asdict(result).items()}
+        for result in results
     ]

@@ -1,7 +1,7 @@
-"""Peak memory of each stage as the rows grow: what is not backed by files must not grow with them in training.
+"""Peak memory of each stage as the rows grow. In training, memory that no file backs must not grow with them.
 
-But for one copy: where a window takes every n-th row, as here, a table of up to 256 MiB is reordered in memory, which
-the one of 10,000,000 rows is, and the one of 30,000,000 not.
+There is one exception: where a window takes every n-th row, as here, a table of up to 256 MiB is reordered in memory.
+That applies to the table of 10,000,000 rows, but not to the one of 30,000,000.
 """
 
 import sys
@@ -9,34 +9,42 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from ruamel.yaml import YAML
 
-from benchmarks.measure import watched
+from benchmarks.measure import run_and_watch_memory
+from project import paths
+from project.settings.loading import load_settings
+from stages.tables.windows import TableWindows
 from stages.training import reading
+from stages.training.expansion import list_trials
+from stages.training.fit import fit
+from stages.training.objectives import choose_objective
 from tests.support import checkout
 
 STAGES = ("ingest", "normalize", "window", "train")
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Peak MiB by stage, in a process of its own each, for a simulated station every ten seconds."""
+    """Peak MiB by stage, each in a process of its own, for a simulated station with a row every ten seconds."""
     sizes = (100_000, 1_000_000) if quick else (100_000, 1_000_000, 10_000_000, 30_000_000)
-    found: dict[str, Any] = {}
+    table: dict[str, Any] = {}
     for rows in sizes:
         with tempfile.TemporaryDirectory() as name:
-            made = checkout.make_checkout(Path(name) / "checkout")
-            _station(made.file("params.yaml"), rows)
-            made.file("data/raw/station").mkdir()
-            measured = {}
+            project = checkout.make_checkout(Path(name) / "checkout")
+            _write_settings(project.file("params.yaml"), rows)
+            project.file("data/raw/station").mkdir()
+            peaks = {}
             for stage in STAGES:
                 module = [f"stages.{stage}"] if stage != "train" else ["benchmarks.memory", "--train"]
-                measured[stage] = _peak([sys.executable, "-m", *module, "station"], made.root, made.environment)
-            found[f"{rows:,} rows"] = measured
-    return {"unit": "MiB: anonymous / with the pages of mapped files", "results": found}
+                command = [sys.executable, "-m", *module, "station"]
+                peaks[stage] = _measure_peak(command, project.root, project.environment)
+            table[f"{rows:,} rows"] = peaks
+    return {"unit": "MiB: anonymous memory / with the pages of mapped files", "results": table}
 
 
-def _station(file: Path, rows: int) -> None:
-    """Make the checkout's problem a simulated station of so many rows."""
+def _write_settings(file: Path, rows: int) -> None:
+    """Write the settings of a problem that is a simulated station with `rows` rows."""
     yaml = YAML()
     settings = yaml.load(file.read_text())
     settings["run"] = ["station"]
@@ -53,25 +61,16 @@ def _station(file: Path, rows: int) -> None:
         yaml.dump(settings, out)
 
 
-def _peak(command: list[str], root: Path, environment: dict[str, str]) -> str:
-    """Peak anonymous and whole resident memory of a command."""
-    _, peak = watched(command, root, {**environment, "PYTHONPATH": f"{Path(__file__).parent.parent}"})
-    return f"{peak.anonymous:.0f} / {peak.whole:.0f}"
+def _measure_peak(command: list[str], root: Path, environment: dict[str, str]) -> str:
+    """Peak anonymous memory of a command, and peak memory with the pages of mapped files."""
+    _, peak = run_and_watch_memory(command, root, {**environment, "PYTHONPATH": f"{Path(__file__).parent.parent}"})
+    return f"{peak.anonymous:.0f} / {peak.resident:.0f}"
 
 
 def _train(problem: str) -> None:
-    """Train one trial of fifty steps, without MLflow, in this process."""
-    import torch
-
-    from project import paths
-    from project.settings.loading import load_settings
-    from stages.tables.windows import TableWindows
-    from stages.training.expansion import list_trials
-    from stages.training.fit import fit
-    from stages.training.objectives import choose_objective
-
+    """Train one trial of fifty steps without MLflow in this process."""
     normalized, windowed = paths.stage_folder("normalize", problem), paths.stage_folder("window", problem)
-    windowing = TableWindows.read(windowed)
+    windows = TableWindows.read(windowed)
     trial = list_trials(load_settings(), problem, windowed)[-1]
     settings = trial.train.model_copy(update={"epochs": 1, "steps_per_epoch": 50})
     data = reading.read_batches(normalized, windowed, torch.device("cpu"))
@@ -80,12 +79,12 @@ def _train(problem: str) -> None:
         trial.configuration.hyperparameters,
         0,
         settings,
-        windowing.shape,
-        choose_objective(windowing, settings),
+        windows.shape,
+        choose_objective(windows, settings),
         data,
         torch.device("cpu"),
         Path("checkpoint.pt"),
-        lambda progress: None,
+        lambda state: None,
     )
 
 

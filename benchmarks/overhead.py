@@ -1,6 +1,6 @@
-"""Time a trial takes beyond its training, in a real pipeline: Prefect, worker processes, MLflow, trial folders.
+"""Time that a trial takes beyond its training, in a real pipeline: Prefect, worker processes, MLflow, trial folders.
 
-Aim: under 0.3 s a trial once workers are up.
+Goal: under 0.3 s per trial once the workers are up.
 """
 
 import contextlib
@@ -10,45 +10,49 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import seconds
+from benchmarks.measure import time_call
 from infra import server_process, servers
 from tests.support import checkout
 from tests.support.checkout import Checkout
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Seconds a trial on one worker, from grids of two sizes, so that start-up cancels, less the training itself."""
+    """Seconds per trial on one worker, and those of the training itself.
+
+    The difference of two grids of different sizes gives the seconds, so that start-up cancels out.
+    """
     few, many = (4, 12) if quick else (20, 80)
-    # The state of the Prefect server, and of nothing else, is below the current folder.
+    # Only the Prefect server keeps its state below the current folder.
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         root = Path(name)
         api = f"{server_process.start(servers.PREFECT)}/api"
         try:
-            taken, training = {}, {}
+            durations, training = {}, {}
             for trials in (few, many):
-                made = checkout.make_checkout(root / str(trials), PREFECT_API_URL=api)
-                made.settings(
+                project = checkout.make_checkout(root / str(trials), PREFECT_API_URL=api)
+                project.settings(
                     runner={**checkout.SETTINGS["runner"], "kind": "local", "workers": 1},
                     grid={"seeds": list(range(trials)), "architectures": {"dense": {"units": [4]}}},
                 )
                 for stage in ("ingest", "normalize", "window"):
-                    made.run(sys.executable, "-m", f"stages.{stage}", "demo")
-                taken[trials] = seconds(lambda made=made: made.run(sys.executable, "-m", "flows.train", "demo"))
-                training[trials] = _training(made)
+                    project.run(sys.executable, "-m", f"stages.{stage}", "demo")
+                command = (sys.executable, "-m", "flows.train", "demo")
+                durations[trials] = time_call(lambda project=project, command=command: project.run(*command))
+                training[trials] = _sum_training_seconds(project)
         finally:
             server_process.stop(servers.PREFECT)
-    each = (taken[many] - taken[few]) / (many - few)
-    trained = (training[many] - training[few]) / (many - few)
+    per_trial = (durations[many] - durations[few]) / (many - few)
+    training_per_trial = (training[many] - training[few]) / (many - few)
     return {
         "trials": [few, many],
-        "seconds a trial": round(each, 3),
-        "of them training": round(trained, 3),
-        "beyond training": round(each - trained, 3),
-        "start-up, once": round(taken[few] - few * each, 1),
+        "seconds per trial": round(per_trial, 3),
+        "of which training": round(training_per_trial, 3),
+        "of which beyond training": round(per_trial - training_per_trial, 3),
+        "start-up seconds, once": round(durations[few] - few * per_trial, 1),
     }
 
 
-def _training(made: Checkout) -> float:
-    """Seconds that the trials' epochs took, as each trial notes them."""
-    notes = made.root.glob("trials/*/*/run.json")
-    return sum(float(json.loads(note.read_text())["training_seconds"]) for note in notes)
+def _sum_training_seconds(project: Checkout) -> float:
+    """Seconds that the epochs of all trials took, as the trials note them."""
+    files = project.root.glob("trials/*/*/run.json")
+    return sum(float(json.loads(file.read_text())["training_seconds"]) for file in files)

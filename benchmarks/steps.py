@@ -1,12 +1,11 @@
-"""Training steps a second against a plain PyTorch loop and against Keras on TensorFlow, on (128, 120, 14).
+"""Training speed compared with a plain PyTorch loop and with Keras on TensorFlow, on input (128, 120, 14).
 
-Aim: never slower than plain PyTorch.
+Goal: never slower than plain PyTorch.
 """
 
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,8 @@ import torch
 from torch import nn
 
 from architectures import REGISTRY, WindowShape
-from benchmarks.batches import _batches, _windowing
-from benchmarks.measure import alternate, peers, seconds, table
+from benchmarks.batches import make_batches, make_windows
+from benchmarks.measure import install_peers, measure_in_turn, read_line, round_results, send_go, time_call
 from project.settings.sections import TrainSettings
 from stages.training.fit import fit
 from stages.training.objectives import choose_objective
@@ -28,39 +27,39 @@ LAYERS = {"gru": nn.GRU, "lstm": nn.LSTM, "simple_rnn": nn.RNN}
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Samples a second of one epoch. Recast's includes drawing the batches and one validation batch; theirs nothing."""
+    """Samples per second of one epoch. Only Recast's epoch includes drawing the batches, and one validation batch."""
     steps, rounds = (20, 2) if quick else (100, 5)
-    keras = peers("keras")
-    found: dict[str, Any] = {"batch": BATCH, "window": [STEPS_BACK, FEATURES], "units": UNITS}
+    keras = install_peers("keras")
+    result: dict[str, Any] = {"batch": BATCH, "window": [STEPS_BACK, FEATURES], "units": UNITS}
     for threads in (1, 2):
         for name in LAYERS:
             torch.set_num_threads(threads)
             contenders: dict[str, Callable[[], float]] = {
-                "Recast": _recast(name, steps, threads),
-                "plain torch.nn in a loop": _plain(name, steps),
+                "Recast": _train_with_recast(name, steps, threads),
+                "plain torch.nn in a loop": _train_with_torch(name, steps),
             }
             if keras:
-                contenders["Keras on TensorFlow"] = _by_keras(keras, name, steps, threads)
-            results = alternate(contenders, "samples/s", rounds, more_is_better=True)
-            found[f"{name}, {threads} thread{'s' if threads > 1 else ''}"] = table(results)
+                contenders["Keras on TensorFlow"] = _train_with_keras(keras, name, steps, threads)
+            results = measure_in_turn(contenders, "samples/s", rounds, more_is_better=True)
+            result[f"{name}, {threads} thread{'s' if threads > 1 else ''}"] = round_results(results)
     if not keras:
-        found["note"] = "TensorFlow could not be installed; Keras was left out"
-    return found
+        result["note"] = "TensorFlow could not be installed, so Keras was left out"
+    return result
 
 
-def _recast(name: str, steps: int, threads: int) -> Callable[[], float]:
+def _train_with_recast(name: str, steps: int, threads: int) -> Callable[[], float]:
     data = np.random.default_rng(0).standard_normal((20_000, FEATURES)).astype(np.float32)
-    batches = _batches(data, STEPS_BACK, 1, 24)
-    one_batch = _batches(data[: STEPS_BACK + 24 + BATCH], STEPS_BACK, 1, 24)
+    batches = make_batches(data, STEPS_BACK, 1, 24)
+    one_batch = make_batches(data[: STEPS_BACK + 24 + BATCH], STEPS_BACK, 1, 24)
     shape = WindowShape(STEPS_BACK, FEATURES, 1, 24, 24)
     hyperparameters = REGISTRY[name].Hyperparameters()
     settings = TrainSettings(epochs=1, steps_per_epoch=steps, batch_size=BATCH, threads=threads)
-    objective = choose_objective(_windowing(data, STEPS_BACK, 1, 24), settings)
+    objective = choose_objective(make_windows(data, STEPS_BACK, 1, 24), settings)
 
-    def rate() -> float:
+    def measure_rate() -> float:
         with tempfile.TemporaryDirectory() as folder:
             splits = {"train": batches, "validation": one_batch}
-            taken = seconds(
+            duration = time_call(
                 lambda: fit(
                     name,
                     hyperparameters,
@@ -71,23 +70,23 @@ def _recast(name: str, steps: int, threads: int) -> Callable[[], float]:
                     splits,
                     torch.device("cpu"),
                     Path(folder) / "checkpoint.pt",
-                    lambda progress: None,
+                    lambda state: None,
                 )
             )
-        return steps * BATCH / taken
+        return steps * BATCH / duration
 
-    return rate
+    return measure_rate
 
 
-def _plain(name: str, steps: int) -> Callable[[], float]:
-    """What a person would write: a layer, a linear output, RMSprop, MAE, batches that lie in memory."""
+def _train_with_torch(name: str, steps: int) -> Callable[[], float]:
+    """The loop that a person would write: a layer, a linear output, RMSprop, MAE, and a batch in memory."""
     x_BTF, y_B = torch.randn(BATCH, STEPS_BACK, FEATURES), torch.randn(BATCH)
 
-    def rate() -> float:
+    def measure_rate() -> float:
         layer, output = LAYERS[name](FEATURES, UNITS, batch_first=True), nn.Linear(UNITS, 1)
         optimizer = torch.optim.RMSprop([*layer.parameters(), *output.parameters()], lr=1e-3)
 
-        def epoch() -> None:
+        def train_epoch() -> None:
             for _ in range(steps):
                 h_BTH, _ = layer(x_BTF)
                 loss = nn.functional.l1_loss(output(h_BTH[:, -1]).squeeze(1), y_B)
@@ -95,13 +94,13 @@ def _plain(name: str, steps: int) -> Callable[[], float]:
                 loss.backward()
                 optimizer.step()
 
-        return steps * BATCH / seconds(epoch)
+        return steps * BATCH / time_call(train_epoch)
 
-    return rate
+    return measure_rate
 
 
-def _by_keras(python: Path, name: str, steps: int, threads: int) -> Callable[[], float]:
-    """Keras's own loop over the same shapes, in a process that stays up between the rounds."""
+def _train_with_keras(python: Path, name: str, steps: int, threads: int) -> Callable[[], float]:
+    """Keras's own loop on the same shapes, in a process that keeps running between the rounds."""
     script = Path(__file__).parent / "keras_steps.py"
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     command = [str(python), str(script), name, str(steps), str(threads)]
@@ -109,13 +108,8 @@ def _by_keras(python: Path, name: str, steps: int, threads: int) -> Callable[[],
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     )
 
-    def rate() -> float:
-        assert process.stdin and process.stdout
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-        if not line:
-            sys.exit("Keras's process ended; run benchmarks/keras_steps.py by hand to see why")
-        return float(json.loads(line))
+    def measure_rate() -> float:
+        send_go(process)
+        return float(json.loads(read_line(process)))
 
-    return rate
+    return measure_rate

@@ -52,7 +52,7 @@ def there_and_back(checkout: Checkout) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Checkout], None], set[str]]] = {
-    "a source file, in its comments": (append("stages/window.py", "# more\n"), {"window", "train", "evaluate"}),
+    "a source file, in its comments": (append("stages/tables/windows.py", "# more\n"), {"window", "train", "evaluate"}),
     "an architecture's source": (append("architectures/dense.py", "\n_MORE = 1\n"), {"train", "evaluate"}),
     "the input": (lambda checkout: write_table(checkout.file("demo.csv"), 600, offset=1.0), set(STAGES)),
     "a deleted output": (remove("data/window/demo"), set()),

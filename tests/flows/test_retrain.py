@@ -208,7 +208,7 @@ def test_another_grid_is_news_and_a_worse_challenger_is_refused(retraining: Retr
     set_days(checkout, days=2)
     assert retraining.run() == "Refused"
     assert read_registry(checkout) == ([1, 2, 3], {"champion": 2, "previous": 1, "challenger": 3})
-    assert "than the champion at the 95" in read_history(checkout)[-1]["reason"]
+    assert "significantly worse than the champion at the 80" in read_history(checkout)[-1]["reason"]
     assert "is refused" in checkout.file(".recast/alerts.log").read_text()
     page = checkout.file("data/champion/demo/history.html").read_text()
     assert page.count(">refusal</td>") == 2

@@ -436,7 +436,7 @@ def test_from_a_file_to_a_leaderboard(fresh: Checkout) -> None:
     assert written.problems["river"].table.target == "flow"
     assert "what unit is flow in?" in fresh.file("params.yaml").read_text()
     failed = fresh.recast("new", "river.csv", status=1)
-    assert "problems.river is there already; choose another --name" in failed
+    assert "problems.river exists already; choose another --name" in failed
     assert "Traceback" not in failed
 
     board = fresh.recast("run", "river")
