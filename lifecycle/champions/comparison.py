@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from lifecycle.champions.history import champion_folder
 from project.settings.operation import RetrainSettings
+from stages.evaluation.bootstrap import Comparison
 from stages.evaluation.forecasts import Targets
-from stages.evaluation.metrics import Comparison, Errors
+from stages.evaluation.metrics import Errors
 from stages.evaluation.number_format import choose_decimals, format_number, format_quantity
 
 SEASONS = ("Dec to Feb", "Mar to May", "Jun to Aug", "Sep to Nov")

@@ -39,8 +39,9 @@ from project.records import read_record
 from project.settings.sections import Settings
 from stages.evaluation import leaderboard
 from stages.evaluation.baseline import BASELINE
+from stages.evaluation.bootstrap import paired_block_bootstrap
 from stages.evaluation.forecasts import number_moments
-from stages.evaluation.metrics import mae, paired_block_bootstrap
+from stages.evaluation.metrics import mae
 from stages.evaluation.selection import select_best_trials
 from stages.tables.table import read_times
 from stages.tables.windows import TableWindows, read_ranges, read_windows

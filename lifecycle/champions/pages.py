@@ -18,7 +18,7 @@ from lifecycle.champions.history import (
     read_history,
 )
 from project.atomic import replace_file
-from stages.evaluation.metrics import Comparison
+from stages.evaluation.bootstrap import Comparison
 from stages.evaluation.number_format import choose_decimals, format_number, format_signed
 from stages.report.drawing import use_matplotlib
 from stages.report.figures import (

@@ -14,6 +14,7 @@ from problems.durations import format_duration
 from problems.problem import AnyProblem, Problem
 from project.settings.sections import BootstrapSettings, EvaluateSettings
 from stages.evaluation.answers import Answers, collect_answers, measure_baseline
+from stages.evaluation.bootstrap import Comparison, paired_block_bootstrap
 from stages.evaluation.forecasts import (
     Band,
     Forecasts,
@@ -28,7 +29,7 @@ from stages.evaluation.forecasts import (
     tabulate_stretch,
 )
 from stages.evaluation.leaderboard import Evaluation, LeaderboardRow, MeasureInfo, Spread
-from stages.evaluation.metrics import Comparison, Errors, paired_block_bootstrap, skill_score
+from stages.evaluation.metrics import Errors, skill_score
 from stages.evaluation.ranking import group_by_configuration, rank_configurations
 from stages.evaluation.selection import select_configurations
 from stages.tables.ingested import read_quality

@@ -8,7 +8,7 @@ from typing import Any
 
 from learning.measures import Measure
 from project.records import read_record
-from stages.evaluation.metrics import Comparison
+from stages.evaluation.bootstrap import Comparison
 from stages.training.history import Epoch
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from stages.evaluation.baseline import BASELINE
+from stages.evaluation.bootstrap import Comparison
 from stages.evaluation.leaderboard import Evaluation, LeaderboardRow, Spread
-from stages.evaluation.metrics import Comparison
 from stages.evaluation.number_format import (
     choose_decimals,
     format_number,

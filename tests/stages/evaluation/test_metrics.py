@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learning.answers import ANSWER_KINDS, LearningTask
-from stages.evaluation.metrics import (
-    Comparison,
-    conformal_half_width,
-    coverage,
-    mae,
-    paired_block_bootstrap,
-    skill_score,
-)
+from stages.evaluation.bootstrap import Comparison, paired_block_bootstrap
+from stages.evaluation.metrics import conformal_half_width, coverage, mae, skill_score
 
 
 def one_series(first: np.ndarray, second: np.ndarray, *rest: Any, **keys: Any) -> Comparison:

@@ -16,8 +16,8 @@ import pytest
 from problems.errors import RecastError
 from project.atomic import write_json
 from stages.evaluation import leaderboard
+from stages.evaluation.bootstrap import Comparison
 from stages.evaluation.leaderboard import Evaluation, Fan, Interval, LeaderboardRow, MeasureInfo, Spread
-from stages.evaluation.metrics import Comparison
 from stages.report.drawing import use_matplotlib
 from stages.report.page import render_report
 from stages.training.history import Epoch
