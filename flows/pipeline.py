@@ -67,6 +67,9 @@ def stage_task(name: str, sequence: list[str], forced: bool) -> State[None]:
         return Completed(name=TRACKED if track_folder(Path(name.removesuffix(".dvc"))) else UP_TO_DATE)
     with open_repository(RECORD_PATIENCE_SECONDS) as repo:
         (stage,) = repo.stage.collect(name)
+        # Now, and not after DVC has looked into its run cache: for a dependency that dvc.lock does not have yet, that
+        # changes the kind of hash that DVC takes, and the dependency would seem to change while the stage runs.
+        before = dependency_hashes(stage)
         if not forced and not stage.changed():
             return Completed(name=UP_TO_DATE)
         stage.remove_outs()
@@ -74,7 +77,6 @@ def stage_task(name: str, sequence: list[str], forced: bool) -> State[None]:
             record_stage(repo, name, sequence)
             return Completed(name=RESTORED)
         _check_code(stage)
-        before = dependency_hashes(stage)
         command = str(stage.cmd)
     with show_stage(name):
         _run_command(command)

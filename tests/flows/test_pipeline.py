@@ -51,8 +51,19 @@ def there_and_back(checkout: Checkout) -> None:
     checkout.settings(problems__demo__window__delay="24h")
 
 
+def edit_source(checkout: Checkout) -> None:
+    """A comment is added to a module, and to a stage a dependency that dvc.lock does not know yet."""
+    append("stages/tables/windows.py", "# more\n")(checkout)
+    checkout.file("stages/added.py").write_text('"""Added."""\n')
+    file = checkout.file("dvc.yaml")
+    file.write_text(
+        file.read_text().replace("    - stages/evaluate.py\n", "    - stages/added.py\n    - stages/evaluate.py\n")
+    )
+    assert "stages/added.py" in file.read_text()
+
+
 CHANGES: dict[str, tuple[Callable[[Checkout], None], set[str]]] = {
-    "a source file, in its comments": (append("stages/tables/windows.py", "# more\n"), {"window", "train", "evaluate"}),
+    "a source file, in its comments": (edit_source, {"window", "train", "evaluate"}),
     "an architecture's source": (append("architectures/dense.py", "\n_MORE = 1\n"), {"train", "evaluate"}),
     "the input": (lambda checkout: write_table(checkout.file("demo.csv"), 600, offset=1.0), set(STAGES)),
     "a deleted output": (remove("data/window/demo"), set()),
