@@ -12,7 +12,12 @@ TRAINING_MODULE = "stages.training.bundle"
 DECIDES_NO_TRIAL = {
     "architectures.view": "says what can be drawn of a network at work",
     "flows": "decides when and where a trial is trained",
-    "forecasting": "prepares the rows, which are in the table that the key hashes, and forecasts from them",
+    "forecasting.about": "describes a stored model",
+    "forecasting.filling": "fills the rows, which stand in the table that the key hashes",
+    "forecasting.forecaster": "forecasts with a trained network",
+    "forecasting.mlflow_model": "serves a stored model",
+    "forecasting.quantiles": "makes intervals of forecasts",
+    "forecasting.windows": "makes windows of the rows that a stored model is given",
     "infra": "starts servers and shares devices",
     "lifecycle": "compares, serves and monitors trained networks",
     "problems": "says where rows come from; the rows themselves are in the table that the key hashes",
