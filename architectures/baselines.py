@@ -127,7 +127,7 @@ def require_climatology(shape: WindowShape, architecture: str) -> tuple[int, int
     """The indices of the climatology at a step's time and a horizon later.
 
     Raises:
-        ShapeError: the problem has no climatology, or the window is too short to have that of all leads.
+        ShapeError: the problem has no climatology, or the window is too short to contain the climatology of every lead.
     """
     if shape.climatology is None:
         raise ShapeError(

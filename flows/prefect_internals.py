@@ -38,7 +38,7 @@ def keep_runs_without_lease() -> None:
 
 
 def _renew_lease(lease_id: UUID, lease_duration: float, **_: Any) -> AbstractContextManager[None]:
-    """Renew a run's place in the limit while the block runs, and go on without where Prefect has given it away."""
+    """Renew a run's place in the limit while the block runs. If Prefect has given the place away, the run continues."""
     return maintain_concurrency_lease(lease_id, lease_duration)
 
 
