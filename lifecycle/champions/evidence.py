@@ -83,13 +83,11 @@ class ModelForecasts:
         return replace(self, point_NL=self.point_NL[is_chosen_N], outputs_NLO=self.outputs_NLO[is_chosen_N])
 
     def forecasts_quantiles(self, quantiles: tuple[float, ...]) -> bool:
-        """Whether there are forecasts of these quantiles: a baseline gives the same number for all of them."""
-        return self.is_baseline or set(quantiles) <= set(self.quantiles)
+        """Whether there are forecasts of these quantiles. A baseline has none, whatever the shape of its outputs."""
+        return not quantiles or (not self.is_baseline and set(quantiles) <= set(self.quantiles))
 
     def at_quantiles(self, quantiles: tuple[float, ...]) -> ForecastValues:
         """The forecasts (N, L, O) of these quantiles."""
-        if self.is_baseline:
-            return np.repeat(self.point_NL[:, :, None], len(quantiles), axis=2)
         return self.outputs_NLO[:, :, [self.quantiles.index(quantile) for quantile in quantiles]]
 
 
@@ -171,12 +169,15 @@ def forecast_test_windows(forecaster: Forecaster, rows: pl.DataFrame, windows: C
 def choose_measure(
     objective: Objective, challenger: ModelForecasts, champion: ModelForecasts
 ) -> tuple[Measure, str | None]:
-    """The measure to compare both by, and where they were trained with different losses, a sentence that says so.
+    """The measure to compare both by, and a sentence that says so where it could have been another.
 
     It is the selection measure of the challenger's objective if both models forecast what it is computed from, else
-    the MAE.
+    the MAE. A baseline gives a single number. By the pinball loss almost any quantiles would beat it, so a model is
+    compared with a baseline by the MAE.
     """
     measure = objective.selection_measure
+    if objective.quantiles and (challenger.is_baseline or champion.is_baseline):
+        return _MAE, f"A baseline forecasts no quantiles, so both are compared by {_MAE.title}, not {measure.title}."
     has_other_loss = not champion.is_baseline and set(champion.quantiles) != set(objective.quantiles)
     if all(model.forecasts_quantiles(objective.quantiles) for model in (challenger, champion)):
         if not has_other_loss:

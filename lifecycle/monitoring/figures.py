@@ -21,7 +21,8 @@ from project.settings.operation import MonitorSettings
 FIGURES = ("mae", "persistence_mae", "skill", "error", "missing", "drift")
 """Figures that are drawn and logged, beside the coverages and the errors by the selection measure.
 
-`skill` and `error` are by the selection measure; `error` is in multiples of the version's error on the test rows.
+`error` is by the selection measure, in multiples of the version's error on the test rows. `skill` is always by the MAE:
+persistence is a single number, which almost any forecast of quantiles beats by the pinball loss.
 """
 
 
@@ -37,8 +38,7 @@ def daily_figures(
     Returns:
         Columns: `day`, `model_version`, `forecasts` (their number), FIGURES, `drift_column` (the column that has
         drifted farthest), `coverage_<level>`, and `selection_measure`, the name of the measure by which the version is
-        judged. The errors by that measure are in the column of its name, and those of persistence in
-        `persistence_<name>`.
+        judged. The errors by that measure are in the column of its name.
     """
     matched = match_forecasts(problem, name, ingested, versions)
     if matched.is_empty():
@@ -47,7 +47,7 @@ def daily_figures(
     days = settings.window // timedelta(days=1)
     daily = matched.group_by("model_version", "day").agg(
         pl.len().alias("forecasts"),
-        pl.col("error", "persistence", "score", "persistence_score").sum(),
+        pl.col("error", "persistence", "score").sum(),
         *(pl.col(f"inside_{level}").sum().alias(f"inside_{level}") for level in levels),
         *(pl.col(f"inside_{level}").count().alias(f"intervals_{level}") for level in levels),
     )
@@ -67,9 +67,7 @@ def daily_figures(
     drifts = [
         _farthest_drift(problem, part, days, ingested, versions) for part in figures.partition_by("model_version")
     ]
-    by_measure = sorted(
-        column for measure in set(measures.values()) - {MAE} for column in (measure, f"persistence_{measure}")
-    )
+    by_measure = sorted(set(measures.values()) - {MAE})
     coverages = [f"coverage_{level}" for level in levels]
     return (
         figures.join(pl.concat(drifts), on=["day", "model_version"], how="left")
@@ -92,20 +90,19 @@ def _figures_of_version(
         days: how many days the figures of a day cover.
     """
     counts = [f"{prefix}_{level}" for level in levels for prefix in ("inside", "intervals")]
-    sums = ["error", "persistence", "score", "persistence_score", *counts]
-    reference = f"persistence_{measure}"
+    sums = ["error", "persistence", "score", *counts]
     test_error = version.test_errors.get(measure) or None
     return (
         _rolling_sums(daily, ["forecasts", *sums], days, last)
         .with_columns(
             model_version=pl.lit(version.version, dtype=pl.Int64),
             selection_measure=pl.lit(measure),
-            **{measure: _divide("score", "forecasts"), reference: _divide("persistence_score", "forecasts")},
+            **{measure: _divide("score", "forecasts")},
         )
         .with_columns(
             mae=_divide("error", "forecasts"),
             persistence_mae=_divide("persistence", "forecasts"),
-            skill=pl.when(pl.col(reference) > 0).then(1 - pl.col(measure) / pl.col(reference)),
+            skill=pl.when(pl.col("persistence") > 0).then(1 - pl.col("error") / pl.col("persistence")),
             error=pl.col(measure) / pl.lit(test_error, dtype=pl.Float64),
             **{f"coverage_{level}": _divide(f"inside_{level}", f"intervals_{level}") for level in levels},
         )

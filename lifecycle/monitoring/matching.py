@@ -27,7 +27,7 @@ def match_forecasts(
     Returns:
         Columns: `day` (of the target, UTC), `model_version`; `error` and `persistence`, the absolute errors of the
         forecast and of persistence in the target's unit; `measure`, the name of the measure by which the version is
-        judged (see `judging_columns`); `score` and `persistence_score`, the scores by that measure; and for each level
+        judged (see `judging_columns`); `score`, the score by that measure; and for each level
         `inside_<level>`, whether the interval contains the observation, null where the version has no such interval.
     """
     forecasts = (
@@ -74,10 +74,10 @@ def match_forecasts(
 def _score_forecasts(
     matched: pl.DataFrame, errors: pl.DataFrame, versions: Mapping[int, MonitoredVersion]
 ) -> list[pl.Series]:
-    """The columns `measure`, `score` and `persistence_score` of `match_forecasts`."""
+    """The columns `measure` and `score` of `match_forecasts`."""
     # Where the measure is the MAE, the scores are the absolute errors.
     names = np.full(len(matched), MAE, dtype=object)
-    score_N, persistence_N = errors["error"].to_numpy().copy(), errors["persistence"].to_numpy().copy()
+    score_N = errors["error"].to_numpy().copy()
     version_N = matched["model_version"].to_numpy()
     for number, version in versions.items():
         measure = version.selection_measure
@@ -89,13 +89,7 @@ def _score_forecasts(
         names[rows_N] = measure.name
         observed_N = forecasts["observed"].to_numpy()
         score_N[rows_N] = _score(measure, forecasts.select(columns).to_numpy(), observed_N)
-        persistence_NO = np.repeat(forecasts["last"].to_numpy()[:, None], version.objective.outputs, axis=1)
-        persistence_N[rows_N] = _score(measure, persistence_NO, observed_N)
-    return [
-        pl.Series("measure", names, dtype=pl.String),
-        pl.Series("score", score_N),
-        pl.Series("persistence_score", persistence_N),
-    ]
+    return [pl.Series("measure", names, dtype=pl.String), pl.Series("score", score_N)]
 
 
 def _score(measure: Measure, forecast_NO: NDArray[np.float64], observed_N: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -103,13 +103,16 @@ def _capitalize(text: str) -> str:
 
 
 def _with_judged_errors(figures: pl.DataFrame) -> pl.DataFrame:
-    """The figures with `judged_error` and `judged_persistence`: the errors by the measure of each row."""
+    """The figures with `judged_error`, the error by the measure of each row, and `judged_persistence`.
+
+    That is the error of persistence by the same measure; null unless it is the MAE, as persistence has no quantiles.
+    """
     if figures.is_empty():
         return figures
     rows = figures.to_dicts()
     errors = {
         "judged_error": [row[measure_of(row)] for row in rows],
-        "judged_persistence": [row[f"persistence_{measure_of(row)}"] for row in rows],
+        "judged_persistence": [row["persistence_mae"] if measure_of(row) == MAE else None for row in rows],
     }
     return figures.with_columns(pl.Series(name, values, dtype=pl.Float64) for name, values in errors.items())
 

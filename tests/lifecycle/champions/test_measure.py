@@ -57,7 +57,7 @@ def quantile_grid(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) 
             train__loss="pinball",
             train__quantiles=list(QUANTILES),
             grid__seeds=[0],
-            grid__architectures={"persistence": {}, "dense": {"units": [4]}},
+            grid__architectures={"persistence": {}, "dense": {"units": [4]}, "linear": {}},
         )
         train_bundle(list_trials(load_settings(), "demo", paths.stage_folder("window", "demo")), CPU, None)
         evaluate.main("demo")
@@ -66,17 +66,17 @@ def quantile_grid(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_the_decision_is_by_the_pinball_loss_and_names_it(checkout: Checkout) -> None:
     trial, version = registered("dense")
-    first = decisions.decide(trial, version, None, load_settings())
+    _, champion = registered("linear")
+    # The champion was selected on the same rows as the challenger; only later windows count.
+    first = decisions.decide(trial, version, champion, load_settings())
     assert (first.measure, first.measure_title) == ("pinball", "pinball loss")
     assert "its pinball loss is" in first.reasons[0]
     board = json.loads(checkout.file("data/evaluate/demo/leaderboard.json").read_text())
-    dense, persistence = (
-        next(row for row in board["rows"] if row["architecture"] == name) for name in ("dense", "persistence")
-    )
+    dense, linear = (next(row for row in board["rows"] if row["architecture"] == name) for name in ("dense", "linear"))
     assert first.challenger.error == pytest.approx(dense["test"]["pinball"]["mean"], abs=1e-5)
     assert first.challenger.mae == pytest.approx(dense["test"]["mae"]["mean"], abs=1e-5)
     assert first.challenger.error != pytest.approx(first.challenger.mae, rel=0.01)
-    assert first.champion.error == pytest.approx(persistence["test"]["pinball"]["mean"], abs=1e-5)
+    assert first.champion.error == pytest.approx(linear["test"]["pinball"]["mean"], abs=1e-5)
     assert first.challenger.error is not None
     assert first.champion.error is not None
     assert first.comparison is not None
@@ -92,6 +92,16 @@ def test_the_decision_is_by_the_pinball_loss_and_names_it(checkout: Checkout) ->
         lambda entries: history.make_entry("refusal", version, entries, first.id, first.reasons[0], "retrain"),
     )
     assert "pinball loss" in pages.write_history("demo").read_text()
+
+
+def test_the_first_challenger_is_compared_with_persistence_by_mae(checkout: Checkout) -> None:
+    trial, version = registered("dense")
+    first = decisions.decide(trial, version, None, load_settings())
+    assert first.measure == "mae"
+    board = json.loads(checkout.file("data/evaluate/demo/leaderboard.json").read_text())
+    persistence = next(row for row in board["rows"] if row["architecture"] == "persistence")
+    assert first.champion.error == pytest.approx(persistence["test"]["mae"]["mean"], abs=1e-5)
+    assert first.reasons[-1] == "A baseline forecasts no quantiles, so both are compared by MAE, not pinball loss."
 
 
 def test_a_champion_without_these_quantiles_is_compared_by_mae_and_the_decision_says_so(
@@ -118,7 +128,11 @@ def test_the_measure_is_the_challengers_where_both_can_give_it() -> None:
     assert choose_measure(point, forecasts(()), forecasts(())) == (point.selection_measure, None)
     assert choose_measure(quantile, forecasts(QUANTILES), forecasts(QUANTILES)) == (quantile.selection_measure, None)
     baseline = forecasts((), is_baseline=True)
-    assert choose_measure(quantile, forecasts(QUANTILES), baseline) == (quantile.selection_measure, None)
+    for pair in ((forecasts(QUANTILES), baseline), (baseline, forecasts(QUANTILES))):
+        measure, remark = choose_measure(quantile, *pair)
+        assert measure.name == "mae", "almost any quantiles beat a single number by the pinball loss"
+        assert remark == "A baseline forecasts no quantiles, so both are compared by MAE, not pinball loss."
+    assert choose_measure(point, forecasts(()), baseline) == (point.selection_measure, None)
     measure, remark = choose_measure(quantile, forecasts(QUANTILES), forecasts((0.05, *QUANTILES, 0.95)))
     assert measure.name == "pinball"
     assert remark is not None
@@ -143,11 +157,6 @@ def test_the_errors_are_those_of_the_quantiles_that_the_challenger_forecasts() -
         error_NL = observed_NL - model.outputs_NLO[:, :, output]
         expected_NL += 2 / 3 * np.maximum(quantile * error_NL, (quantile - 1) * error_NL)
     assert errors_NL == pytest.approx(expected_NL)
-    baseline = forecasts((), is_baseline=True)
-    # Twice the mean over symmetric quantiles of one number is its absolute error.
-    assert compute_errors(measure, QUANTILES, baseline, observed_NL) == pytest.approx(
-        np.abs(baseline.point_NL - observed_NL)
-    )
 
 
 def test_decisions_of_earlier_versions_are_read_as_decisions_by_mae(checkout: Checkout) -> None:
