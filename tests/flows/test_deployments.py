@@ -37,7 +37,7 @@ from project.settings.operation import FlowSchedule
 from project.settings.parsing import parse_settings
 from tests.support import checkout
 from tests.support.checkout import ROOT, Checkout
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 FLOW = '''"""A small flow instead of the real one."""
 
@@ -311,7 +311,7 @@ def test_what_was_missed_is_caught_up_once_and_what_was_killed_is_told(
     family = [worker, *worker.children(recursive=True)]
     for process in family:
         process.kill()
-    psutil.wait_procs(family, timeout=30)
+    psutil.wait_procs(family, timeout=PATIENCE_SECONDS)
     known = {run.id for run in client.read_flow_runs()}
     for count in (1, 2, 3):
         deployed.recast("arrived", "demo")
@@ -436,7 +436,7 @@ def test_the_worker_is_shown_and_stopped_with_all_that_it_has_started(
     family = [worker, *worker.children(recursive=True)]
     assert len(family) > 1
     deployed.run(sys.executable, "-c", WORKER.format("stop"))
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_SECONDS)
     assert not alive
     monkeypatch.chdir(deployed.root)
     assert server_process.running_address(servers.WORKER) is None

@@ -13,7 +13,7 @@ import pytest
 
 from tests.flows.cli.test_commands import read_end_times
 from tests.support.checkout import Checkout, write_table
-from tests.support.waiting import wait_for_file
+from tests.support.waiting import PATIENCE_SECONDS, wait_for_file
 
 LOCAL = {"runner__kind": "local", "runner__workers": 1}
 
@@ -73,7 +73,7 @@ def test_ctrl_c_stops_training_in_this_process_too(
     process = checkout.start(sys.executable, *command)
     wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     os.killpg(process.pid, signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert "Traceback" not in printed
     assert list(checkout.root.glob("trials/*/*/checkpoint.pt")), "what was trained is kept"
@@ -146,7 +146,7 @@ def test_ctrl_c_stops_a_run_in_which_a_process_has_died(finished: Checkout, tmp_
     wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     assert checkout.file("died").exists()
     os.killpg(process.pid, signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert "Traceback" not in printed
 
@@ -159,7 +159,7 @@ def test_code_edited_during_a_run_is_recorded_for_nothing(finished: Checkout, tm
     wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     with checkout.file("stages/training/fit.py").open("a") as file:
         file.write("\nMORE = 1\n")
-    printed, _ = process.communicate(timeout=120)
+    printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
     assert "Traceback" not in printed
     assert "stages/training changed while the stage ran" in printed
@@ -201,8 +201,8 @@ def test_a_stage_that_has_run_waits_to_be_recorded_while_another_dvc_command_run
         assert holder.poll() is None
         assert process.poll() is None
     finally:
-        holder.communicate(timeout=60)
-    printed, _ = process.communicate(timeout=120)
+        holder.communicate(timeout=PATIENCE_SECONDS)
+    printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, before + printed
     assert "Ran: train@demo" in printed
     assert checkout.file("dvc.lock").read_bytes() != lock_file
@@ -228,7 +228,7 @@ def test_workers_end_with_their_pool_alone(finished: Checkout, tmp_path: Path) -
     wait_for_file(checkout, "trials/demo/*/checkpoint.pt", process)
     # Without its table the first problem's bundles fail at the disk.
     checkout.file("data/normalize/demo/table.json").unlink()
-    printed, _ = process.communicate(timeout=120)
+    printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
     assert checkout.file("data/evaluate/another/leaderboard.json").exists(), printed
     assert not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(checkout.root)]

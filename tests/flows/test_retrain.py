@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from tests.lifecycle.champions.test_registry import recast
 from tests.support.checkout import ROOT, SETTINGS, Checkout, write_table
+from tests.support.waiting import PATIENCE_SECONDS
 
 PLACES = [
     "the increment is accepted",
@@ -69,7 +70,7 @@ class Retraining:
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=PATIENCE_SECONDS)
         self.log.close()
 
 

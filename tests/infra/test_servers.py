@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from infra import postgres
 from tests.support import checkout
 from tests.support.checkout import ROOT, Checkout
+from tests.support.waiting import PATIENCE_SECONDS
 
 T = TypeVar("T")
 
@@ -154,7 +155,7 @@ def test_a_killed_store_comes_back_with_all_its_data_and_another_profile_is_refu
 def test_down_leaves_no_process(cluster: Checkout) -> None:
     processes = _processes(cluster)
     cluster.recast("down")
-    _, alive = psutil.wait_procs(processes, timeout=30)
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_SECONDS)
     assert len(processes) > 6
     assert not alive
 

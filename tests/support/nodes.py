@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.checkout import BIN
+from tests.support.waiting import PATIENCE_SECONDS
 
 START_SECONDS = 120
 POLL_SECONDS = 0.1
@@ -77,7 +78,7 @@ class Node:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
         self.process.kill()
-        self.process.wait(timeout=60)
+        self.process.wait(PATIENCE_SECONDS)
 
 
 @dataclass

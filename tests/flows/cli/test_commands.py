@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from project.lock import hold_pipeline_lock
 from tests.support.checkout import ROOT, Checkout
-from tests.support.waiting import wait_for_file, wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_for_file, wait_until
 
 LONG = {"train__epochs": 100_000, "runner__kind": "local", "runner__workers": 1}
 
@@ -163,7 +163,7 @@ def test_a_second_pipeline_in_one_checkout_is_refused(
         assert "recast down --force" in checkout.recast("down", status=1)
         assert "A pipeline runs in this checkout" in checkout.recast("status")
         waiting = checkout.start(sys.executable, "-m", "flows", "run", "--wait")
-    printed, _ = waiting.communicate(timeout=120)
+    printed, _ = waiting.communicate(timeout=PATIENCE_SECONDS)
     assert waiting.returncode == 0
     assert "Ran: evaluate@demo" in printed
 
@@ -174,10 +174,10 @@ def press_ctrl_c(checkout: Checkout, *command: str) -> None:
     wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     workers = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert "Traceback" not in printed
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE_SECONDS)
     assert not alive
 
 
@@ -205,7 +205,7 @@ def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(finished: Checkout, t
         after = json.loads(run.read_text())
     finally:
         os.killpg(again.pid, signal.SIGINT)
-        again.communicate(timeout=60)
+        again.communicate(timeout=PATIENCE_SECONDS)
     assert after["mlflow_run_id"] == before["mlflow_run_id"]
     client = MlflowClient(f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
     steps = [metric.step for metric in client.get_metric_history(after["mlflow_run_id"], "validation_mae")]
@@ -219,8 +219,8 @@ def test_a_driver_that_is_killed_takes_its_workers_along(finished: Checkout, tmp
     wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    process.communicate(timeout=PATIENCE_SECONDS)
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE_SECONDS)
     assert not alive
 
 
