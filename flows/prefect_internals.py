@@ -10,7 +10,6 @@ from uuid import UUID
 
 from prefect import flow_engine
 from prefect.concurrency._leases import maintain_concurrency_lease
-from prefect.task_runners import ProcessPoolTaskRunner
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -19,12 +18,6 @@ if TYPE_CHECKING:
 
 CHECKED_VERSION = "3.8.8"
 """The version of Prefect that these functions were checked with."""
-
-
-def drop_unsent_logs(pool: ProcessPoolTaskRunner) -> None:
-    """Let this process end although the processes of an open pool cannot be sent everything that waits for them."""
-    queue: Any = pool._subprocess_message_queue  # noqa: SLF001 - Prefect gives no other access to the queue
-    queue.cancel_join_thread()
 
 
 def keep_runs_without_lease() -> None:

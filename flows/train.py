@@ -2,18 +2,23 @@
 
     python -m flows.train <problem>
 
-The flow is in a module of its own: worker processes import its tasks by their module's name, which for this one is
-`__main__` when it runs as a command.
+The flow is in a module of its own, which is imported only here: a worker process imports the module that runs as a
+command once more, and needs neither the flow nor Prefect.
 """
 
-from flows.connection import connect
-from flows.train_flow import TrialsFailed, train
+from flows.runners.preparation import prepare_runner
 from project.command import run_stage
 from project.progress import console
+from project.settings.parsing import parse_settings
 
 
 def main(problem: str) -> None:
     """Train the missing trials of a problem's grid."""
+    prepare_runner(parse_settings().runner.kind)
+    # After it: these take seconds to load.
+    from flows.connection import connect  # noqa: PLC0415 - see above
+    from flows.train_flow import TrialsFailed, train  # noqa: PLC0415 - see above
+
     connect()
     try:
         train(problem)

@@ -2,12 +2,17 @@
 
 import time
 
-from flows.runners.bundle import bundle_parameters, bundle_task
+import torch
+
+from flows.runners.bundle import bundle_task, bundle_training
 from flows.runners.work import Runner, Work, bundle_label, count_bundle_epochs
+from infra.devices.packing import Device
 from infra.devices.slots import machine_devices
 from infra.devices.status import DeviceStatus, RunningBundle, status_file
+from problems.errors import RecastError
 from project.progress import show_progress
 from stages.training.outcomes import Outcome
+from stages.training.trials import Trial
 
 
 class InlineRunner(Runner):
@@ -27,9 +32,16 @@ class InlineRunner(Runner):
                 waiting = len(longest_first) - position
                 device_status = DeviceStatus(device.name, 1, None, None)
                 status.update([device_status], [running], waiting, work.pace.seconds(seconds_left), at_once=True)
-                outcomes += bundle_task(**bundle_parameters(work, bundle, device))
+                outcomes += _train(work, bundle, device)
                 work.pace.record(time.time() - begun, expected)
                 seconds_left -= expected
                 display.advance(bar, count_bundle_epochs(bundle))
             display.remove_task(bar)
         return outcomes
+
+
+def _train(work: Work, bundle: list[Trial], device: Device) -> list[Outcome]:
+    try:
+        return bundle_task(bundle_label(bundle), bundle_training(work, bundle, device))
+    except torch.AcceleratorError as error:
+        raise RecastError(f"{bundle_label(bundle)}: the device has failed: {error}; run again") from error

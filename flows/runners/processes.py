@@ -1,25 +1,21 @@
 """Runner `local`: processes on this machine, as many at once as its devices hold."""
 
 import contextlib
-import multiprocessing
-import os
-import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from prefect.futures import PrefectFuture
-from prefect.task_runners import ProcessPoolTaskRunner
+from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.prefect_internals import drop_unsent_logs
-from flows.runners.bundle import bundle_parameters, bundle_task
+from flows.runners.bundle import bundle_task, bundle_training
+from flows.runners.slot_training import train_or_exit
 from flows.runners.stopping import raise_if_stopped
 from flows.runners.work import (
     POLL_SECONDS,
@@ -32,6 +28,7 @@ from flows.runners.work import (
     estimate_seconds_left,
     run_until_done,
 )
+from flows.runners.worker_processes import open_worker_pools
 from infra.devices.mps import multi_process_service
 from infra.devices.packing import Device, Job, Packer
 from infra.devices.slots import machine_devices
@@ -55,60 +52,6 @@ class ProcessRunner(Runner):
             )
 
 
-class _Pool(ProcessPoolTaskRunner):
-    """A pool of processes that may be killed at any moment. This process can end all the same."""
-
-    def __enter__(self) -> "_Pool":
-        super().__enter__()
-        # A process that is killed while it sends a line of its log never releases the lock of that queue. This process
-        # would wait for the lock when it ends, to send that no more lines will come.
-        drop_unsent_logs(self)
-        return self
-
-
-class _Pools:
-    """A pool of processes for each device, made when it is first needed: a process stays on its first device.
-
-    Attributes:
-        lifeline: a pipe whose writing end only this process holds. The processes end when it is closed. (An event
-            would not do: it cannot be set any more once a process that waited for it was killed.)
-    """
-
-    def __init__(self, devices: Sequence[Device]) -> None:
-        self.slots = {device.name: device.slots for device in devices}
-        self.by_device: dict[str, _Pool] = {}
-        self.lifeline, self.writer = multiprocessing.get_context("spawn").Pipe(duplex=False)
-
-    def get(self, device: str) -> _Pool:
-        """The device's pool."""
-        if device not in self.by_device:
-            pool = _Pool(max_workers=self.slots[device], initializer=_end_with_parent, initargs=(self.lifeline,))
-            self.by_device[device] = pool.__enter__()
-        return self.by_device[device]
-
-    def close(self, device: str, pool: _Pool) -> None:
-        """End a pool, unless it was ended before. The device gets another one when it needs one."""
-        if self.by_device.get(device) is pool:
-            self.by_device.pop(device).__exit__(None, None, None)
-
-
-@contextmanager
-def _open_pools(devices: Sequence[Device]) -> Iterator[_Pools]:
-    pools = _Pools(devices)
-    try:
-        yield pools
-    except BaseException:
-        # Workers ignore Ctrl-C, and the pool would wait until their trials have ended. This loses the epoch that is
-        # under way; the checkpoint of the epoch before is whole.
-        pools.writer.close()
-        raise
-    finally:
-        for device, pool in list(pools.by_device.items()):
-            pools.close(device, pool)
-        pools.writer.close()
-        pools.lifeline.close()
-
-
 @dataclass
 class _StartedBundle:
     """A bundle that a process was given.
@@ -120,7 +63,7 @@ class _StartedBundle:
     job: Job
     bundle: list[Trial]
     device: Device
-    pool: _Pool
+    pool: ProcessPoolExecutor
     future: PrefectFuture[list[Outcome]]
     begun: float
 
@@ -143,14 +86,20 @@ def _run_round(
     started: dict[int, _StartedBundle] = {}
     ended_jobs: SimpleQueue[int] = SimpleQueue()
     try:
-        with _open_pools(devices) as pools:
+        # A thread for each process runs the Prefect task of its bundle. The threads end last: those of a round that
+        # was stopped wait for processes that end before.
+        with (
+            ThreadPoolTaskRunner[list[Outcome]](sum(device.slots for device in devices)) as threads,
+            open_worker_pools(devices) as pools,
+        ):
             while len(packer) or started:
                 with _packing_lock:
                     placed_jobs = list(packer.start())
                 for job, device in placed_jobs:
                     bundle, pool = bundle_by_job[job.number], pools.get(device.name)
                     begun = time.time()
-                    future = pool.submit(bundle_task, bundle_parameters(work, bundle, device))
+                    train = partial(_train_in_process, pool, bundle_training(work, bundle, device))
+                    future = threads.submit(bundle_task, {"name": bundle_label(bundle), "train": train})
                     started[job.number] = _StartedBundle(job, bundle, device, pool, future, begun)
                     future.add_done_callback(partial(_report_end, ended_jobs, job.number))
                 for number in _wait_for_ended(ended_jobs):
@@ -178,6 +127,14 @@ def _run_round(
     if errors:
         raise errors[0]
     return result
+
+
+def _train_in_process(pool: ProcessPoolExecutor, train: Callable[[], list[Outcome]]) -> list[Outcome]:
+    """
+    Raises:
+        BrokenProcessPool: the process has died.
+    """
+    return pool.submit(train_or_exit, train).result()
 
 
 def _report_end(ended_jobs: "SimpleQueue[int]", number: int, _: PrefectFuture[Any]) -> None:
@@ -235,15 +192,3 @@ def _update_status(status: StatusFile, work: Work, packer: Packer, started: Sequ
     ]
     waiting_seconds = work.pace.seconds(packer.waiting_seconds)
     status.update(devices, running, len(packer), estimate_seconds_left(running, time.time(), waiting_seconds))
-
-
-def _end_with_parent(lifeline: Connection) -> None:
-    """In a worker process: end when the process that started it closes the lifeline, or ends, for whatever reason."""
-
-    def watch() -> None:
-        lifeline.poll(None)
-        os._exit(1)
-
-    # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True).start()

@@ -9,7 +9,6 @@ from prefect import flow_engine
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.concurrency import _leases
 from prefect.deployments.runner import RunnerDeployment
-from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.workers.process import ProcessWorker
 
 from flows import dag, prefect_internals
@@ -38,7 +37,6 @@ def test_the_installed_version_is_one_that_was_checked(package: str) -> None:
 
 
 def test_prefect_still_has_what_is_used_of_its_inside() -> None:
-    assert "_subprocess_message_queue" in inspect.getsource(ProcessPoolTaskRunner)
     assert list(inspect.signature(_leases.maintain_concurrency_lease).parameters)[:2] == ["lease_id", "lease_duration"]
     assert "maintain_concurrency_lease(" in inspect.getsource(flow_engine)
     assert "_parameter_openapi_schema" in RunnerDeployment.__private_attributes__
