@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
@@ -39,6 +40,7 @@ from project.progress import console, list_running_stages, show_progress, show_s
 from project.settings.loading import load_settings
 from project.settings.runners import RUNNERS
 from project.settings.sections import Settings
+from project.timings import time_phase
 from stages.evaluation import leaderboard
 from stages.training.expansion import list_trials
 from stages.training.outcomes import list_retryable
@@ -50,14 +52,15 @@ WAIT_SECONDS = 0.5
 """How long to wait for a stage before looking for Ctrl-C and showing which stages run."""
 
 
-@task(task_run_name="{name}", persist_result=False)
-def stage_task(name: str, sequence: list[str], forced: bool) -> State[None]:
+@task(task_run_name="{name}", persist_result=False, cache_policy=NO_CACHE)
+def stage_task(name: str, sequence: list[str], is_fresh: bool, forced: bool) -> State[None]:
     """Bring one stage up to date: leave it, restore it from DVC's run cache, or run it and record it through DVC.
 
     For data that DVC tracks, such as the increments of a raw store, record their present state.
 
     Args:
         sequence: the stages in the order of their entries in dvc.lock.
+        is_fresh: neither it nor any stage that it depends on is stale, so there is nothing to do.
         forced: run it in any case.
 
     Raises:
@@ -65,7 +68,9 @@ def stage_task(name: str, sequence: list[str], forced: bool) -> State[None]:
     """
     if name.endswith(".dvc"):
         return Completed(name=TRACKED if track_folder(Path(name.removesuffix(".dvc"))) else UP_TO_DATE)
-    with open_repository(RECORD_PATIENCE_SECONDS) as repo:
+    if is_fresh:
+        return Completed(name=UP_TO_DATE)
+    with time_phase("plan"), open_repository(RECORD_PATIENCE_SECONDS) as repo:
         (stage,) = repo.stage.collect(name)
         # Now, and not after DVC has looked into its run cache: for a dependency that dvc.lock does not have yet, that
         # changes the kind of hash that DVC takes, and the dependency would seem to change while the stage runs.
@@ -80,7 +85,7 @@ def stage_task(name: str, sequence: list[str], forced: bool) -> State[None]:
         command = str(stage.cmd)
     with show_stage(name):
         _run_command(command)
-    with open_repository(RECORD_PATIENCE_SECONDS) as repo:
+    with time_phase("record"), open_repository(RECORD_PATIENCE_SECONDS) as repo:
         (stage,) = repo.stage.collect(name)
         after = dependency_hashes(stage)
         if changed := [dependency for dependency in before if after.get(dependency) != before[dependency]]:
@@ -136,14 +141,20 @@ def pipeline(problems: list[str], retry: bool = False) -> None:
         RecastError: a stage has failed. Those that do not depend on it have run.
     """
     settings = load_settings()
-    with open_repository() as repo:
-        order = [stage.addressing for stage in stages_in_order(repo, problems)]
+    with time_phase("plan"), open_repository() as repo:
+        stages = stages_in_order(repo, problems)
+        order = [stage.addressing for stage in stages]
         sequence = lockfile_order(repo, order)
         upstream = {
             stage.addressing: [dependency.addressing for dependency in repo.index.graph.successors(stage)]
             for stage in repo.index.graph
         }
+        stale = {stage.addressing for stage in stages if stage.changed()}
     forced = {f"train@{problem}" for problem in problems if retry and _has_retryable(settings, problem)}
+    for name in order:
+        # In the order of their dependencies: whatever follows on a stage that runs may have to run.
+        if name in forced or stale.intersection(upstream[name]):
+            stale.add(name)
     allow_training()
     # Stages that train in this process run one at a time, as they share PyTorch's seed and number of threads. Otherwise
     # each stage has a thread: most of the time it waits, for other stages or for a free slot.
@@ -152,7 +163,12 @@ def pipeline(problems: list[str], retry: bool = False) -> None:
     threads: Any = ThreadPoolTaskRunner(max_workers=side_by_side)
     with threads as runner:
         for name in order:
-            parameters = {"name": name, "sequence": sequence, "forced": name in forced}
+            parameters = {
+                "name": name,
+                "sequence": sequence,
+                "is_fresh": name not in stale,
+                "forced": name in forced,
+            }
             futures[name] = runner.submit(stage_task, parameters, wait_for=[futures[other] for other in upstream[name]])
         try:
             _wait_for_stages(list(futures.values()))

@@ -1,5 +1,6 @@
 """The train flow: the missing trials of a grid, in bundles, each of which is a Prefect task."""
 
+import time
 from collections.abc import Sequence
 
 from prefect import flow
@@ -14,11 +15,13 @@ from project import paths
 from project.progress import console
 from project.retry import retry_while_unreachable
 from project.settings.loading import load_settings
+from project.timings import Phase, add_phase
 from stages.tables.windows import read_windows
 from stages.tracking import runs, store, trial_run
 from stages.train import write_trial_list
 from stages.training.expansion import bundle_trials, check_grid_shapes, list_trials
 from stages.training.outcomes import Outcome, is_done
+from stages.training.trials import Trial, read_run_notes, trial_folder
 
 
 class TrialsFailed(RecastError):
@@ -41,7 +44,9 @@ def train(problem: str) -> list[Outcome]:
     missing = [trial for trial in trials if not is_done(trial)]
     context = runs.open_pipeline_run(problem, settings, trials, flow_run.id)
 
+    begun = time.time()
     trained = dispatch(f"train {problem}", bundle_trials(missing, settings.runner.bundle), settings, {None: context})
+    _note_timings(problem, missing, begun)
     ended = write_trial_list(trials, paths.stage_folder("train", problem))
     # MLflow may lack trials that came by `dvc pull`, those of a run that lost MLflow, and those that it just refused.
     if added := retry_while_unreachable(
@@ -57,6 +62,20 @@ def train(problem: str) -> list[Outcome]:
             + "\n".join(f"  {outcome.label}: {outcome.reason}" for outcome in failed)
         )
     return ended
+
+
+def _note_timings(problem: str, trained: Sequence[Trial], begun: float) -> None:
+    """Note how long the first trial took to begin, how long all took, and what they took beyond their training."""
+    notes = [read_run_notes(trial_folder(trial)) for trial in trained]
+    complete = [note for note in notes if note.get("begun", 0) >= begun and "seconds" in note]
+    if not complete:
+        return
+    first = min(note["begun"] for note in complete)
+    last = max(note["begun"] + note["seconds"] for note in complete)
+    beyond = sum(note["seconds"] - note.get("training_seconds", 0.0) for note in complete)
+    add_phase(Phase(f"train@{problem}: until the first trial begins", begun, first - begun, None))
+    add_phase(Phase(f"train@{problem}: trials ({len(complete)})", first, last - first, None))
+    add_phase(Phase(f"train@{problem}: per trial, beyond its epochs", first, beyond / len(complete), None))
 
 
 def _print(text: str) -> None:

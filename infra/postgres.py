@@ -10,15 +10,15 @@ import shutil
 import subprocess
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
-
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from typing import TYPE_CHECKING, Any
 
 from infra import secrets
 from problems.errors import RecastError
 from project.atomic import replace_folder
 from project.paths import STATE
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 DATA = STATE / "postgres"
 DATABASES = ("mlflow", "prefect")
@@ -90,12 +90,14 @@ def address(port: int, database: str, driver: str = "postgresql", role: str = RO
     return f"{driver}://{role}@127.0.0.1:{port}/{database}"
 
 
-def engine(port: int, database: str, role: str = ROLE, **options: Any) -> Engine:
+def engine(port: int, database: str, role: str = ROLE, **options: Any) -> "Engine":
     """An engine of SQLAlchemy for a database, with the role's password.
 
     Args:
         options: arguments of `create_engine`.
     """
+    from sqlalchemy import create_engine  # noqa: PLC0415 - it is slow to load, and most commands only look for servers
+
     arguments = {"passfile": str(password_file()), "connect_timeout": TIMEOUT_SECONDS}
     return create_engine(address(port, database, role=role), connect_args=arguments, **options)
 
@@ -184,6 +186,9 @@ def create_databases(port: int) -> None:
     Raises:
         RecastError: the server refuses.
     """
+    from sqlalchemy import text  # noqa: PLC0415 - see `engine`
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - see `engine`
+
     admin = engine(port, "postgres", ADMIN, isolation_level="AUTOCOMMIT")
     try:
         with admin.connect() as connection:

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 from filelock import FileLock
 
 from infra.processes import creation_time, find_process
 from problems.errors import RecastError
+from problems.lazy_modules import httpx
 from project.atomic import write_json
 from project.paths import STATE
 from project.records import read_disposable_record

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -22,7 +23,10 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from problems.source import DownloadProgress
+from project.timings import time_phase
+
+if TYPE_CHECKING:
+    from problems.source import DownloadProgress
 
 console = Console(stderr=True)
 """For messages about what happens."""
@@ -72,7 +76,8 @@ def show_stage(stage: str) -> Iterator[None]:
     with _lock:
         _begin_times[stage] = time.monotonic()
     try:
-        yield
+        with time_phase(stage):
+            yield
     finally:
         with _lock:
             seconds = time.monotonic() - _begin_times.pop(stage)
@@ -87,7 +92,7 @@ def list_running_stages() -> list[str]:
 
 
 @contextmanager
-def download_progress(task: str) -> Iterator[DownloadProgress]:
+def download_progress(task: str) -> "Iterator[DownloadProgress]":
     """A progress bar for a download on a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda received, total: None

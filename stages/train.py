@@ -6,11 +6,13 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from problems.errors import RecastError
 from project.atomic import write_json
 from stages.training.history import HISTORY_FILE
+from stages.training.listed_trials import LIST_FILE, ListedTrial
 from stages.training.outcomes import Outcome, read_outcome
 from stages.training.trials import Trial, trial_folder
 
@@ -25,19 +27,11 @@ def write_trial_list(trials: Sequence[Trial], out: Path) -> list[Outcome]:
         RecastError: a trial has not ended.
     """
     outcomes = [_read_ended(trial) for trial in trials]
-    write_json(
-        out / "trials.json",
-        [
-            {
-                "key": trial.key,
-                "label": trial.label,
-                "status": outcome.status,
-                "reason": outcome.reason,
-                "sha256": _hash_files(trial_folder(trial)),
-            }
-            for trial, outcome in zip(trials, outcomes, strict=True)
-        ],
-    )
+    listed = [
+        ListedTrial(trial.key, trial.label, outcome.status, outcome.reason, _hash_files(trial_folder(trial)))
+        for trial, outcome in zip(trials, outcomes, strict=True)
+    ]
+    write_json(out / LIST_FILE, [asdict(trial) for trial in listed])
     return outcomes
 
 

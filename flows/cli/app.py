@@ -3,12 +3,14 @@
 Imports that take seconds (Prefect, DVC, MLflow, PyTorch) are within the commands that need them.
 """
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from problems.errors import RecastError
-from project.settings.sections import Settings
+
+if TYPE_CHECKING:
+    from project.settings.sections import Settings
 
 app = typer.Typer(
     help="Retrain and compare sequence models: DVC stages, run as Prefect flows, recorded in MLflow.",
@@ -22,7 +24,7 @@ ProblemArguments = Annotated[
 WaitOption = Annotated[bool, typer.Option("--wait", help="wait until another pipeline in this checkout has ended")]
 
 
-def select_problems(settings: Settings, problems: list[str] | None) -> list[str]:
+def select_problems(settings: "Settings", problems: list[str] | None) -> list[str]:
     """The problems that the user has named, else all that the pipeline runs.
 
     Raises:

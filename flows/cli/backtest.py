@@ -9,8 +9,6 @@ from rich.table import Table
 from flows.cli.app import WaitOption, app, select_problems
 from project.lock import hold_pipeline_lock
 from project.progress import console, output
-from project.settings.loading import load_settings
-from stages.evaluation.number_format import choose_decimals, format_number, format_signed
 
 if TYPE_CHECKING:
     from lifecycle.backtests.result import Backtest
@@ -37,6 +35,8 @@ def backtest(
     wait: WaitOption = False,
 ) -> None:
     """Train and test the grid at several origins in the past, each with the data that existed then."""
+    from project.settings.loading import load_settings
+
     settings = load_settings()
     (name,) = select_problems(settings, [problem])
     with hold_pipeline_lock(wait):
@@ -44,7 +44,7 @@ def backtest(
         from flows.connection import connect
         from flows.train_flow import TrialsFailed
         from lifecycle.backtests.result import read_backtest, result_folder
-        from stages.ingest import fetch
+        from stages.fetching import fetch
 
         fetch(name, settings)
         connect()
@@ -67,6 +67,8 @@ def backtest(
 
 def _table(result: "Backtest") -> Table:
     """The test errors by origin, and their mean and deviation over the origins."""
+    from stages.evaluation.number_format import choose_decimals, format_number, format_signed
+
     title = f"{result.measure.title} {result.measure.unit}".rstrip()
     simulated = " · SIMULATED DATA" if result.synthetic else ""
     table = Table(
@@ -93,6 +95,8 @@ def _table(result: "Backtest") -> Table:
 
 
 def _format_spread(spread: "Spread | None", digits: int) -> str:
+    from stages.evaluation.number_format import format_number
+
     if spread is None:
         return ""
     return format_number(spread.mean, digits) + (

@@ -11,8 +11,6 @@ from flows.cli.app import app
 from problems.errors import RecastError
 from project import paths
 from project.progress import console, output
-from project.settings.loading import load_settings
-from project.settings.parsing import parse_settings
 
 if TYPE_CHECKING:
     from lifecycle.champions.history import Entry
@@ -30,6 +28,7 @@ def retrain(
     from flows.connection import connect
     from flows.retrain import BREACH
     from flows.retrain import retrain as flow
+    from project.settings.loading import load_settings
 
     load_settings()
     connect()
@@ -163,6 +162,7 @@ def _show_version(version: int, problem: str | None) -> None:
         RecastError: `run` lists several problems, and none was named.
     """
     from lifecycle.champions import lineage
+    from project.settings.parsing import parse_settings
 
     settings = parse_settings()
     if problem is None and len(settings.run) > 1:
@@ -179,6 +179,8 @@ def _require_declared(problem: str) -> None:
     Raises:
         RecastError: it does not.
     """
+    from project.settings.parsing import parse_settings
+
     parse_settings().problem(problem)
 
 

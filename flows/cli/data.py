@@ -8,15 +8,13 @@ from rich.table import Table
 
 from flows.cli.app import ProblemArguments, WaitOption, app
 from problems.errors import RecastError
-from problems.problem import Problem
 from project import paths
 from project.lock import hold_pipeline_lock
 from project.progress import console, output
-from project.settings.parsing import parse_settings
-from project.settings.sections import Settings
 
 if TYPE_CHECKING:
     from lifecycle.new_rows.quarantine import Arrival, Breach
+    from project.settings.sections import Settings
 
 BREACH_STATUS = 4
 """The status of a command that has put rows into quarantine."""
@@ -32,6 +30,8 @@ def refresh(
 
     The status is 0 whether anything was new or not, 4 if rows break the contract, 1 if anything else is wrong.
     """
+    from project.settings.parsing import parse_settings
+
     settings = parse_settings()
     names = _select_growing(settings, problems)
     table = Table("problem", "rows", "corrected", "late", "from", "to", "", title="New rows")
@@ -56,12 +56,14 @@ def refresh(
         raise typer.Exit(BREACH_STATUS)
 
 
-def _select_growing(settings: Settings, problems: list[str] | None) -> list[str]:
+def _select_growing(settings: "Settings", problems: list[str] | None) -> list[str]:
     """The problems that the user has named, else those of `run` whose source grows.
 
     Raises:
         RecastError: there is none.
     """
+    from problems.problem import Problem
+
     for name in problems or ():
         settings.problem(name)
     if problems:
@@ -76,7 +78,7 @@ def _select_growing(settings: Settings, problems: list[str] | None) -> list[str]
     return growing
 
 
-def _refresh_problem(problem: str, settings: Settings, dry_run: bool, table: Table) -> "list[list[Breach]]":
+def _refresh_problem(problem: str, settings: "Settings", dry_run: bool, table: Table) -> "list[list[Breach]]":
     """Fetch, check and place new rows, and add a row to the table for each increment; the breaches of each."""
     from flows import dag
     from lifecycle.new_rows import quarantine as quarantines
@@ -131,6 +133,8 @@ def quarantine(
     wait: WaitOption = False,
 ) -> None:
     """Show the new rows that break the data contract, and why; accept them after all, or delete them."""
+    from project.settings.parsing import parse_settings
+
     settings = parse_settings()
     if accept and drop:
         raise RecastError("--accept and --drop exclude each other; give one of them")
@@ -187,7 +191,7 @@ def _find_problem(problems: list[str], name: str) -> str:
     raise RecastError(f"no increment {name} is in quarantine; `recast quarantine` lists them")
 
 
-def _resolve(problem: str, increment: str, settings: Settings, accept: bool) -> None:
+def _resolve(problem: str, increment: str, settings: "Settings", accept: bool) -> None:
     """Accept an increment that is in quarantine, or delete it."""
     from flows import dag
     from lifecycle.new_rows import quarantine as quarantines

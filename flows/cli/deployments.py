@@ -9,8 +9,6 @@ from rich.table import Table
 from flows.cli.app import ProblemArguments, app, select_problems
 from project import paths
 from project.progress import console, output
-from project.settings.loading import load_settings
-from project.settings.parsing import parse_settings
 
 
 @app.command()
@@ -22,6 +20,7 @@ def deploy(
 ) -> None:
     """Schedule retrain, predict and monitor of each problem, as `deploy` in params.yaml says; a worker runs them."""
     from flows import deployments
+    from project.settings.loading import load_settings
 
     settings = load_settings()
     paths.require_root()
@@ -68,6 +67,7 @@ def arrived(problem: Annotated[str, typer.Argument(help="a problem of params.yam
     """Tell Prefect that a problem has new rows, so that it retrains now. For scripts that deliver the rows."""
     from flows.connection import connect
     from flows.deployments import announce_new_rows, new_rows_event
+    from project.settings.parsing import parse_settings
 
     (name,) = select_problems(parse_settings(), [problem])
     connect()

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -13,12 +14,14 @@ from project import paths
 from project.lock import hold_pipeline_lock
 from project.progress import console, output
 from project.redaction import hide_passwords
-from project.settings.loading import load_settings
-from project.settings.parsing import parse_settings
-from project.settings.sections import Settings
-from stages.evaluation import leaderboard as boards
-from stages.evaluation.leaderboard import Evaluation, Spread
-from stages.evaluation.phrasing import phrase_verdict
+from project.timings import list_phases, time_phase
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from project.settings.sections import Settings
+    from project.timings import Phase
+    from stages.evaluation.leaderboard import Evaluation, Spread
 
 
 @app.command()
@@ -34,9 +37,14 @@ def run(
         ),
     ] = False,
     wait: WaitOption = False,
+    timings: Annotated[bool, typer.Option("--timings", help="show where the time went")] = False,
 ) -> None:
     """Bring the leaderboards up to date: run the stages that are stale according to DVC, and no others."""
-    from flows.dag import stale_stages
+    with time_phase("import"):
+        from flows.dag import stale_stages
+        from project.settings.loading import load_settings
+        from project.settings.parsing import parse_settings
+        from stages.evaluation import leaderboard as boards
 
     settings = parse_settings()
     selected = select_problems(settings, problems)
@@ -45,7 +53,9 @@ def run(
         load_settings()
     with hold_pipeline_lock(wait):
         names = _fetch_sources(settings, selected, fallback)
-        if retry or stale_stages(names):
+        with time_phase("plan"):
+            stale = stale_stages(names)
+        if retry or stale:
             try:
                 _run(names, retry)
             except KeyboardInterrupt:
@@ -55,6 +65,8 @@ def run(
             console.print("[green]Everything is up to date.[/]")
     failed = [line for name in names if (board := _show(name)) for line in boards.list_failures(board)]
     _print_links(names)
+    if timings:
+        output.print(_timings_table(list_phases()))
     if failed:
         console.print("[red]Complete, but trials have failed:[/]")
         console.print("\n".join(failed), markup=False, highlight=False, soft_wrap=True)
@@ -67,12 +79,19 @@ def _is_fetch_sources(problem: str) -> bool:
 
 def _run(names: list[str], retry: bool) -> None:
     """Run the pipeline flow. The leaderboard shows which trials have failed."""
-    from flows.connection import connect
-    from flows.pipeline import pipeline
-    from flows.train_flow import TrialsFailed
+    from flows.runners.preparation import prepare_runner
+    from project.settings.loading import load_settings
+    from project.settings.parsing import parse_settings
 
-    load_settings()
-    connect()
+    prepare_runner(parse_settings().runner.kind)
+    with time_phase("import"):
+        from flows.connection import connect
+        from flows.pipeline import pipeline
+        from flows.train_flow import TrialsFailed
+
+        load_settings()
+    with time_phase("start"):
+        connect()
     with contextlib.suppress(TrialsFailed):
         pipeline(names, retry)
 
@@ -80,6 +99,8 @@ def _run(names: list[str], retry: bool) -> None:
 @app.command()
 def fetch(problems: ProblemArguments = None, wait: WaitOption = False) -> None:
     """Fill the raw stores: link local files, download public ones. JENA_ARCHIVE may name a local Jena archive."""
+    from project.settings.parsing import parse_settings
+
     settings = parse_settings()
     with hold_pipeline_lock(wait):
         _fetch_sources(settings, select_problems(settings, problems), None)
@@ -88,6 +109,8 @@ def fetch(problems: ProblemArguments = None, wait: WaitOption = False) -> None:
 @app.command()
 def leaderboard(problems: ProblemArguments = None) -> None:
     """Show the leaderboards: configurations by their validation error, with their errors on the test rows."""
+    from project.settings.parsing import parse_settings
+
     names = select_problems(parse_settings(), problems)
     for name in names:
         _show(name)
@@ -97,6 +120,7 @@ def leaderboard(problems: ProblemArguments = None) -> None:
 @app.command()
 def rebuild_mlflow(problems: ProblemArguments = None) -> None:
     """Write MLflow's runs again, into an empty store, from the trials that DVC tracks."""
+    from project.settings.loading import load_settings
     from stages.tracking.rebuild import rebuild
 
     settings = load_settings()
@@ -104,14 +128,14 @@ def rebuild_mlflow(problems: ProblemArguments = None) -> None:
         console.print(f"{name}: {rebuild(settings, name)} trials written to MLflow")
 
 
-def _fetch_sources(settings: Settings, names: list[str], fallback: str | None) -> list[str]:
+def _fetch_sources(settings: "Settings", names: list[str], fallback: str | None) -> list[str]:
     """Fill the raw stores; the problems that can be run, with `fallback` for those whose source is out of reach.
 
     Raises:
         Unreachable: a source is out of reach, and there is no fallback.
     """
     from problems.errors import Unreachable
-    from stages.ingest import fetch as fetch_source
+    from stages.fetching import fetch as fetch_source
 
     if fallback is not None:
         select_problems(settings, [fallback])
@@ -130,8 +154,10 @@ def _fetch_sources(settings: Settings, names: list[str], fallback: str | None) -
     return list(dict.fromkeys(ready))
 
 
-def _show(problem: str) -> Evaluation | None:
+def _show(problem: str) -> "Evaluation | None":
     """Print a problem's leaderboard, and return it."""
+    from stages.evaluation import leaderboard as boards
+
     board = boards.read_leaderboard(paths.stage_folder("evaluate", problem))
     if board is None:
         console.print(f"{problem}: there is no leaderboard yet; `recast run {problem}` makes one")
@@ -140,8 +166,10 @@ def _show(problem: str) -> Evaluation | None:
     return board
 
 
-def _table(board: Evaluation) -> Table:
+def _table(board: "Evaluation") -> Table:
     """The leaderboard as a table."""
+    from stages.evaluation.phrasing import phrase_verdict
+
     simulated = " · SIMULATED DATA" if board.synthetic else ""
     verdict = phrase_verdict(board)
     table = Table(
@@ -172,10 +200,26 @@ def _table(board: Evaluation) -> Table:
     return table
 
 
-def _format_spread(spread: Spread | None) -> str:
+def _format_spread(spread: "Spread | None") -> str:
     if spread is None:
         return ""
     return f"{spread.mean:.3f}" + ("" if spread.deviation is None else f" ± {spread.deviation:.3f}")
+
+
+def _timings_table(phases: "Sequence[Phase]") -> Table:
+    """Where the time of this process went. Stages run side by side: the rows do not add up to the last one."""
+    import psutil
+
+    started = psutil.Process().create_time()
+    table = Table(title="Timings", caption="Stages that run side by side overlap; `processor` is this process alone.")
+    table.add_column("phase")
+    for heading in ("begins after", "seconds", "processor"):
+        table.add_column(heading, justify="right")
+    for phase in phases:
+        cpu = "" if phase.cpu_seconds is None else f"{phase.cpu_seconds:.2f}"
+        table.add_row(escape(phase.name), f"{phase.begun - started:.2f}", f"{phase.seconds:.2f}", cpu)
+    table.add_row("all", "0.00", f"{time.time() - started:.2f}", f"{time.process_time():.2f}", style="bold")
+    return table
 
 
 def _print_links(problems: list[str]) -> None:

@@ -10,7 +10,6 @@ from project import paths
 from project.lock import is_pipeline_running
 from project.profile import read_profile
 from project.progress import console
-from project.settings.parsing import parse_settings
 
 
 @app.command()
@@ -25,6 +24,7 @@ def up(
     """Start the project's servers in the background, on loopback, and a worker for deployments."""
     from infra.server_process import start
     from infra.servers import WORKER, servers_of_profile, switch_profile
+    from project.settings.parsing import parse_settings
     from stages.tracking.store import get_client
 
     paths.require_root()

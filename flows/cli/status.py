@@ -1,6 +1,7 @@
 """The command that shows what is stale, what runs where, and since when."""
 
 import time
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
@@ -10,8 +11,9 @@ from flows.cli.pipeline import server_addresses, server_line
 from project import paths
 from project.lock import is_pipeline_running
 from project.progress import output
-from project.settings.loading import load_settings
-from project.settings.sections import Settings
+
+if TYPE_CHECKING:
+    pass
 
 
 @app.command()
@@ -20,17 +22,18 @@ def status(problems: ProblemArguments = None) -> None:
     from flows.dag import stale_stages
     from infra.server_process import running_address
     from infra.servers import WORKER
+    from project.settings.parsing import parse_settings
 
-    settings = load_settings()
-    names = select_problems(settings, problems)
+    names = select_problems(parse_settings(), problems)
     running = is_pipeline_running()
     table = Table("problem", "stale stages", "trials", title="Status")
     stale = stale_stages(names) if not running else []
     for name in names:
         stages = [stage.partition("@")[0] for stage in stale if stage.endswith(f"@{name}")]
-        table.add_row(
-            name, "?" if running else ", ".join(stages) or "none", escape(_count_trials(settings, name, running))
-        )
+        # Of a grid that has ended, the stage has listed the trials. To expand the present one takes PyTorch.
+        is_complete = not running and "train" not in stages
+        trials = _count_listed_trials(name) if is_complete else _count_trials(name, running)
+        table.add_row(name, "?" if running else ", ".join(stages) or "none", escape(trials))
     output.print(table)
     output.print("A pipeline runs in this checkout." if running else "No pipeline runs in this checkout.")
     _show_grids()
@@ -39,13 +42,22 @@ def status(problems: ProblemArguments = None) -> None:
         output.print(server_line(title, address), soft_wrap=True)
 
 
-def _count_trials(settings: Settings, problem: str, running: bool) -> str:
+def _count_listed_trials(problem: str) -> str:
+    """How many trials of a grid that has ended are done and failed."""
+    from stages.training.listed_trials import read_listed_trials
+
+    trials = read_listed_trials(paths.stage_folder("train", problem))
+    return _format_counts(len(trials), sum(trial.status == "failed" for trial in trials), 0)
+
+
+def _count_trials(problem: str, running: bool) -> str:
     """How many trials of the grid are done, failed and under way."""
+    from project.settings.loading import load_settings
     from stages.training.expansion import list_trials
     from stages.training.outcomes import read_outcome
     from stages.training.trials import read_run_notes, trial_folder
 
-    windowed = paths.stage_folder("window", problem)
+    settings, windowed = load_settings(), paths.stage_folder("window", problem)
     if not (windowed / "windows.json").exists():
         return "not known until the stage `window` has run"
     trials = list_trials(settings, problem, windowed)
@@ -57,8 +69,11 @@ def _count_trials(settings: Settings, problem: str, running: bool) -> str:
     under_way = [
         f"{label}: epoch {epoch}" if running else f"{label}: {epoch} epochs kept" for label, epoch in epochs.items()
     ]
-    counts = f"{len(trials) - len(unfinished) - failed} of {len(trials)} done"
-    return "\n".join([counts + (f", {failed} failed" if failed else ""), *under_way])
+    return "\n".join([_format_counts(len(trials), failed, len(unfinished)), *under_way])
+
+
+def _format_counts(trials: int, failed: int, unfinished: int) -> str:
+    return f"{trials - unfinished - failed} of {trials} done" + (f", {failed} failed" if failed else "")
 
 
 def _show_grids() -> None:
