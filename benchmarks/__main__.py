@@ -14,10 +14,13 @@ from project.atomic import write_json
 
 SPEED = (
     "ingest",
+    "normalize",
     "batches",
     "steps",
     "cells",
     "overhead",
+    "evaluation",
+    "loop",
     "memory",
     "serve",
     "costs",

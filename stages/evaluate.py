@@ -14,7 +14,6 @@ from project.settings.loading import load_settings
 from stages.evaluation.dvc_outputs import summarize_metrics, tabulate_plots
 from stages.evaluation.grid_evaluation import evaluate_grid
 from stages.evaluation.leaderboard import Evaluation
-from stages.report.inspection import NetworkPictures, inspect_networks
 from stages.report.page import render_report
 from stages.tracking import runs, store, trial_run
 from stages.tracking.evaluation import log_evaluation
@@ -22,15 +21,14 @@ from stages.tracking.packaging import store_best_models
 from stages.training.expansion import list_trials
 
 
-def write_results(evaluation: Evaluation, pictures: NetworkPictures, out: Path) -> None:
-    """Write the leaderboard, the metrics, the plots, the pictures of networks and the report into the folder `out`."""
+def write_results(evaluation: Evaluation, out: Path) -> None:
+    """Write the leaderboard, the metrics, the plots and the report into the folder `out`."""
     with replace_folder(out) as folder:
         write_json(folder / "leaderboard.json", asdict(evaluation))
         write_json(folder / "metrics.json", summarize_metrics(evaluation))
         for name, frame in tabulate_plots(evaluation).items():
             frame.write_csv(folder / name)
-        pictures.write(folder)
-        (folder / "report.html").write_text(render_report(evaluation, pictures), encoding="utf-8")
+        (folder / "report.html").write_text(render_report(evaluation), encoding="utf-8")
 
 
 def main(problem: str) -> None:
@@ -39,7 +37,7 @@ def main(problem: str) -> None:
     normalized, windowed = paths.stage_folder("normalize", problem), paths.stage_folder("window", problem)
     out = paths.stage_folder("evaluate", problem)
     trials = list_trials(settings, problem, windowed)
-    evaluation = evaluate_grid(
+    result = evaluate_grid(
         problem,
         settings.problem(problem),
         settings.evaluate,
@@ -48,13 +46,14 @@ def main(problem: str) -> None:
         normalized,
         windowed,
     )
-    write_results(evaluation, inspect_networks(evaluation, trials, normalized, windowed), out)
+    evaluation = result.evaluation
+    write_results(evaluation, out)
 
     def log_to_mlflow() -> None:
         context = runs.open_pipeline_run(problem, settings, trials, newest=True)
         trial_run.log_missing_runs(context, trials)
         log_evaluation(context, evaluation, trials, out)
-        store_best_models(evaluation, trials)
+        store_best_models(evaluation, trials, result.validation_errors)
 
     retry_while_unreachable(log_to_mlflow, store.PATIENCE_SECONDS, "MLflow")
 

@@ -17,6 +17,7 @@ from flows.cli import (
     monitor,
     pipeline,
     problems,
+    report,
     servers,
     status,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "monitor",
     "pipeline",
     "problems",
+    "report",
     "servers",
     "status",
 ]

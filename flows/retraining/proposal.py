@@ -12,6 +12,7 @@ from project.progress import console
 from project.retry import retry_while_unreachable
 from project.settings.loading import load_settings
 from project.settings.sections import Settings
+from stages.tracking.full_report import write_full_report
 from stages.tracking.rebuild import write_missing
 from stages.training.trials import Trial
 
@@ -62,5 +63,7 @@ def compare_task(trial: Trial, challenger: Version, champion: Version | None, se
     retry_while_unreachable(
         lambda: decisions.publish_decision(decision, challenger, pages.render_decision(decision)), patience, "MLflow"
     )
+    if decision.promoted:
+        retry_while_unreachable(lambda: write_full_report(trial.problem, settings), patience, "MLflow")
     console.print(f"{trial.problem}: {decision.reasons[0]}", markup=False, highlight=False, soft_wrap=True)
     return decision

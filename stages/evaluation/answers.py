@@ -1,5 +1,6 @@
 """The answers of a trained network to the windows of a split, and the scores of these answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ class Answers:
         means: the weighted mean of the scores for each measure.
         window_N: the mean score of the selection measure by window.
         values_NLO: the answers themselves, normalised; None unless they are numbers.
+        errors_NL: the answers minus the targets, normalised, see `find_errors`; None unless they are numbers.
         confusion_CC: how often each class (a row) got each answer (a column); None unless the answers are classes, and
             few.
     """
@@ -37,6 +39,7 @@ class Answers:
     means: dict[str, float]
     window_N: Errors
     values_NLO: NDArray[np.float64] | None
+    errors_NL: Errors | None
     confusion_CC: NDArray[np.float64] | None
 
 
@@ -50,6 +53,7 @@ def collect_answers(network: Network, data: SplitData, objective: Objective, kin
     sums = ScoreSums(data.device)
     window_means: list[NDArray[np.float64]] = []
     values: list[NDArray[np.float64]] = []
+    errors: list[Errors] = []
     confusion_CC: NDArray[np.float64] | None = None
     for y_BSO, batch in answer_windows(network, data):
         scores, weight_BS = score_batch(objective, y_BSO, batch)
@@ -58,6 +62,7 @@ def collect_answers(network: Network, data: SplitData, objective: Objective, kin
         window_means.append(((selection_BS * weight_BS).sum(dim=1) / weight_BS.sum(dim=1)).numpy())
         if answer_kind.is_number:
             values.append((sort_quantiles(y_BSO) if objective.quantiles else y_BSO).double().numpy())
+            errors.append(find_errors(y_BSO, batch.y_BSK, objective.quantiles))
         elif answer_kind.has_classes and batch.weight_BS is None and max(objective.outputs, 2) <= MAX_CONFUSION_CLASSES:
             answer_B = answer_kind.choose_class(y_BSO[:, 0])
             counts_CC = _count_answers(batch.y_BSK[:, 0, 0].long(), answer_B, max(objective.outputs, 2))
@@ -66,8 +71,21 @@ def collect_answers(network: Network, data: SplitData, objective: Objective, kin
         sums.means(),
         np.concatenate(window_means),
         np.concatenate(values) if values else None,
+        np.concatenate(errors) if errors else None,
         confusion_CC,
     )
+
+
+def find_errors(y_BSO: torch.Tensor, y_BSK: torch.Tensor, quantiles: Sequence[float]) -> Errors:
+    """The errors (B, S) of answers (B, S, O): of the medians, where quantiles are forecast.
+
+    Args:
+        y_BSK: the targets.
+        quantiles: those that the outputs forecast; empty where there is one output.
+    """
+    forecast_BS = sort_quantiles(y_BSO)[:, :, quantiles.index(0.5)] if quantiles else y_BSO[:, :, 0]
+    errors_BS: Errors = (forecast_BS - y_BSK[:, :, 0]).double().numpy()
+    return errors_BS
 
 
 def _count_answers(class_B: torch.Tensor, answer_B: torch.Tensor, classes: int) -> NDArray[np.float64]:

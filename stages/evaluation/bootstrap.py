@@ -1,12 +1,16 @@
 """The paired block bootstrap: whether the difference between two forecasts is significant."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from problems.lazy_modules import np
 
-from stages.evaluation.metrics import Errors
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stages.evaluation.metrics import Errors
 
 
 @dataclass(frozen=True)

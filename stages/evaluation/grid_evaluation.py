@@ -1,6 +1,8 @@
 """Evaluate a grid: rank its configurations by validation error, and test the best one of each architecture, once."""
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from architectures import Network
 from learning.answers import ANSWER_KINDS
 from learning.objectives import Objective
 from problems.durations import format_duration
@@ -79,6 +82,27 @@ class EvaluationData:
 
 
 @dataclass(frozen=True)
+class TrialAnswers:
+    """A trial's answers to the test windows and, where these are numbers, to those of validation."""
+
+    test: Answers
+    validation: Answers | None
+
+
+@dataclass(frozen=True)
+class GridResult:
+    """The result of evaluating a grid.
+
+    Attributes:
+        validation_errors: the normalised errors (N, L) on validation of each tested trial, by its key; empty unless the
+            answers are numbers.
+    """
+
+    evaluation: Evaluation
+    validation_errors: dict[str, Errors]
+
+
+@dataclass(frozen=True)
 class SelectedConfiguration:
     """The results of a selected configuration.
 
@@ -116,7 +140,7 @@ def evaluate_grid(
     ingested: Path,
     normalized: Path,
     windowed: Path,
-) -> Evaluation:
+) -> GridResult:
     """Rank the configurations by the selection measure on validation, and test the best one of each architecture, once.
 
     Only a configuration of which all trials have finished is ranked and may be selected.
@@ -134,10 +158,11 @@ def evaluate_grid(
     groups = group_by_configuration(trials)
     rows = rank_configurations(groups.values(), objective)
     baseline_error = measure_baseline(data.splits["test"], data.windows, trials[0], objective, scale)
-    selected = {
-        row.configuration: _test_configuration(groups[row.configuration], data, objective)
-        for row in select_configurations(rows)
-    }
+    selected_groups = {row.configuration: groups[row.configuration] for row in select_configurations(rows)}
+    answers = _collect_answers_of_trials(
+        [trial for group in selected_groups.values() for trial in group], data, objective
+    )
+    selected = {label: _test_configuration(group, answers, data, objective) for label, group in selected_groups.items()}
 
     forecasts = {label: result.forecasts for label, result in selected.items() if result.forecasts}
     targets = {split: _read_targets(data, split) for split in ("validation", "test")} if forecasts else {}
@@ -159,7 +184,7 @@ def evaluate_grid(
         errors = {label: average_absolute_errors(values, targets["test"]) for label, values in forecasts.items()}
         series_name, stretch = choose_stretch(targets["test"], data.table.series, data.count_rows(settings.forecasts))
     lead_names = _name_leads(problem)
-    return Evaluation(
+    evaluation = Evaluation(
         problem=name,
         title=problem.title,
         target=problem.target,
@@ -193,16 +218,42 @@ def evaluate_grid(
         quality=read_quality(ingested),
         windows=asdict(data.windows),
     )
+    errors_by_key = {
+        key: of_trial.validation.errors_NL
+        for key, of_trial in answers.items()
+        if of_trial.validation is not None and of_trial.validation.errors_NL is not None
+    }
+    return GridResult(evaluation, errors_by_key)
 
 
-def _test_configuration(group: Sequence[Trial], data: EvaluationData, objective: Objective) -> SelectedConfiguration:
+def _collect_answers_of_trials(
+    trials: Sequence[Trial], data: EvaluationData, objective: Objective
+) -> dict[str, TrialAnswers]:
+    """The answers of several trials, by key: as many trials at once as there are cores, each on one thread."""
+    kind = data.windows.objective
+
+    def collect(network: Network) -> TrialAnswers:
+        test = collect_answers(network, data.splits["test"], objective, kind)
+        if not ANSWER_KINDS[kind].is_number:
+            return TrialAnswers(test, None)
+        return TrialAnswers(test, collect_answers(network, data.splits["validation"], objective, kind))
+
+    # In this thread, because creating a network sets the seed of the process.
+    networks = [load_network(trial, data.windows) for trial in trials]
+    # The number of threads in which PyTorch computes is a setting of each thread.
+    with ThreadPoolExecutor(os.cpu_count() or 1, "answers", torch.set_num_threads, (1,)) as pool:
+        return dict(zip([trial.key for trial in trials], pool.map(collect, networks), strict=True))
+
+
+def _test_configuration(
+    group: Sequence[Trial], answers_by_key: Mapping[str, TrialAnswers], data: EvaluationData, objective: Objective
+) -> SelectedConfiguration:
     """The results of a configuration's trials on the test rows, and their forecasts on validation."""
-    kind, (center, scale) = data.windows.objective, data.center_and_scale
-    networks = [load_network(trial, data.windows) for trial in group]
-    answers = [collect_answers(network, data.splits["test"], objective, kind) for network in networks]
+    center, scale = data.center_and_scale
+    answers = [answers_by_key[trial.key].test for trial in group]
+    validation = [split for trial in group if (split := answers_by_key[trial.key].validation) is not None]
     forecasts = None
-    if ANSWER_KINDS[kind].is_number:
-        validation = [collect_answers(network, data.splits["validation"], objective, kind) for network in networks]
+    if validation:
         validation_SNLO, test_SNLO = (_stack_values(of_split) for of_split in (validation, answers))
         quantiles = objective.quantiles if group[0].trainable else ()
         if objective.quantiles and not quantiles:

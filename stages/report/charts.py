@@ -1,9 +1,10 @@
 """The charts of the report on an evaluation: errors, learning curves, confusion matrices, and forecasts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -22,6 +23,7 @@ from stages.report.figures import (
     LineStyle,
     create_chart,
     format_date_axis,
+    render_frame,
     render_svg,
 )
 from stages.training.history import Epoch
@@ -52,31 +54,45 @@ def draw_learning_curves(evaluation: Evaluation, lines: dict[str, LineStyle]) ->
     if reference is not None:
         low, high = min(low, reference), max(high, reference)
     margin = 0.06 * (high - low) or 0.01
-    charts = []
+    longest = max(
+        epoch.epoch for seeds in evaluation.curves.values() for history in seeds.values() for epoch in history
+    )
+    figure, axes = create_chart(290, 190)
+    axes.set_xlim(1 - 0.05 * longest, longest + 0.05 * longest)
+    axes.set_ylim(low - margin, high + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch")
+    if reference is not None:
+        axes.axhline(reference, **REFERENCE_LINE)
+    frame = render_frame(figure, axes, "learning-curves")
+    charts: list[Chart] = []
     for label, seeds in evaluation.curves.items():
-        figure, axes = create_chart(290, 190)
-        axes.set_ylim(low - margin, high + margin)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlabel("epoch")
-        if reference is not None:
-            axes.axhline(reference, **REFERENCE_LINE)
         best_epochs = [_best_epoch(history, measure) for history in seeds.values()]
+        artists: list[Artist] = []
         for history, best in zip(seeds.values(), best_epochs, strict=True):
-            axes.plot(
+            artists += axes.plot(
                 [epoch.epoch for epoch in history],
                 [epoch.validation[measure.name] for epoch in history],
                 color=lines[label].color,
                 linestyle=lines[label].style,
                 alpha=0.75,
             )
-            axes.plot(best.epoch, best.validation[measure.name], "o", color=lines[label].color)
+            artists += axes.plot(best.epoch, best.validation[measure.name], "o", color=lines[label].color)
         lowest = _best_epoch(best_epochs, measure)
         about = f"Validation {measure.title} of {label} by epoch{', normalised' if measure.scaled else ''}, for seed "
         about += (
             f"{', '.join(seeds)}: lowest {format_number(lowest.validation[measure.name], 4)} in epoch {lowest.epoch}"
         )
-        charts.append(Chart(label, render_svg(figure, about, evaluation.synthetic), lines[label]))
+        svg = render_svg(figure, about, evaluation.synthetic, frame, is_first=not charts)
+        charts.append(Chart(label, svg, lines[label]))
+        _remove(artists)
     return charts
+
+
+def _remove(artists: Iterable[Artist]) -> None:
+    """Remove what was drawn, so that the next chart with the same frame can be drawn in the same figure."""
+    for artist in artists:
+        artist.remove()
 
 
 def _best_epoch(history: Sequence[Epoch], measure: MeasureInfo) -> Epoch:
@@ -221,24 +237,31 @@ def draw_forecasts(evaluation: Evaluation, lines: dict[str, LineStyle]) -> list[
     high = max([float(np.nanmax(column)) for column in values.values()] + [max(fan.high) for fan in all_fans])
     margin = 0.05 * (high - low) or 1.0
     dots: dict[str, Any] = {"marker": "o", "markevery": _find_lone_points(holes, len(times))}
-    charts = []
+    figure, axes = create_chart(1180, 150, bottom=24)
+    axes.set_ylim(low - margin, high + margin)
+    axes.margins(x=0.005)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    format_date_axis(axes)
+    axes.plot(broken_times, values["observed"], color=OBSERVED, linewidth=3, **dots)
+    axes.set_xlim(axes.get_xlim())
+    frame = render_frame(figure, axes, "observed")
+    charts: list[Chart] = []
     for label in labels:
         line = lines[label]
-        figure, axes = create_chart(1180, 150, bottom=24)
-        axes.set_ylim(low - margin, high + margin)
-        axes.margins(x=0.005)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        artists: list[Artist] = []
         for fan in evaluation.fans.get(label, ()):
             low_N, high_N = (np.insert(np.array(end[::thinning]), holes, np.nan) for end in (fan.low, fan.high))
-            axes.fill_between(broken_times, low_N, high_N, color=line.color, alpha=FAN_SHADE, linewidth=0)
-        axes.plot(broken_times, values["observed"], color=OBSERVED, linewidth=3, **dots)
-        axes.plot(broken_times, values[label], color=line.color, linestyle=line.style, **dots)
-        format_date_axis(axes)
+            artists.append(
+                axes.fill_between(broken_times, low_N, high_N, color=line.color, alpha=FAN_SHADE, linewidth=0)
+            )
+        artists += axes.plot(broken_times, values[label], color=line.color, linestyle=line.style, **dots)
         errors_N = np.subtract(evaluation.forecasts[label], evaluation.forecasts["observed"])
         stretch_mae = format_quantity(mae(errors_N), choose_error_decimals(evaluation), evaluation.unit)
         about = f"Forecast of {label} and the observed {evaluation.target}: MAE {stretch_mae} in this stretch"
         caption = f"{label}: MAE {stretch_mae} in this stretch"
-        charts.append(Chart(caption, render_svg(figure, about, evaluation.synthetic), line))
+        svg = render_svg(figure, about, evaluation.synthetic, frame, is_first=not charts)
+        charts.append(Chart(caption, svg, line))
+        _remove(artists)
     return charts
 
 

@@ -73,19 +73,68 @@ def assign_line_styles(rows: Sequence[LeaderboardRow]) -> dict[str, LineStyle]:
     return {row.configuration: by_architecture[row.architecture] for row in rows if row.selected}
 
 
-def render_svg(figure: Figure, about: str, synthetic: bool) -> Markup:
+@dataclass(frozen=True)
+class Frame:
+    """What charts of one kind have in common: axes, grid, text, and lines that are the same in all of them.
+
+    It is drawn once and is on the page once, in the first of the charts; the others refer to it.
+
+    Attributes:
+        name: the identifier on the page.
+        content: in SVG.
+    """
+
+    name: str
+    content: str
+
+    def place(self, is_first: bool) -> str:
+        """The frame within a chart, in SVG."""
+        return f'<g id="{self.name}">{self.content}</g>' if is_first else f'<use href="#{self.name}"/>'
+
+
+def render_frame(figure: Figure, axes: Axes, name: str) -> Frame:
+    """Draw what is in a chart so far as a frame, and empty the chart for the lines of its own.
+
+    Args:
+        name: an identifier that is unique on the page.
+    """
+    _, content = _save_svg(figure, name)
+    for line in list(axes.lines):
+        line.remove()
+    axes.set_axis_off()
+    return Frame(name, content)
+
+
+def render_svg(
+    figure: Figure, about: str, synthetic: bool, frame: Frame | None = None, is_first: bool = True
+) -> Markup:
     """The figure as an SVG element that fills the available width.
 
     Args:
         about: a description for people who cannot see the picture; it must be unique on the page.
         synthetic: the data are simulated.
+        frame: is drawn below the figure.
+        is_first: the chart is the first one with this frame.
 
     Raises:
         ValueError: matplotlib wrote an SVG without a viewBox.
     """
+    view_box, content = _save_svg(figure, about)
+    label = f"Simulated data. {about}" if synthetic else about
+    below = frame.place(is_first) if frame else ""
+    return Markup(
+        '<svg role="img" aria-label="{}" viewBox="{}" xmlns:xlink="http://www.w3.org/1999/xlink">{}{}</svg>'
+    ).format(label, view_box, Markup(below), Markup(content))
+
+
+def _save_svg(figure: Figure, about: str) -> tuple[str, str]:
+    """The viewBox of a figure in SVG, and its content.
+
+    Args:
+        about: salts the identifiers, which must differ from those of the other charts on the page.
+    """
     file = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    # The description salts the identifiers, which must differ from those of the other charts on the page.
     with matplotlib.rc_context({"svg.hashsalt": about}):
         figure.savefig(file, format="svg", metadata=no_metadata)
     element = file.getvalue()
@@ -93,13 +142,9 @@ def render_svg(figure: Figure, about: str, synthetic: bool) -> Markup:
     view_box = re.search(r'viewBox="([^"]*)"', element)
     if view_box is None:
         raise ValueError(f"{about}: matplotlib wrote an SVG without a viewBox")
-    content = element[element.index(">") + 1 :]
+    content = element[element.index(">") + 1 : element.rindex("</svg>")]
     content = re.sub(r'<g id="[^"]*"', "<g", content)
-    content = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), content)
-    label = f"Simulated data. {about}" if synthetic else about
-    return Markup('<svg role="img" aria-label="{}" viewBox="{}" xmlns:xlink="http://www.w3.org/1999/xlink">').format(
-        label, view_box[1]
-    ) + Markup(content)
+    return view_box[1], re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), content)
 
 
 def format_date_axis(axes: Axes) -> None:

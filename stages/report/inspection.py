@@ -1,10 +1,8 @@
 """Inside the networks: pictures of how the best trial of each architecture processes a few test windows."""
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +13,11 @@ from torch import Tensor
 from architectures.combined import CroppedNetwork, EmbeddedNetwork, Ensemble, ResidualNetwork
 from architectures.network import Network
 from architectures.recurrent import Recurrent
-from project.atomic import write_json
 from stages.evaluation.leaderboard import Evaluation
 from stages.evaluation.selection import select_best_trials
 from stages.report.gradients import build_gradient_view, state_gradient_norms
-from stages.report.picture_files import PICTURES_FOLDER, picture_folder
-from stages.report.view_painter import Picture, ViewPainter
+from stages.report.pictures import InspectedTrial, NetworkPictures
+from stages.report.view_painter import ViewPainter
 from stages.tables.table import Table, read_times
 from stages.tables.windows import read_windows
 from stages.training.batches import SplitData
@@ -34,56 +31,6 @@ VIEW_WINDOWS = 3
 """Test windows for which the views of a network are drawn."""
 GRADIENT_WINDOWS = 64
 """Test windows over which the norms of gradients are averaged."""
-
-
-@dataclass(frozen=True)
-class InspectedTrial:
-    """A trial with the pictures of its network."""
-
-    trial: Trial
-    pictures: list[Picture]
-
-    @property
-    def subjects(self) -> list[str]:
-        """The titles of the views without the number of the window, each once."""
-        return list(dict.fromkeys(picture.title.partition(",")[0] for picture in self.pictures))
-
-
-@dataclass(frozen=True)
-class NetworkPictures:
-    """The pictures of all networks.
-
-    Attributes:
-        windows: the time of the target of each window for which views are drawn, and its series if there are several.
-        comparisons: the pictures that compare architectures, by file name.
-        trials: the trials with pictures of their own.
-        failures: what could not be drawn, and why.
-    """
-
-    windows: list[str] = field(default_factory=list)
-    comparisons: dict[str, Picture] = field(default_factory=dict)
-    trials: list[InspectedTrial] = field(default_factory=list)
-    failures: list[tuple[str, str]] = field(default_factory=list)
-
-    def write(self, evaluated: Path) -> None:
-        """Write the pictures, and `pictures.json` with their titles and captions, into the folder of the evaluation.
-
-        `pictures.json` is written even without pictures, because DVC rejects an output that is missing or empty.
-        """
-        folder = evaluated / PICTURES_FOLDER
-        files = {folder / name: picture for name, picture in self.comparisons.items()}
-        for inspected in self.trials:
-            for i, picture in enumerate(inspected.pictures, 1):
-                title = re.sub(r"\W+", "_", picture.title.lower()).strip("_")
-                files[picture_folder(evaluated, inspected.trial) / f"{i}_{title}.png"] = picture
-        for file, picture in files.items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(picture.png)
-        captions = {
-            file.relative_to(folder).as_posix(): {"title": picture.title, "caption": picture.caption}
-            for file, picture in files.items()
-        }
-        write_json(folder / "pictures.json", {"windows": self.windows, "pictures": captions})
 
 
 def inspect_networks(

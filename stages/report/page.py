@@ -9,7 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from stages.evaluation.leaderboard import Evaluation, Spread
+from problems.errors import RecastError
+from project.atomic import replace_file
+from stages.evaluation.leaderboard import Evaluation, Spread, read_leaderboard
 from stages.evaluation.number_format import choose_decimals, format_number, format_percent, format_signed
 from stages.evaluation.phrasing import choose_error_decimals, phrase_verdict
 from stages.report.charts import (
@@ -26,7 +28,7 @@ from stages.report.figures import (
     CHART_STYLE,
     assign_line_styles,
 )
-from stages.report.inspection import NetworkPictures
+from stages.report.pictures import NetworkPictures
 from stages.report.templates import load_template
 from stages.sequences.ingest import SequenceQuality
 
@@ -37,7 +39,7 @@ def render_report(evaluation: Evaluation, pictures: NetworkPictures | None = Non
     """The report as an HTML page; the same evaluation gives the same bytes.
 
     Args:
-        pictures: the pictures of the networks; None where there are none.
+        pictures: the pictures of the networks; None: the page says how to draw them.
     """
     lines = assign_line_styles(evaluation.rows)
     template = load_template("report.html.jinja", Path(__file__).parent)
@@ -56,7 +58,7 @@ def render_report(evaluation: Evaluation, pictures: NetworkPictures | None = Non
             hours=draw_groups(evaluation, "hour of day", [str(hour) for hour in range(24)], evaluation.hours, lines),
             months=draw_groups(evaluation, "month", MONTHS, evaluation.months, lines),
             forecasts=draw_forecasts(evaluation, lines),
-            pictures=pictures or NetworkPictures(),
+            pictures=pictures,
             gaps=_list_gaps(evaluation.quality),
             max_listed_gaps=MAX_LISTED_GAPS,
             sequences=SequenceQuality(**evaluation.quality).described if "sequences" in evaluation.quality else "",
@@ -67,6 +69,23 @@ def render_report(evaluation: Evaluation, pictures: NetworkPictures | None = Non
             format_significant=_format_significant,
             format_spread=_format_spread,
         )
+
+
+def rewrite_report(evaluated: Path) -> Path:
+    """Write the report of an evaluation again, from its leaderboard; return its file.
+
+    Args:
+        evaluated: the folder of the stage `evaluate`.
+
+    Raises:
+        RecastError: the stage has not run, or another version of Recast wrote the leaderboard.
+    """
+    evaluation = read_leaderboard(evaluated)
+    if evaluation is None:
+        raise RecastError(f"{evaluated} has no leaderboard.json, so there is nothing to report: recast run")
+    with replace_file(evaluated / "report.html") as temporary:
+        temporary.write_text(render_report(evaluation), encoding="utf-8")
+    return evaluated / "report.html"
 
 
 def _describe_split(split: dict[str, Any]) -> str:

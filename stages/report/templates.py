@@ -1,5 +1,6 @@
 """The HTML templates of all pages. Each is beside the module that renders it; all share a style and macros."""
 
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -10,10 +11,16 @@ SHARED = Path(__file__).parent
 
 def load_template(name: str, folder: Path) -> Template:
     """The template `name` in `folder`. A variable that it uses but does not get is an error, not an empty text."""
+    return _open_environment(folder).get_template(name)
+
+
+@cache
+def _open_environment(folder: Path) -> Environment:
+    """The environment of the templates in a folder. It keeps each template that it has compiled."""
     return Environment(
         loader=FileSystemLoader([folder, SHARED]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
-    ).get_template(name)
+    )

@@ -8,7 +8,6 @@ from itertools import product
 
 import numpy as np
 import torch
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -19,6 +18,7 @@ from architectures.view import STEPS, View, ViewAxis
 from stages.evaluation.leaderboard import Evaluation
 from stages.report.drawing import use_matplotlib
 from stages.report.figures import CHART_STYLE, COLORS, DASHES, GREY, INK, LineStyle, assign_line_styles, render_svg
+from stages.report.pictures import Picture
 from stages.tables.windows import AnyWindows
 
 MAX_DRAWN_CELLS = 160
@@ -31,22 +31,6 @@ PAGE_WIDTH = 1180
 """Pixels."""
 LEGEND_COLUMNS = 6
 MAP_COLORS = "Blues"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A view of a network, drawn.
-
-    Attributes:
-        width: the pixels at which the text of the picture is as large as that of the page.
-        png: the content of the picture's file, which includes the title.
-    """
-
-    title: str
-    caption: str
-    width: int
-    svg: Markup
-    png: bytes
 
 
 @dataclass(frozen=True)

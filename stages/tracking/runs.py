@@ -21,6 +21,9 @@ from project.settings.sections import Settings
 from stages.tracking.store import get_client, get_or_create_experiment, translate_artifact_errors, translate_errors
 from stages.training.trials import Trial
 
+RUNS_AT_ONCE = 200
+"""How many runs one call reads."""
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -163,12 +166,29 @@ def end_pipeline_run(context: RunContext, failed: int) -> None:
     Args:
         failed: how many trials have failed.
     """
-    log_new_metrics(context.parent, {"failed_trials": failed})
+    log_new_metrics(get_client().get_run(context.parent), {"failed_trials": failed})
     get_client().set_terminated(context.parent, "FAILED" if failed else "FINISHED")
 
 
-def log_new_metrics(run: str, values: Mapping[str, float]) -> None:
+def read_runs(experiment: str, ids: Sequence[str]) -> dict[str, Run]:
+    """The runs with these ids that an experiment has and nobody has deleted, by id.
+
+    One call reads many runs: MLflow takes about as long to read one as to read dozens.
+
+    Args:
+        experiment: its id.
+    """
+    runs: dict[str, Run] = {}
+    for begin in range(0, len(ids), RUNS_AT_ONCE):
+        names = ", ".join(f"'{run}'" for run in ids[begin : begin + RUNS_AT_ONCE])
+        found = get_client().search_runs([experiment], f"attributes.run_id IN ({names})", max_results=RUNS_AT_ONCE)
+        runs |= {run.info.run_id: run for run in found}
+    return runs
+
+
+def log_new_metrics(run: Run, values: Mapping[str, float]) -> None:
     """Write the metrics that the run does not have, in one call: each call costs a transaction of the store."""
-    now, logged = int(time.time() * 1000), get_client().get_run(run).data.metrics
+    now, logged = int(time.time() * 1000), run.data.metrics
     new = [Metric(name, value, now, 0) for name, value in values.items() if logged.get(name) != value]
-    get_client().log_batch(run, metrics=new)
+    if new:
+        get_client().log_batch(run.info.run_id, metrics=new)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from architectures import REGISTRY, Network
 from forecasting.about import About
 from forecasting.forecaster import Forecaster
 from forecasting.quantiles import find_interval_outputs
-from learning.scores import sort_quantiles
 from project import paths
 from project.source_code import ROOT, digest_source, find_imported_modules
-from stages.evaluation.metrics import conformal_half_width
+from stages.evaluation.answers import find_errors
+from stages.evaluation.metrics import Errors, conformal_half_width
 from stages.tables.table import CHUNK_ROWS, Table, read_times, read_values
 from stages.tables.windows import TableWindows, read_ranges, read_windows
 from stages.training import reading
@@ -35,13 +36,18 @@ DECIDES_NO_FORECAST = {"architectures.view": "says what can be drawn of a networ
 """Modules that are stored with a model but do not decide its forecasts, each with the reason."""
 
 
-def stored_modules(root: Path = ROOT) -> set[str]:
+_ABOUT = TypeAdapter(About)
+"""Made once: that takes longer than all else that a hash of a model's content takes."""
+
+
+@cache
+def stored_modules(root: Path = ROOT) -> frozenset[str]:
     """The modules whose source is stored with every model: all that it may import, every architecture among them.
 
     Args:
         root: the folder that holds the project's packages.
     """
-    return find_imported_modules([MODEL_MODULE, "architectures"], root=root)
+    return frozenset(find_imported_modules([MODEL_MODULE, "architectures"], root=root))
 
 
 def hash_content(about: About, root: Path = ROOT) -> str:
@@ -55,7 +61,7 @@ def hash_content(about: About, root: Path = ROOT) -> str:
     modules = (MODEL_MODULE, "architectures.combined", REGISTRY[about.architecture].__module__)
     digest = hashlib.sha256(digest_source(modules, DECIDES_NO_FORECAST, root).encode())
     # The intervals and the ranges follow from the rest. The commit is only the one that was checked out in training.
-    digest.update(TypeAdapter(About).dump_json(replace(about, reaches={}, ranges={}, commit="")))
+    digest.update(_ABOUT.dump_json(replace(about, reaches={}, ranges={}, commit="")))
     return digest.hexdigest()[:16]
 
 
@@ -99,45 +105,44 @@ def describe_model(trial: Trial, unit: str, synthetic: bool, levels: Sequence[fl
     )
 
 
-def build_forecaster(trial: Trial, about: About) -> Forecaster:
-    """The forecaster with this description, to which the measured widths of the intervals and ranges are added."""
+def build_forecaster(trial: Trial, about: About, errors_NL: Errors | None = None) -> Forecaster:
+    """The forecaster with this description, to which the measured widths of the intervals and ranges are added.
+
+    Args:
+        errors_NL: its normalised errors on validation, which decide the widths; None: they are measured.
+    """
     normalized, windowed = paths.stage_folder("normalize", trial.problem), paths.stage_folder("window", trial.problem)
     network = load_network(trial, read_windows(windowed))
     if about.preparation:
         table = Table.read(normalized)
-        reaches = _measure_half_widths(network, about.quantiles, about.levels, table, normalized, windowed)
-        about = replace(about, reaches=reaches, ranges=_measure_ranges(table, normalized))
+        levels = [level for level in about.levels if not find_interval_outputs(about.quantiles, level)]
+        if levels and errors_NL is None:
+            errors_NL = _measure_errors(network, about.quantiles, normalized, windowed)
+        if levels and errors_NL is not None:
+            about = replace(about, reaches=_find_half_widths(errors_NL * table.preparation.target_scaling[1], levels))
+        about = replace(about, ranges=_measure_ranges(table, normalized))
     return Forecaster(about, network)
 
 
-def _measure_half_widths(
-    network: Network,
-    quantiles: tuple[float, ...],
-    levels: Sequence[float],
-    table: Table,
-    normalized: Path,
-    windowed: Path,
-) -> dict[float, tuple[float, ...]]:
-    """Half the width of the intervals by level and lead, in the target's unit: the errors on validation decide.
+def _measure_errors(network: Network, quantiles: tuple[float, ...], normalized: Path, windowed: Path) -> Errors:
+    """The normalised errors (N, L) of a network on validation: of the medians, where it forecasts quantiles."""
+    data = reading.read_batches(normalized, windowed, torch.device("cpu"))["validation"]
+    return np.concatenate(
+        [find_errors(y_BSO, batch.y_BSK, quantiles) for y_BSO, batch in answer_windows(network, data)]
+    )
 
-    Levels whose ends are among the quantiles are left out: the network forecasts both ends.
+
+def _find_half_widths(errors_NL: Errors, levels: Sequence[float]) -> dict[float, tuple[float, ...]]:
+    """Half the width of the intervals by level and lead, in the unit of the errors on validation, which decide it.
+
+    Args:
+        levels: those whose ends the network does not forecast.
 
     Raises:
         ValueError: the validation windows are too few for a level. The evaluation offers only levels with enough.
     """
-    measured_levels = [level for level in levels if not find_interval_outputs(quantiles, level)]
-    if not measured_levels:
-        return {}
-    data = reading.read_batches(normalized, windowed, torch.device("cpu"))["validation"]
-    scale = table.preparation.target_scaling[1]
-    median = quantiles.index(0.5) if quantiles else 0
-    parts = [
-        ((sort_quantiles(y_BSO) if quantiles else y_BSO)[:, :, median] - batch.y_BSK[:, :, 0]).double().numpy()
-        for y_BSO, batch in answer_windows(network, data)
-    ]
-    errors_NL = np.concatenate(parts) * scale
     half_widths: dict[float, tuple[float, ...]] = {}
-    for level in measured_levels:
+    for level in levels:
         widths = [conformal_half_width(errors_N, level) for errors_N in errors_NL.T]
         half_widths[level] = tuple(width for width in widths if width is not None)
         if len(half_widths[level]) < len(widths):

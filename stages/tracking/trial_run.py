@@ -3,7 +3,7 @@
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from pynvml import NVMLError
 from project.git import describe_commit
 from project.paths import PARAMS
 from stages.report.drawing import use_matplotlib
-from stages.tracking.runs import RunContext, add_params_and_tags, identify_checkout
+from stages.tracking.runs import RunContext, add_params_and_tags, identify_checkout, read_runs
 from stages.tracking.store import get_client, translate_artifact_errors, translate_errors
 from stages.training import history
 from stages.training.history import Epoch
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @translate_errors()
-def log_missing_runs(context: RunContext, trials: Iterable[Trial]) -> int:
+def log_missing_runs(context: RunContext, trials: Sequence[Trial]) -> int:
     """Write the runs of ended trials that the store does not have completely, and return how many these were.
 
     The store may lack trials because MLflow went away while they were trained, or because they came by `dvc pull` or
@@ -39,10 +39,13 @@ def log_missing_runs(context: RunContext, trials: Iterable[Trial]) -> int:
         TrackingError: MLflow has failed.
     """
     count = 0
+    notes_by_key = {trial.key: read_run_notes(trial_folder(trial)) for trial in trials}
+    logged = [notes["mlflow_run_id"] for notes in notes_by_key.values() if notes.get("logged")]
+    runs = read_runs(context.experiment, logged)
     for trial in trials:
         folder = trial_folder(trial)
-        notes = read_run_notes(folder)
-        run = _find_noted_run(notes) if notes.get("logged") else None
+        notes = notes_by_key[trial.key]
+        run = runs.get(notes.get("mlflow_run_id", "")) if notes.get("logged") else None
         if run is None:
             record = read_trial(trial)
             trial_run = TrialRun(context, folder, record, str(notes.get("device", "")), live=False)
@@ -190,15 +193,16 @@ def draw_learning_curve(label: str, epochs: Sequence[Epoch]) -> "Figure":
     from matplotlib.figure import Figure  # noqa: PLC0415 - saves most processes the second that matplotlib takes
 
     with use_matplotlib({"text.parse_math": False}):  # a configuration may contain a $
-        figure = Figure(figsize=(6, 3.6), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(6, 3.6))
+        # Fixed margins: a layout that Matplotlib computes takes as long again as the picture, for every trial.
+        axes = figure.subplots(gridspec_kw={"left": 0.12, "right": 0.97, "top": 0.9, "bottom": 0.14})
         measure = next(iter(epochs[0].validation))
         numbers = [epoch.epoch for epoch in epochs]
         errors = [epoch.validation[measure] for epoch in epochs]
         axes.plot(numbers, [epoch.train_loss for epoch in epochs], label="training loss", color="#888888")
         axes.plot(numbers, errors, label=f"validation {measure}", color="#1f6feb")
         axes.set(title=label, xlabel="epoch", ylabel="errors normalised")
-        axes.legend()
+        axes.legend(loc="upper right")
     return figure
 
 

@@ -68,7 +68,7 @@ class Case:
             self.ingested,
             self.normalized,
             self.windowed,
-        )
+        ).evaluation
 
     def trial(self, configuration: str, seed: int) -> Trial:
         (found,) = (t for t in self.trials if t.configuration.label == configuration and t.seed == seed)

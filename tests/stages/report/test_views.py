@@ -24,6 +24,7 @@ from architectures.recurrent import Recurrent
 from architectures.tcn import TCN
 from architectures.view import View, ViewAxis, input_axis, name_windows
 from project import paths as places
+from project.atomic import replace_folder
 from project.settings.loading import load_settings
 from stages.evaluate import write_results
 from stages.evaluation import leaderboard
@@ -31,7 +32,9 @@ from stages.evaluation.selection import select_best_trials
 from stages.report.drawing import use_matplotlib
 from stages.report.figures import CHART_STYLE, COLORS, LineStyle
 from stages.report.gradients import build_gradient_view, state_gradient_norms
-from stages.report.inspection import NetworkPictures, inspect_networks
+from stages.report.inspection import inspect_networks
+from stages.report.page import render_report
+from stages.report.pictures import NetworkPictures
 from stages.report.view_painter import ViewPainter
 from stages.training.expansion import list_trials
 from stages.training.fit import initialize_network
@@ -325,6 +328,7 @@ def seen(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> C
     )
     made.settings(grid__architectures=GRID, train__epochs=1, train__steps_per_epoch=2)
     made.recast("run")
+    made.recast("report", "--full")
     return made
 
 
@@ -332,8 +336,26 @@ def results(checkout: Checkout) -> Path:
     return checkout.root / places.stage_folder("evaluate", "demo")
 
 
-def test_the_report_shows_the_networks(seen: Checkout) -> None:
+def full_report(checkout: Checkout) -> Path:
+    return checkout.root / places.stage_folder("report", "demo")
+
+
+def test_only_the_full_report_draws_the_networks(seen: Checkout, tmp_path: Path) -> None:
+    assert not (results(seen) / "inside").exists()
     page = (results(seen) / "report.html").read_text()
+    assert "recast report --full demo" in page
+    assert "Vanishing gradients</figcaption>" not in page
+    checkout = seen.copy(tmp_path / "copy")
+    (results(checkout) / "report.html").unlink()
+    assert "Report: data/evaluate/demo/report.html" in checkout.recast("report")
+    assert (results(checkout) / "report.html").read_text() == page
+    (results(checkout) / "leaderboard.json").unlink()
+    for options in ((), ("--full",)):
+        assert "nothing to report" in checkout.recast("report", *options, status=1)
+
+
+def test_the_report_shows_the_networks(seen: Checkout) -> None:
+    page = (full_report(seen) / "report.html").read_text()
     section = page[page.index("<h2>Inside the networks</h2>") : page.index("<h2>Data</h2>")]
     assert "Vanishing gradients" in section
     assert "Pictures that could not be drawn" not in section
@@ -351,7 +373,7 @@ def test_the_report_shows_the_networks(seen: Checkout) -> None:
 
 
 def test_the_pictures_are_files_beside_the_report_and_in_mlflow(seen: Checkout) -> None:
-    folder = results(seen) / "inside"
+    folder = full_report(seen) / "inside"
     files = {str(file.relative_to(folder)) for file in folder.rglob("*.png")}
     assert files == {
         "vanishing_gradients.png",
@@ -389,7 +411,9 @@ def inspect_again(seen: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def again() -> NetworkPictures:
         pictures = inspect_networks(evaluation, trials, places.stage_folder("normalize", "demo"), windowed)
-        write_results(evaluation, pictures, Path("again"))
+        with replace_folder(Path("again")) as folder:
+            pictures.write(folder)
+            (folder / "report.html").write_text(render_report(evaluation, pictures))
         return pictures
 
     return again
@@ -397,9 +421,14 @@ def inspect_again(seen: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_same_networks_give_the_same_bytes(seen: Checkout, inspect_again: Callable[[], NetworkPictures]) -> None:
     inspect_again()
-    for file in results(seen).rglob("*"):
-        if file.is_file():
-            assert (Path("again") / file.relative_to(results(seen))).read_bytes() == file.read_bytes(), file.name
+    evaluation = leaderboard.read_leaderboard(places.stage_folder("evaluate", "demo"))
+    assert evaluation is not None
+    write_results(evaluation, Path("evaluated"))
+    for folder, other in ((full_report(seen), Path("again")), (results(seen), Path("evaluated"))):
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        assert files
+        for file in files:
+            assert (other / file.relative_to(folder)).read_bytes() == file.read_bytes(), file.name
 
 
 def test_a_picture_that_cannot_be_drawn_is_reported_and_does_not_affect_the_others(
@@ -428,7 +457,6 @@ def test_a_picture_that_cannot_be_drawn_is_reported_and_does_not_affect_the_othe
 
 
 def test_without_pictures_there_is_no_section(seen: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder exists all the same and is not empty, as DVC requires of its outputs."""
     monkeypatch.chdir(seen.root)
     evaluation = leaderboard.read_leaderboard(results(seen))
     assert evaluation is not None
@@ -437,9 +465,9 @@ def test_without_pictures_there_is_no_section(seen: Checkout, tmp_path: Path, mo
     found = inspect_networks(
         baselines, list_trials(load_settings(), "demo", windowed), places.stage_folder("normalize", "demo"), windowed
     )
-    write_results(evaluation, found, tmp_path / "out")
-    assert "Inside the networks" not in (tmp_path / "out/report.html").read_text()
-    assert json.loads((tmp_path / "out/inside/pictures.json").read_text())["pictures"] == {}
+    found.write(tmp_path)
+    assert "Inside the networks" not in render_report(evaluation, found)
+    assert json.loads((tmp_path / "inside/pictures.json").read_text())["pictures"] == {}
 
 
 def test_the_best_trial_is_the_one_with_the_lowest_validation_error(
