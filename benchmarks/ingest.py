@@ -105,7 +105,7 @@ def _compare_sizes(sizes: dict[str, int]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             file = folder / "station.csv"
-            rows = _simulate_csv(file, min_bytes)
+            rows = simulate_csv(file, min_bytes)
             contenders = {"Recast": ours}
             if python:
                 contenders["DuckDB"] = [*theirs, "duckdb"]
@@ -138,7 +138,7 @@ def _compare_sizes(sizes: dict[str, int]) -> dict[str, Any]:
     return tables
 
 
-def _simulate_csv(file: Path, min_bytes: int) -> int:
+def simulate_csv(file: Path, min_bytes: int) -> int:
     """Write a CSV file of at least `min_bytes` with rows ten seconds apart whose values repeat.
 
     Returns:

@@ -1,5 +1,7 @@
 """The places that the new rows of a growing source come from: the section `fresh` of a problem in params.yaml."""
 
+from __future__ import annotations
+
 import glob
 import hashlib
 import re
@@ -9,14 +11,13 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-import httpx
-import polars as pl
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from problems.durations import Duration
 from problems.errors import RecastError
 from problems.files.web_copy import update_copy
 from problems.growing_source import GrowingSource, KnownRows
+from problems.lazy_modules import httpx, pl
 from problems.source import EPOCHS, DownloadProgress
 
 _COPIED_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".gz", ".zip")

@@ -5,15 +5,17 @@ The raw store of such a source holds the files that it began with, and an increm
 newest increment counts: it corrects the others.
 """
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import polars as pl
-
-from problems.files.raw_store import INCREMENTS_FOLDER, list_increments
+from problems.files.raw_store import INCREMENTS_FOLDER, list_increments, list_stored_files
+from problems.files.tables import is_parquet
+from problems.lazy_modules import pl
 from problems.source import AGE_COLUMN, Rows, Source
 
 
@@ -55,15 +57,28 @@ class GrowingSource(Source):
         Raises:
             RecastError: a file cannot be read as what it should be.
         """
-        base, increments = self.read_base(store, scratch), list_increments(store / INCREMENTS_FOLDER)
-        return _join_parts([base, *(self.read_increment(file, scratch) for file in increments)]) if increments else base
+        return self._read_files(store, scratch, ())
 
-    def read_base(self, store: Path, scratch: Path) -> Rows:
-        """Read the rows of the source's own files, see `read`."""
+    def read_parsed(self, store: Path, scratch: Path, numbers: Collection[str]) -> Rows | None:
+        """Read the same rows as `read`, with the columns `numbers` parsed while they are scanned, see `Source`."""
+        # A Parquet file has types of its own, which numbers in text beside it must not change.
+        files = [*list_stored_files(store), *list_increments(store / INCREMENTS_FOLDER)]
+        return None if any(map(is_parquet, files)) else self._read_files(store, scratch, numbers)
+
+    def _read_files(self, store: Path, scratch: Path, numbers: Collection[str]) -> Rows:
+        base, increments = self.read_base(store, scratch, numbers), list_increments(store / INCREMENTS_FOLDER)
+        parts = [base, *(self.read_increment(file, scratch, numbers) for file in increments)]
+        return _join_parts(parts) if increments else base
+
+    def read_base(self, store: Path, scratch: Path, numbers: Collection[str] = ()) -> Rows:
+        """Read the rows of the source's own files, see `read`, or `read_parsed` where there are `numbers`."""
         raise NotImplementedError
 
-    def read_increment(self, file: Path, scratch: Path) -> Rows:
+    def read_increment(self, file: Path, scratch: Path, numbers: Collection[str] = ()) -> Rows:
         """Read the rows of an increment, or of another file that `unpack` has returned.
+
+        Args:
+            numbers: see `read_parsed`.
 
         Raises:
             RecastError: the file cannot be read as what it should be.

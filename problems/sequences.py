@@ -4,13 +4,14 @@ A table has rows in time, and any window of it may be learned from. Here the sou
 chorale. A network gives one answer at the end of a sequence, or one answer at each of its steps.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import polars as pl
-
 from learning.answers import AnswerKindName
+from problems.lazy_modules import pl
 from problems.source import Source
 
 SPLIT_COLUMN, INPUTS_COLUMN, TARGET_COLUMN = "split", "inputs", "target"

@@ -4,25 +4,23 @@ from stages.tables import polars_limits  # noqa: F401 - before anything imports 
 
 # isort: split
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
 
-from problems.errors import RecastError
-from problems.files.raw_store import list_stored_files
 from problems.problem import Problem, SequenceProblem
 from project import paths
 from project.atomic import replace_folder, write_json
 from project.command import run_stage
-from project.progress import download_progress
 from project.settings.parsing import parse_settings
-from project.settings.sections import Settings
+from stages.fetching import fetch
 from stages.sequences.ingest import ingest_sequences
 from stages.tables.ingested import QUALITY_FILE, TABLE_FILE
 from stages.tables.polars_errors import explain_polars_errors
 from stages.tables.quality import Quality, hash_raw_files, measure_quality
-from stages.tables.tabulation import tabulate
+from stages.tables.tabulation import Tabulated, tabulate, tabulate_parsed
 
 
 def ingest(problem: Problem, store: Path, out: Path) -> Quality:
@@ -38,43 +36,22 @@ def ingest(problem: Problem, store: Path, out: Path) -> Quality:
         OSError: the disk refuses.
     """
     with replace_folder(out) as folder, explain_polars_errors(store, out, problem.source.find_fault):
-        scratch = folder / "scratch"
+        scratch, table = folder / "scratch", folder / TABLE_FILE
         scratch.mkdir()
-        counts, disorder = tabulate(problem.source.read(store, scratch), problem, folder / TABLE_FILE, scratch)
-        quality = measure_quality(problem, counts, disorder, pl.scan_parquet(folder / TABLE_FILE), store)
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            files = beside.submit(hash_raw_files, store)
+            tabulated = _tabulate(problem, store, table, scratch)
+            quality = measure_quality(problem, tabulated, pl.scan_parquet(table), store, files.result())
         shutil.rmtree(scratch)
         write_json(folder / QUALITY_FILE, asdict(quality))
     return quality
 
 
-def fetch(problem: str, settings: Settings) -> None:
-    """Fill the problem's raw store, unless it already holds the right files.
-
-    Raises:
-        Unreachable: none of the places that have its files can be reached now.
-        RecastError: a file is not what it should be, or is also one of `fresh.path`.
-    """
-    declared, store = settings.problem(problem), paths.raw_folder(problem)
-    store.mkdir(parents=True, exist_ok=True)
-    with download_progress(f"fetch {problem}") as progress:
-        declared.source.fetch(store, progress, settings.ingest.attempts)
-    if isinstance(declared, Problem) and (growth := declared.growth):
-        _refuse_files_in_both(problem, growth.fresh.local_files(growth.source), list_stored_files(store))
-
-
-def _refuse_files_in_both(problem: str, fresh: list[Path], own: list[Path]) -> None:
-    """Check that no file that brings new rows is one of the source's own files, whose rows nothing checks.
-
-    Raises:
-        RecastError: a file is both.
-    """
-    unchecked = {file.resolve() for file in own}
-    if both := [file for file in fresh if file.resolve() in unchecked]:
-        raise RecastError(
-            f"{both[0]}: problems.{problem}.source.path and problems.{problem}.fresh.path both name this file, so its "
-            "new rows would not be checked; let source.path name only the files that existed at the beginning, and "
-            "fresh.path only others, such as those of another folder"
-        )
+def _tabulate(problem: Problem, store: Path, table: Path, scratch: Path) -> Tabulated:
+    """Write the rows of the raw files as a table, the fastest way that understands all of their cells."""
+    parsed = problem.source.read_parsed(store, scratch, problem.table.features)
+    tabulated = tabulate_parsed(parsed, problem, table, scratch) if parsed else None
+    return tabulated or tabulate(problem.source.read(store, scratch), problem, table, scratch)
 
 
 def main(problem: str) -> None:

@@ -1,17 +1,22 @@
 """Stage normalize: a table in float32, scaled by its training rows only; later stages map it into memory."""
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from pydantic import TypeAdapter
 
-from forecasting.climatology import Climatology
+from forecasting.climatology import BLOCK_ROWS, Climatology
 from forecasting.filling import fill_forward
 from forecasting.preparation import Preparation, extend_scaling
 from problems.columns import Scale, target_time_column
@@ -23,7 +28,15 @@ from project.command import run_stage
 from project.settings.parsing import parse_settings
 from stages.sequences.encode import encode_sequences
 from stages.tables.ingested import TABLE_FILE, read_cadence
-from stages.tables.table import CHUNK_ROWS, Series, Table
+from stages.tables.table import CHUNK_ROWS, Series, Table, read_times
+
+_THREADS = min(os.cpu_count() or 1, 4)
+"""Pieces of the table that are normalized at once; NumPy and Polars let other threads run while they work."""
+
+_PIECE_ROWS = 4 * BLOCK_ROWS
+"""Rows of a piece: as many as a row group of the ingested table has. They must be a multiple of the climatology's
+blocks, whose last rows are computed in another order and may differ in their last digit.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,24 @@ class _Extract:
 
     series: Series
     begin: int
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Consecutive rows of a series, from the row `begin` of its extract."""
+
+    extract: _Extract
+    begin: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class _NormalizedPiece:
+    """The rows of a piece as they are written."""
+
+    values_NF: NDArray[np.float32]
+    times_N: NDArray[np.datetime64]
+    observed_N: NDArray[np.bool_]
 
 
 def normalize(
@@ -63,26 +94,78 @@ def normalize(
 
     all_series = tuple(extract.series for extract in extracts)
     rows = sum(series.rows for series in all_series)
+    pieces = (
+        _Piece(extract, begin, min(_PIECE_ROWS, extract.series.rows - begin))
+        for extract in extracts
+        for begin in range(0, extract.series.rows, _PIECE_ROWS)
+    )
     digest = hashlib.sha256()
     with replace_folder(out) as folder:
-        shape = (rows, len(preparation.features))
-        table = np.lib.format.open_memmap(folder / "table.npy", mode="w+", dtype=np.float32, shape=shape)
-        time = np.lib.format.open_memmap(folder / "time.npy", mode="w+", dtype="datetime64[ms]", shape=(rows,))
-        observed = np.lib.format.open_memmap(folder / "observed.npy", mode="w+", dtype=np.bool_, shape=(rows,))
-        for name, first, chunk, observed_N in _read_chunks(problem, frame, extracts, cadence):
-            span = slice(first, first + len(chunk))
-            time[span] = chunk["time"].to_numpy()
-            table[span] = preparation.normalize_rows(chunk, name)
-            observed[span] = observed_N
-            digest.update(table[span].tobytes())
+        with (
+            _open_array(folder / "table.npy", np.float32, (rows, len(preparation.features))) as table,
+            _open_array(folder / "time.npy", "datetime64[ms]", (rows,)) as time,
+            _open_array(folder / "observed.npy", np.bool_, (rows,)) as observed,
+        ):
+            normalize_piece = partial(_normalize_piece, problem, frame, cadence, preparation)
+            for piece in _normalize_in_order(normalize_piece, pieces):
+                table.write(piece.values_NF.data)
+                digest.update(piece.values_NF.data)
+                time.write(piece.times_N.view(np.int64).data)
+                observed.write(piece.observed_N.data)
+        times_N = read_times(folder)
         for begin in range(0, rows, CHUNK_ROWS):
-            digest.update(time[begin : begin + CHUNK_ROWS].tobytes())
-        table.flush()
-        time.flush()
-        observed.flush()
+            digest.update(times_N[begin : begin + CHUNK_ROWS].view(np.int64).data)
         about = Table(preparation, cadence.total_seconds(), problem.source.synthetic, all_series, digest.hexdigest())
         (folder / "table.json").write_bytes(TypeAdapter(Table).dump_json(about, indent=1))
     return about
+
+
+def _open_array(file: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> BinaryIO:
+    """Open a file of NumPy's format to write the rows of an array of this shape, one after another."""
+    out = file.open("wb")
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
+    return out
+
+
+def _normalize_in_order(
+    normalize_piece: Callable[[_Piece], _NormalizedPiece], pieces: Iterable[_Piece]
+) -> Iterator[_NormalizedPiece]:
+    """Normalize the pieces in several threads, and yield them in order. Only a few are in memory at any time."""
+    waiting: deque[Future[_NormalizedPiece]] = deque()
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for piece in pieces:
+            waiting.append(threads.submit(normalize_piece, piece))
+            if len(waiting) > _THREADS + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _normalize_piece(
+    problem: Problem, frame: pl.LazyFrame, cadence: timedelta, preparation: Preparation, piece: _Piece
+) -> _NormalizedPiece:
+    """Read the rows of a piece, fill their nulls, and scale them.
+
+    What is known in advance also stands in the row one horizon earlier. Rows may be missing between the two; no window
+    spans such a gap.
+    """
+    limit = problem.table.fill // cadence if problem.table.fill else 0
+    horizon = problem.horizon // cadence if problem.table.known else 0
+    series = piece.extract.series
+    before = min(limit, piece.begin)
+    after = min(horizon, series.rows - piece.begin - piece.rows)
+    read = frame.slice(piece.extract.begin + piece.begin - before, before + piece.rows + after)
+    chunk = read.collect(engine="streaming")
+    observed_N = chunk[problem.table.target][before : before + piece.rows].is_not_null().to_numpy()
+    if limit:
+        starts_N = chunk.select((pl.col("time").diff() != cadence).fill_null(True)).to_series().to_numpy()
+        filled_NC = fill_forward(chunk.select(problem.table.features).to_numpy(), starts_N, limit)
+        chunk = chunk.with_columns(pl.from_numpy(filled_NC, problem.table.features, orient="row").get_columns())
+    shifted = [pl.col(name).shift(-horizon).alias(target_time_column(name)) for name in problem.table.known]
+    chunk = chunk.with_columns(shifted).slice(before, piece.rows)
+    values_NF = np.ascontiguousarray(preparation.normalize_rows(chunk, series.name), dtype=np.float32)
+    return _NormalizedPiece(values_NF, chunk["time"].to_numpy(), observed_N)
 
 
 def _fit_climatologies(
@@ -108,12 +191,16 @@ def _fit_climatologies(
             harmonics, ((piece["time"].to_numpy(), piece[target].to_numpy()) for piece in pieces)
         )
         if climatology is None:
-            raise RecastError(
-                f"series {extract.series.name}: {target!r} has no value in the training rows that a climatology "
-                f"could be fitted to; leave the series out, move problems.{problem_name}.split or remove "
-                f"problems.{problem_name}.table.climatology"
-            )
+            raise make_climatology_error(extract.series.name, target, problem_name)
         yield extract.series.name, climatology
+
+
+def make_climatology_error(series: str, target: str, problem_name: str) -> RecastError:
+    """The error for a series whose training rows have no target that a climatology could be fitted to."""
+    return RecastError(
+        f"series {series}: {target!r} has no value in the training rows that a climatology could be fitted to; leave "
+        f"the series out, move problems.{problem_name}.split or remove problems.{problem_name}.table.climatology"
+    )
 
 
 def _split_series(problem: Problem, frame: pl.LazyFrame, cadence: timedelta, problem_name: str) -> Iterator[_Extract]:
@@ -159,20 +246,21 @@ def _fit_preparation(
     features = problem.table.features
     known, mean, squares = np.zeros(len(features)), np.zeros(len(features)), np.zeros(len(features))
     lowest, highest = np.full(len(features), np.inf), np.full(len(features), -np.inf)
-    for extract in extracts:
-        train = extract.series.train
-        for begin in range(0, train, CHUNK_ROWS):
-            rows = frame.slice(extract.begin + begin, min(CHUNK_ROWS, train - begin)).select(features)
-            piece = rows.collect(engine="streaming").to_numpy()
-            is_known = ~np.isnan(piece)
-            more = is_known.sum(axis=0)
-            center = np.where(is_known, piece, 0).sum(axis=0) / np.maximum(more, 1)
-            both = np.maximum(known + more, 1)
-            squares += np.square(np.where(is_known, piece - center, 0)).sum(axis=0)
-            squares += np.square(center - mean) * known * more / both
-            mean += (center - mean) * more / both
-            known += more
-            lowest, highest = np.fmin(lowest, np.fmin.reduce(piece)), np.fmax(highest, np.fmax.reduce(piece))
+    with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(_THREADS) as threads:
+        fitted = beside.submit(lambda: dict(_fit_climatologies(problem, frame, extracts, problem_name)))
+        for extract in extracts:
+            train = extract.series.train
+            for begin in range(0, train, CHUNK_ROWS):
+                rows = frame.slice(extract.begin + begin, min(CHUNK_ROWS, train - begin)).select(features)
+                columns = rows.collect(engine="streaming").get_columns()
+                figures = np.array([*threads.map(_measure_column, columns)])
+                more, center, piece_squares, piece_lowest, piece_highest = figures.T
+                both = np.maximum(known + more, 1)
+                squares += piece_squares
+                squares += np.square(center - mean) * known * more / both
+                mean += (center - mean) * more / both
+                known += more
+                lowest, highest = np.fmin(lowest, piece_lowest), np.fmax(highest, piece_highest)
     for name, count in zip(features, known, strict=True):
         if not count:
             raise RecastError(
@@ -186,41 +274,23 @@ def _fit_preparation(
     }[scale]
     # A column that is constant in training has no scale of its own; rounding may make its deviation differ from 0.
     centers, scales = extend_scaling(problem.table, center, np.where(highest > lowest, deviation, 1.0))
-    climatologies = {
-        name: tuple(climatology.coefficients.tolist())
-        for name, climatology in _fit_climatologies(problem, frame, extracts, problem_name)
-    }
+    climatologies = {name: tuple(climatology.coefficients.tolist()) for name, climatology in fitted.result().items()}
     return Preparation(problem.table, problem.horizon, centers, scales, climatologies)
 
 
-def _read_chunks(
-    problem: Problem, frame: pl.LazyFrame, extracts: list[_Extract], cadence: timedelta
-) -> Iterator[tuple[str, int, pl.DataFrame, NDArray[np.bool_]]]:
-    """The table in pieces of at most `CHUNK_ROWS` rows of one series.
-
-    What is known in advance also stands in the row one horizon earlier. Rows may be missing between the two; no window
-    spans such a gap.
-
-    Yields:
-        The name of the series, the piece's first row in the table that is written, the piece with its nulls filled,
-        and whether the target of each of its rows was observed, before nulls were filled.
-    """
-    limit = problem.table.fill // cadence if problem.table.fill else 0
-    horizon = problem.horizon // cadence if problem.table.known else 0
-    for extract in extracts:
-        series = extract.series
-        for begin in range(0, series.rows, CHUNK_ROWS):
-            before = min(limit, begin)
-            length = min(CHUNK_ROWS, series.rows - begin)
-            after = min(horizon, series.rows - begin - length)
-            chunk = frame.slice(extract.begin + begin - before, before + length + after).collect(engine="streaming")
-            observed_N = chunk[problem.table.target][before : before + length].is_not_null().to_numpy()
-            if limit:
-                starts_N = chunk.select((pl.col("time").diff() != cadence).fill_null(True)).to_series().to_numpy()
-                filled_NC = fill_forward(chunk.select(problem.table.features).to_numpy(), starts_N, limit)
-                chunk = chunk.with_columns(pl.from_numpy(filled_NC, problem.table.features, orient="row").get_columns())
-            shifted = [pl.col(name).shift(-horizon).alias(target_time_column(name)) for name in problem.table.known]
-            yield series.name, series.first + begin, chunk.with_columns(shifted).slice(before, length), observed_N
+def _measure_column(cells: pl.Series) -> tuple[int, float, float, float, float]:
+    """Number of the known cells, their mean, the sum of squared deviations from it, the lowest, and the highest."""
+    cells_N = cells.to_numpy()
+    is_known_N = ~np.isnan(cells_N)
+    known = int(np.count_nonzero(is_known_N))
+    if known < len(cells_N):
+        center = float(np.where(is_known_N, cells_N, 0).sum()) / max(known, 1)
+        deviations_N = np.where(is_known_N, cells_N - center, 0)
+    else:
+        center = float(cells_N.sum()) / max(known, 1)
+        deviations_N = cells_N - center
+    squares = float(np.square(deviations_N).sum())
+    return known, center, squares, float(np.fmin.reduce(cells_N)), float(np.fmax.reduce(cells_N))
 
 
 def main(problem: str) -> None:

@@ -14,7 +14,7 @@ from project.atomic import write_json
 from project.progress import console
 from project.records import read_record
 from project.settings.sections import Settings
-from stages import ingest
+from stages.fetching import fetch
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RefreshResult:
 def refresh_task(problem: str, settings: Settings) -> RefreshResult:
     """Fetch and check new rows, increment by increment. Those that break the contract go into quarantine."""
     declared = settings.problem(problem)
-    ingest.fetch(problem, settings)
+    fetch(problem, settings)
     accepted: list[str] = []
     breaches: list[str] = (
         read_record(breach_mark(problem), list[str], fix="delete it") if breach_mark(problem).exists() else []

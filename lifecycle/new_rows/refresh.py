@@ -28,7 +28,7 @@ from project import paths
 from project.atomic import replace_file, write_json
 from project.records import read_disposable_record
 from project.settings.sections import Settings
-from stages.ingest import fetch
+from stages.fetching import fetch
 from stages.tables.polars_errors import explain_polars_errors
 
 

@@ -1,23 +1,29 @@
 """Download a file from the first mirror that gives it. The download continues where it was cut, and is verified."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from problems.errors import RecastError, Unreachable
 from problems.files.file_hash import file_sha256
+from problems.lazy_modules import httpx
 from problems.source import DownloadProgress
 
 RETRY_WAIT = wait_random_exponential(multiplier=0.5, max=10)
-REQUEST_TIMEOUT = httpx.Timeout(30, connect=5)
 DOWNLOAD_SUFFIXES = (".sha256", ".part", ".part.json")
 """What a download adds to a file's name: for its recorded checksum, and for the part of a download that was cut."""
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+def request_timeout() -> httpx.Timeout:
+    """How long to wait for an answer, and for a connection."""
+    return httpx.Timeout(30, connect=5)
 
 
 class _WrongFileError(Exception):
@@ -114,7 +120,7 @@ def _continue_download(url: str, destination: Path, progress: DownloadProgress) 
     if known.get("version"):
         # If-Range: a server whose file has changed, or that cannot tell, sends the whole file with status 200.
         headers |= {"Range": f"bytes={part.stat().st_size}-", "If-Range": known["version"]}
-    with httpx.stream("GET", url, headers=headers, timeout=REQUEST_TIMEOUT, follow_redirects=True) as response:
+    with httpx.stream("GET", url, headers=headers, timeout=request_timeout(), follow_redirects=True) as response:
         if response.status_code == 416 or (response.status_code == 206 and not _is_continuation(response, part, known)):
             part.unlink()
             raise httpx.RemoteProtocolError("the server answered with a range other than the one requested")

@@ -4,17 +4,20 @@
 but a few changed bytes make it crash the process, where a user needs a message. Nothing in such a file is executed.
 """
 
+from __future__ import annotations
+
 import math
 import struct
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from problems.errors import RecastError
+from problems.lazy_modules import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MATLAB_HEADER = b"MATLAB 5.0 MAT-file"
 _HEADER_SIZE, _ORDER_AT = 128, 126

@@ -1,15 +1,17 @@
 """Sequences that are written one chunk after the other, so that memory does not grow with their number."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
-
+from problems.lazy_modules import np, pl
 from problems.sequences import INPUTS_COLUMN, SPLIT_COLUMN, TARGET_COLUMN
 from problems.source import PLACE_COLUMN
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CHUNK_NUMBERS = 1 << 22
 """About how many input numbers a chunk has: 16 MiB."""

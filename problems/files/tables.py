@@ -1,14 +1,15 @@
 """CSV and Parquet files: found by a path, unpacked, and scanned as tables whose rows know where they stand."""
 
+from __future__ import annotations
+
 import glob
 import gzip
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import polars as pl
-
 from problems.errors import RecastError
+from problems.lazy_modules import pl
 from problems.source import PLACE_COLUMN
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
@@ -61,6 +62,7 @@ def scan_table(
     separator: str = ",",
     null_values: Sequence[str] = (),
     skip_lines: int = 0,
+    numbers: Collection[str] = (),
 ) -> pl.LazyFrame:
     """Scan the columns of a CSV file as text, or of a Parquet file as they are, with `PLACE_COLUMN`.
 
@@ -69,6 +71,9 @@ def scan_table(
 
     Args:
         name: what messages call the file; None: its path.
+        numbers: columns of a CSV file whose cells are parsed as numbers while they are scanned, which takes half as
+            long as parsing text later. Polars reads a number as it would from the text, apart from white space after
+            it. When the rows are collected, a cell that is not a number raises `polars.exceptions.ComputeError`.
 
     Raises:
         RecastError: the file is empty or cannot be read as a table.
@@ -83,6 +88,7 @@ def scan_table(
                     file,
                     separator=separator,
                     infer_schema=False,
+                    schema_overrides=dict.fromkeys(numbers, pl.Float64),
                     encoding="utf8-lossy",
                     null_values=list(null_values),
                     skip_lines=skip_lines,

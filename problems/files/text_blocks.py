@@ -1,15 +1,16 @@
 """Long texts in blocks of about a megabyte, so that memory does not grow with a text."""
 
+from __future__ import annotations
+
 import codecs
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-import polars as pl
-
 from problems.errors import RecastError
 from problems.files.archive import READ_ERRORS
+from problems.lazy_modules import pl
 from problems.sequences import INPUTS_COLUMN, SPLIT_COLUMN
 from problems.source import PLACE_COLUMN
 

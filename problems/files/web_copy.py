@@ -1,5 +1,7 @@
 """A copy of a file on a web server. It is fetched only if it has changed, and only its tail if it has only grown."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Iterator
@@ -7,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from problems.errors import Unreachable
 from problems.files import download as downloading
-from problems.files.download import REQUEST_TIMEOUT, checksum_file, download, error_reason, is_transient
+from problems.files.download import checksum_file, download, error_reason, is_transient, request_timeout
+from problems.lazy_modules import httpx
 from problems.source import DownloadProgress
 
 COMPARED_BYTES = 1 << 20
@@ -112,7 +114,7 @@ def _append_tail(url: str, copy: Path, known: dict[str, Any], progress: Download
         headers["Range"] = f"bytes={size - compared}-"
     elif len(headers) == 1:
         return False
-    with httpx.stream("GET", url, headers=headers, timeout=REQUEST_TIMEOUT, follow_redirects=True) as response:
+    with httpx.stream("GET", url, headers=headers, timeout=request_timeout(), follow_redirects=True) as response:
         if response.status_code == 304:
             return True
         if response.status_code in (200, 416):

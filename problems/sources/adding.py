@@ -5,20 +5,23 @@ Hochreiter and Schmidhuber 1997, "Long Short-Term Memory", section 5.4; as in th
 two steps of a sequence. A network that always answers 1 has a mean squared error of 1/6.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 from pydantic import Field
 
 from problems.files.sequence_chunks import make_chunk, sequences_per_chunk, write_chunks
+from problems.lazy_modules import np, pl
 from problems.sequences import SequenceFormat, Sequences, SequenceSource
 from problems.source import DownloadProgress
 
-Numbers = NDArray[np.float32]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Numbers: TypeAlias = "NDArray[np.float32]"
 
 
 class AddingSource(SequenceSource):

@@ -5,18 +5,21 @@ Generic Convolutional and Recurrent Networks for Sequence Modeling". A network t
 answers 0 until the digits are due, and then any of the eight, has a cross-entropy of 10 log(8) / (T + 20).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from problems.files.sequence_chunks import make_chunk, sequences_per_chunk, write_chunks
+from problems.lazy_modules import np, pl
 from problems.sequences import SequenceFormat, Sequences, SequenceSource
 from problems.source import DownloadProgress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DIGITS, DIGIT_VALUES = 10, 8
 """How many digits are to be remembered, and how many values each can have: 1 to 8."""
@@ -47,7 +50,7 @@ class CopyMemorySource(SequenceSource):
     seed: int = Field(0, ge=0, description="of the random numbers")
 
     @model_validator(mode="after")
-    def _check_count(self) -> "CopyMemorySource":
+    def _check_count(self) -> CopyMemorySource:
         if self.train + self.validation + self.test > MOST_SEQUENCES:
             raise ValueError(f"train, validation and test together must be {MOST_SEQUENCES:,} at most")
         return self

@@ -1,16 +1,17 @@
 """The rows that a query to a database returns, stored as they came."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import polars as pl
 from pydantic import Field, field_validator
 
 from problems.errors import RecastError, Unreachable
@@ -19,6 +20,7 @@ from problems.files.file_hash import file_sha256
 from problems.files.raw_store import replace_with_links
 from problems.files.tables import is_parquet, scan_table
 from problems.growing_source import GrowingSource
+from problems.lazy_modules import pl
 from problems.source import DownloadProgress, RepeatedHour, Rows, TimeZone
 
 if TYPE_CHECKING:
@@ -123,7 +125,6 @@ class DatabaseSource(GrowingSource):
         """Ask the database for the rows after a time, see `GrowingSource.read_rows_after`."""
         # SQLAlchemy takes a while to import, and few problems need it.
         from sqlalchemy import (  # noqa: PLC0415 - saves start-up time
-            TextClause,
             bindparam,
             column,
             literal_column,
@@ -142,7 +143,7 @@ class DatabaseSource(GrowingSource):
                 statement = statement.bindparams(after=after)
         return self._ask(f"problems.{problem}.source", statement, f"problems.{problem}.fresh.query")
 
-    def _ask(self, setting: str, query: "str | TextClause | Select[Any]", query_setting: str) -> Iterator[pl.DataFrame]:
+    def _ask(self, setting: str, query: str | TextClause | Select[Any], query_setting: str) -> Iterator[pl.DataFrame]:
         """Ask the database, and read the rows of its answer batch by batch.
 
         Args:
@@ -185,7 +186,7 @@ class DatabaseSource(GrowingSource):
         finally:
             engine.dispose()
 
-    def read_base(self, store: Path, scratch: Path) -> Rows:
+    def read_base(self, store: Path, scratch: Path, numbers: Collection[str] = ()) -> Rows:
         """Read the stored answer.
 
         Raises:
@@ -195,7 +196,7 @@ class DatabaseSource(GrowingSource):
             raise RecastError(f"{store}: nothing has been fetched; run recast fetch {store.name}")
         return self._as_rows(scan_table(store / ANSWER_FILE, name=f"the answer to problems.{store.name}.source.query"))
 
-    def read_increment(self, file: Path, scratch: Path) -> Rows:
+    def read_increment(self, file: Path, scratch: Path, numbers: Collection[str] = ()) -> Rows:
         """Read the rows of one answer.
 
         Raises:

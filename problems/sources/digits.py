@@ -4,20 +4,23 @@ The test half of the UCI set "Optical Recognition of Handwritten Digits" (Alpayd
 people. A small substitute for the data of the lecture's rows T1 and T2, which `problems.sources.mnist` reads.
 """
 
+from __future__ import annotations
+
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 from pydantic import Field
 
 from problems.errors import RecastError
 from problems.files.raw_store import replace_with_links
 from problems.files.sequence_chunks import make_chunk
+from problems.lazy_modules import np, pl
 from problems.sequences import SequenceFormat, Sequences, SequenceSource
 from problems.source import DownloadProgress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _PACKAGE = "sklearn"
 _FILE = "digits.csv.gz"

@@ -5,12 +5,13 @@ training and as many for the test; its 50,000 reviews without a label are left o
 in tensorflow-datasets.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Literal
 
-import polars as pl
 from pydantic import Field
 
 from problems.errors import RecastError
@@ -19,6 +20,7 @@ from problems.files.public_files import GZIP_MAGIC, PublicFile, fetch_public_fil
 from problems.files.raw_store import list_stored_files, replace_with_links
 from problems.files.sequence_chunks import write_chunks
 from problems.files.tables import is_parquet, scan_table
+from problems.lazy_modules import pl
 from problems.sequences import INPUTS_COLUMN, SPLIT_COLUMN, TARGET_COLUMN, SequenceFormat, Sequences, SequenceSource
 from problems.source import PLACE_COLUMN, DownloadProgress
 from problems.split import SPLITS

@@ -4,6 +4,7 @@ import os
 import shutil
 import zipfile
 import zlib
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -64,7 +65,7 @@ class JenaSource(GrowingSource):
             name = self.mirrors[0].rsplit("/", 1)[-1]
             download(self.mirrors, store / name, progress, attempts=attempts, magic=b"PK\x03\x04", fix=_FIX)
 
-    def read_base(self, store: Path, scratch: Path) -> Rows:
+    def read_base(self, store: Path, scratch: Path, numbers: Collection[str] = ()) -> Rows:
         """Read the rows of the one file in the store, unzipped into `scratch` if necessary.
 
         Raises:
@@ -74,18 +75,20 @@ class JenaSource(GrowingSource):
         with file.open("rb") as content:
             if content.read(512).lstrip().startswith(b"<"):
                 raise RecastError(f"{file}: a web page, not the station's data; delete it, then {_FIX}")
-        return self._scan_rows(self.unpack(file, scratch), name=str(file))
+        return self._scan_rows(self.unpack(file, scratch), str(file), numbers)
 
-    def read_increment(self, file: Path, scratch: Path) -> Rows:
+    def read_increment(self, file: Path, scratch: Path, numbers: Collection[str] = ()) -> Rows:
         """Read the rows of a CSV file of the station.
 
         Raises:
             RecastError: the file cannot be read as a table.
         """
-        return self._scan_rows(file, name=str(file))
+        return self._scan_rows(file, str(file), numbers)
 
-    def _scan_rows(self, file: Path, name: str) -> Rows:
-        return Rows(scan_table(file, name=name), time="Date Time", time_format="%d.%m.%Y %H:%M:%S")
+    def _scan_rows(self, file: Path, name: str, numbers: Collection[str]) -> Rows:
+        time = "Date Time"
+        frame = scan_table(file, name=name, numbers={*numbers} - {time})
+        return Rows(frame, time, time_format="%d.%m.%Y %H:%M:%S")
 
     def unpack(self, file: Path, scratch: Path) -> Path:
         """Unpack the CSV file from a zip archive.

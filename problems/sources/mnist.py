@@ -6,23 +6,26 @@ Way to Initialize Recurrent Networks of Rectified Linear Units", section 4.2, re
 those that public code pins, all of it the same ones.
 """
 
+from __future__ import annotations
+
 import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 from pydantic import Field
 
 from problems.errors import RecastError
 from problems.files.public_files import GZIP_MAGIC, PublicFile, fetch_public_files, link_files_of_folder
 from problems.files.sequence_chunks import make_chunk, sequences_per_chunk, write_chunks
+from problems.lazy_modules import np, pl
 from problems.sequences import SequenceFormat, Sequences, SequenceSource
 from problems.source import DownloadProgress
 from problems.sources.digits import pixel_order
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SIDE, CLASSES = 28, 10
 PIXELS = SIDE * SIDE

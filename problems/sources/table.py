@@ -1,21 +1,24 @@
 """A user's own CSV or Parquet files, read as params.yaml describes them."""
 
+from __future__ import annotations
+
 import codecs
 import csv
 import gzip
 import io
 import shutil
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
-import polars as pl
 from pydantic import AfterValidator, Field
 
 from problems.errors import RecastError
 from problems.files.raw_store import INCREMENTS_FOLDER, list_increments, list_stored_files, replace_with_links
 from problems.files.tables import TABLE_SUFFIXES, find_data_files, is_packed, is_parquet, open_unpacked, scan_table
 from problems.growing_source import GrowingSource
+from problems.lazy_modules import pl
 from problems.source import DownloadProgress, RepeatedHour, Rows, TimeZone
 
 
@@ -89,13 +92,21 @@ class TableSource(GrowingSource):
         """
         replace_with_links(store, find_data_files(self.path, f"problems.{store.name}.source.path"))
 
-    def read_base(self, store: Path, scratch: Path) -> Rows:
+    def read_parsed(self, store: Path, scratch: Path, numbers: Collection[str]) -> Rows | None:
+        """Read the same rows as `read`, with the columns `numbers` parsed while they are scanned, see `Source`."""
+        # Where the comma is the decimal mark, Polars would also read 1.000, which may mean a thousand. A comment may
+        # begin in a column of numbers.
+        if self.decimal != "." or self.comment is not None:
+            return None
+        return super().read_parsed(store, scratch, numbers)
+
+    def read_base(self, store: Path, scratch: Path, numbers: Collection[str] = ()) -> Rows:
         """Read the rows of every file in the store, in the order of the files' names.
 
         Raises:
             RecastError: a file is empty or cannot be read, or two files differ in their columns.
         """
-        frames = {file: self.scan_file(file, scratch) for file in list_stored_files(store)}
+        frames = {file: self.scan_file(file, scratch, numbers) for file in list_stored_files(store)}
         if not frames:
             raise RecastError(f"{store}: no data file is linked there; run the ingest stage again")
         names = {file: set(frame.collect_schema().names()) for file, frame in frames.items()}
@@ -109,13 +120,13 @@ class TableSource(GrowingSource):
         frame = pl.concat([frame.select(sorted(names[first])) for frame in frames.values()], how="vertical_relaxed")
         return self._as_rows(frame, first, f"problems.{store.name}.source.time")
 
-    def read_increment(self, file: Path, scratch: Path) -> Rows:
+    def read_increment(self, file: Path, scratch: Path, numbers: Collection[str] = ()) -> Rows:
         """Read the rows of one file.
 
         Raises:
             RecastError: the file is empty or cannot be read.
         """
-        return self._as_rows(self.scan_file(file, scratch), file, "source.time")
+        return self._as_rows(self.scan_file(file, scratch, numbers), file, "source.time")
 
     def is_fresh_file(self, file: Path) -> bool:
         """Whether its name is that of a CSV or Parquet file."""
@@ -201,11 +212,14 @@ class TableSource(GrowingSource):
                 fault = f"a quotation mark opens a text that does not end as it should ({error})"
             return f"{file.resolve()}, line {self.skip_lines + line + 1}: {fault}"
 
-    def scan_file(self, file: Path, scratch: Path) -> pl.LazyFrame:
+    def scan_file(self, file: Path, scratch: Path, numbers: Collection[str] = ()) -> pl.LazyFrame:
         """Scan the columns of one file, see `scan_table`.
 
         A file that is packed, or whose text is not UTF-8, or whose columns are separated by spaces, is first copied
         into `scratch` as a plain UTF-8 file.
+
+        Args:
+            numbers: see `read_parsed`.
 
         Raises:
             RecastError: the file is empty or cannot be read as a table, or its bytes are not in the encoding.
@@ -232,8 +246,14 @@ class TableSource(GrowingSource):
                 ) from None
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise RecastError(f"{name}: not a whole gzip file: {error}") from None
+        times = (self.time,) if isinstance(self.time, str) else self.time
         frame = scan_table(
-            copy, name=name, separator=self.separator, null_values=self.null_values, skip_lines=self.skip_lines
+            copy,
+            name=name,
+            separator=self.separator,
+            null_values=self.null_values,
+            skip_lines=self.skip_lines,
+            numbers={*numbers} - {*times, self.series},
         )
         if self.comment is None or is_parquet(file):
             return frame

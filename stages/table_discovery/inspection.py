@@ -17,12 +17,16 @@ from problems.files.tables import find_data_files, is_parquet
 from problems.source import PLACE_COLUMN
 from problems.sources.table import TableSource
 from stages.table_discovery.columns import (
+    MARKERS,
     Column,
+    count_values,
     describe_columns,
+    find_markers,
     find_numbers,
     find_role,
     find_sentinels,
     find_series,
+    is_ascending,
 )
 from stages.table_discovery.layout import detect_layout
 from stages.table_discovery.text import has_decimal_commas
@@ -77,9 +81,9 @@ def inspect_file(
     layout = {} if is_parquet(file) else detect_layout(file, questions)
     source = TableSource.model_validate({"kind": "table", "path": path, "time": "?", **layout})
     with tempfile.TemporaryDirectory() as scratch, explain_polars_errors(file, Path(scratch), source.find_file_fault):
-        placed = source.scan_file(file, Path(scratch))
+        lines = source.scan_file(file, Path(scratch))
         # Blank lines are not rows.
-        placed = placed.filter(~pl.all_horizontal(pl.exclude(PLACE_COLUMN).is_null()))
+        placed = lines.filter(~pl.all_horizontal(pl.exclude(PLACE_COLUMN).is_null()))
         frame = placed.drop(PLACE_COLUMN)
         sample = frame.head(SAMPLE_ROWS).collect()
         if not sample.height:
@@ -90,8 +94,8 @@ def inspect_file(
         if not is_parquet(file) and has_decimal_commas(sample, source.separator, questions):
             layout["decimal"] = ","
         counted = frame.head(COUNTED_ROWS)
-        numbers, null_values = find_numbers(sample, counted, layout.get("decimal", "."))
-        if null_values:
+        numbers = find_numbers(sample, layout.get("decimal", "."))
+        if null_values := _find_null_values(source, file, Path(scratch), counted, sample, numbers, layout):
             layout["null_values"] = [*source.null_values, *null_values]
             texts = ", ".join(map(repr, null_values))
             questions.append(f"Does {texts} stand for a missing value? (source.null_values)")
@@ -101,9 +105,11 @@ def inspect_file(
 
         time_settings = find_time(file, sample, numbers, time, questions, describe_place)
         time_columns = time_settings["time"] if isinstance(time_settings["time"], list) else [time_settings["time"]]
-        counts = counted.select(pl.len().alias(PLACE_COLUMN), pl.all().n_unique()).collect(engine="streaming")
-        unique = counts.row(0, named=True)
-        series = series or find_series(counted, time_columns, unique, questions)
+        unique = {name: sample[name].n_unique() for name in numbers}
+        unique |= count_values(counted, [name for name, count in unique.items() if count < 3])
+        # A blank line has no time, so that the times with it are not ascending.
+        if series is None and not is_ascending(lines.head(COUNTED_ROWS), time_columns[0]):
+            series = find_series(counted, time_columns, questions)
     columns = [
         Column(name, find_role(name, sample, numbers, unique, time_columns, series, target)) for name in sample.columns
     ]
@@ -117,3 +123,37 @@ def inspect_file(
         sample=sample,
         questions=questions,
     )
+
+
+def _find_null_values(
+    source: TableSource,
+    file: Path,
+    scratch: Path,
+    counted: pl.LazyFrame,
+    sample: pl.DataFrame,
+    numbers: dict[str, pl.Series],
+    layout: dict[str, Any],
+) -> list[str]:
+    """The texts that seem to mean a missing value, from all columns of numbers.
+
+    Columns with too many different texts are not columns of numbers, and are removed from `numbers`.
+    """
+    columns = [name for name in numbers if sample[name].dtype == pl.String]
+    decimal = layout.get("decimal", ".")
+    if not columns or (decimal == "." and "comment" not in layout and _are_plain(source, file, scratch, columns)):
+        return []
+    markers = find_markers(counted, columns, decimal)
+    for name, texts in markers.items():
+        if len(texts) > MARKERS:
+            del numbers[name]
+    return list(dict.fromkeys(text for texts in markers.values() if len(texts) <= MARKERS for text in texts))
+
+
+def _are_plain(source: TableSource, file: Path, scratch: Path, columns: list[str]) -> bool:
+    """Whether every cell of these columns is empty or a number. Polars finds that out fastest while it scans a file."""
+    frame = source.scan_file(file, scratch, numbers=columns).head(COUNTED_ROWS)
+    try:
+        frame.select(pl.col(columns).count()).collect(engine="streaming")
+    except pl.exceptions.ComputeError:
+        return False
+    return True

@@ -21,10 +21,11 @@ from problems.source import TimeZone
 from project.settings.loading import overlay_settings
 from project.settings.parsing import parse_settings
 from stages.ingest import ingest
-from stages.normalize import normalize
+from stages.normalize import make_climatology_error, normalize
 from stages.table_discovery.columns import parse_unit
 from stages.table_discovery.inspection import Inspection, inspect_file
 from stages.tables.quality import Quality
+from stages.tables.table import read_observed
 from stages.window import window
 
 SPLIT = {"train": 0.7, "validation": 0.15}
@@ -150,6 +151,7 @@ def _try_section(
     section["table"]["fill"] = format_duration(3 * cadence)
     shortest = min(series.rows for series in quality.series.values()) * cadence * SPLIT["train"]
     section["table"] |= _choose_harmonics(cadence, shortest)
+    _normalize_declared_columns(Problem.model_validate(section), ingested, normalized)
     lookback, step, delay = _choose_lengths(cadence)
     while True:
         section["window"] = {
@@ -158,10 +160,8 @@ def _try_section(
             "delay": format_duration(delay),
         }
         section["title"] = f"{section['table']['target']}, {format_duration(delay)} ahead"
-        problem = Problem.model_validate(section)
-        normalize(problem, "standard", ingested, normalized)
         try:
-            windows = window(problem, 1, normalized, out).windows
+            windows = window(Problem.model_validate(section), 1, normalized, out).windows
         except RecastError:
             # Rows are missing too often for windows of this length.
             if max(lookback, delay) == step:
@@ -175,6 +175,20 @@ def _try_section(
         f"from {format_duration(lookback)}, in steps of {format_duration(step)} (window)"
     )
     return Proposal(name, section, guesses, inspection, quality, windows, questions)
+
+
+def _normalize_declared_columns(problem: Problem, ingested: Path, out: Path) -> None:
+    """Normalize the table without the calendar and the climatology, which decide no window and take most of the time.
+
+    Raises:
+        RecastError: `normalize` would refuse the whole problem.
+    """
+    declared = problem.table.model_copy(update={"calendar": None, "climatology": None})
+    table = normalize(problem.model_copy(update={"table": declared}), "standard", ingested, out)
+    observed_N = read_observed(out)
+    for series in table.series:
+        if problem.table.climatology and not observed_N[series.first : series.first + series.train].any():
+            raise make_climatology_error(series.name, problem.table.target, out.name)
 
 
 def _check_regular(path: str, quality: Quality, cadence: timedelta) -> None:

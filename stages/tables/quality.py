@@ -12,8 +12,7 @@ from problems.errors import RecastError
 from problems.files.file_hash import file_sha256
 from problems.files.raw_store import INCREMENTS_FOLDER, list_increments, list_stored_files
 from problems.problem import Problem
-from stages.tables.checks import CellCounts
-from stages.tables.tabulation import SAME_SERIES, Disorder
+from stages.tables.tabulation import SAME_SERIES, Disorder, Tabulated
 
 LISTED_GAPS = 50
 """Gaps of a series that the report lists one by one, at most."""
@@ -93,15 +92,27 @@ class Quality:
 
 
 def measure_quality(
-    problem: Problem, counts: CellCounts, disorder: dict[str, Disorder], table: pl.LazyFrame, store: Path
+    problem: Problem, tabulated: Tabulated, table: pl.LazyFrame, store: Path, files: dict[str, str]
 ) -> Quality:
     """Measure the finished table.
+
+    Args:
+        store: the raw store, which is named for the problem.
+        files: sha256 of the raw files, see `hash_raw_files`.
 
     Raises:
         RecastError: there are too few rows, a column has no value, or the cadence is not the declared one.
     """
-    step = pl.when(SAME_SERIES).then(pl.col("time").diff()).alias("step")
-    steps = table.select("series", step).drop_nulls().group_by("series", "step").len().collect(engine="streaming")
+    counts, step = tabulated.counts, pl.when(SAME_SERIES).then(pl.col("time").diff()).alias("step")
+    steps, extents = pl.collect_all(
+        [
+            table.select("series", step).drop_nulls().group_by("series", "step").len(),
+            table.group_by("series")
+            .agg(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"), pl.len().alias("rows"))
+            .sort("series"),
+        ],
+        engine="streaming",
+    )
     if steps.is_empty():
         raise RecastError(
             f"{store.name}: too few rows: {counts.rows:,} were read, and no series has two different times; "
@@ -113,60 +124,44 @@ def measure_quality(
             f"{store.name}: cadence {format_duration(problem.table.cadence)} is declared, but most rows come every "
             f"{format_duration(cadence)}; correct problems.{store.name}.table.cadence, or set it to null"
         )
-    column = pl.col(problem.table.features)
-    statistics = (
-        table.select(
-            pl.len().alias("rows"),
-            column.null_count().name.prefix("nulls "),
-            column.min().name.prefix("min "),
-            column.max().name.prefix("max "),
-            column.mean().name.prefix("mean "),
-        )
-        .collect(engine="streaming")
-        .row(0, named=True)
-    )
-    rows = statistics["rows"]
-    if empty := [feature for feature in problem.table.features if statistics[f"nulls {feature}"] == rows]:
+    if empty := [feature for feature, figures in tabulated.columns.items() if figures is None]:
         columns = ", ".join(f"{feature!r} ({counts.sentinels.get(feature, 0):,} sentinels)" for feature in empty)
         raise RecastError(f"{store.name}: no row has a value in column {columns}; remove it from the features")
     return Quality(
         synthetic=problem.source.synthetic,
-        files=hash_raw_files(store),
+        files=files,
         settings=hash_reading_settings(problem),
         rows_read=counts.rows,
-        rows_kept=rows,
+        rows_kept=tabulated.rows,
         cadence=format_duration(cadence),
         cadence_seconds=cadence.total_seconds(),
         cadence_declared=problem.table.cadence is not None,
-        series=_measure_series(disorder, table, steps, cadence),
+        series=_measure_series(tabulated.disorder, table, extents, steps, cadence),
         columns={
             feature: ColumnQuality(
-                nulls=statistics[f"nulls {feature}"],
+                nulls=figures.nulls,
                 sentinels=counts.sentinels.get(feature, 0),
-                min=statistics[f"min {feature}"],
-                max=statistics[f"max {feature}"],
-                mean=float(f"{statistics[f'mean {feature}']:.6g}"),
+                # Of -0.0 and 0.0, which are equal, Polars returns any; adding 0 makes both of them 0.0.
+                min=figures.min + 0.0,
+                max=figures.max + 0.0,
+                mean=float(f"{figures.mean:.6g}"),
             )
-            for feature in problem.table.features
+            for feature, figures in tabulated.columns.items()
+            if figures is not None
         },
     )
 
 
 def _measure_series(
-    disorder: dict[str, Disorder], table: pl.LazyFrame, steps: pl.DataFrame, cadence: timedelta
+    disorder: dict[str, Disorder],
+    table: pl.LazyFrame,
+    extents: pl.DataFrame,
+    steps: pl.DataFrame,
+    cadence: timedelta,
 ) -> dict[str, SeriesQuality]:
     """The report on each series, by its name."""
-    extents = (
-        table.group_by("series")
-        .agg(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"), pl.len().alias("rows"))
-        .sort("series")
-        .collect(engine="streaming")
-    )
-    gaps = (
-        table.select("series", pl.col("time").shift().alias("after"), pl.col("time").alias("before"))
-        .filter(SAME_SERIES & (pl.col("before") - pl.col("after") > cadence))
-        .collect(engine="streaming")
-    )
+    neighbours = table.select("series", pl.col("time").shift().alias("after"), pl.col("time").alias("before"))
+    gaps = neighbours.filter(SAME_SERIES & (pl.col("before") - pl.col("after") > cadence)).collect(engine="streaming")
     reports = {}
     for name, first, last, rows in extents.iter_rows():
         own_steps = steps.filter(pl.col("series") == name)

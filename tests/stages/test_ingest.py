@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from problems.errors import RecastError
 from problems.problem import Problem
 from problems.sources.jena import ARCHIVE_VARIABLE
+from problems.sources.table import TableSource
 from stages.ingest import ingest
 from stages.tables import tabulation
 from stages.tables.quality import LISTED_GAPS, Quality
@@ -388,6 +389,53 @@ def test_order_and_repetition_of_the_rows_do_not_matter(data: st.DataObject) -> 
     assert quality.rows_kept == len(rows)
     assert sum(series.duplicates for series in quality.series.values()) == len(shuffled) - len(rows)
     assert quality.columns["x"].nulls == sum(x in ("", "NaN", "7") for x in rows.values())
+
+
+CELLS = [
+    "7",
+    " 7",
+    "7 ",
+    "-1.5",
+    "+4",
+    ".5",
+    "5.",
+    "1e3",
+    "1e400",
+    "NaN",
+    "NA",
+    "",
+    " ",
+    '""',
+    '" 3 "',
+    "inf",
+    "-",
+    "1,5",
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cells=st.lists(st.sampled_from(CELLS), min_size=4, max_size=12),
+    last=st.sampled_from(["", ",\n", ',""\n', "2020-01-02,1\n", "2020-01-09T00:00,1\n", "yesterday,1\n"]),
+)
+def test_a_cell_is_read_or_refused_the_same_whether_polars_parses_it_while_it_scans_or_not(
+    cells: list[str], last: str
+) -> None:
+    """The fast way of reading is left where a cell is not plainly a number."""
+    lines = [f'{START + timedelta(hours=i)},"{x}"' if x == "1,5" else f"{START + timedelta(hours=i)},{x}"
+             for i, x in enumerate(cells)]  # fmt: skip
+    text = "\n".join(["t,x", f"{START - timedelta(hours=1)},1", *lines, last])
+    outcomes = []
+    for is_fast in (True, False):
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            if not is_fast:
+                patch.setattr(TableSource, "read_parsed", lambda source, store, scratch, numbers: None)
+            try:
+                table, quality = ingest_csv(Path(folder), text, sentinels={"x": [7]})
+                outcomes.append((table.to_dict(as_series=False), asdict(quality) | {"settings": ""}))
+            except RecastError as error:
+                outcomes.append(str(error).replace(folder, ""))
+    assert outcomes[0] == outcomes[1]
 
 
 HOURS = "t,x\n2020-01-01 00:00,1\n2020-01-01 01:00,2\n2020-01-01 02:00,3\n"

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forecasting.climatology import BLOCK_ROWS
 from problems.errors import RecastError
 from problems.problem import Problem
 from stages import normalize as stage
@@ -178,6 +179,7 @@ def test_pieces_and_fill_equal_a_loop_over_rows(
         write_ingested(Path(folder, "ingest"), series, moments)
         normalize(problem, "none", Path(folder, "ingest"), Path(folder, "whole"))
         patch.setattr(stage, "CHUNK_ROWS", chunk)
+        patch.setattr(stage, "_PIECE_ROWS", chunk)
         normalize(problem, "none", Path(folder, "ingest"), Path(folder, "pieces"))
         for file in ("table.npy", "time.npy", "observed.npy", "table.json"):
             assert Path(folder, "whole", file).read_bytes() == Path(folder, "pieces", file).read_bytes()
@@ -206,6 +208,20 @@ def test_the_statistics_of_pieces_are_those_of_the_whole(
     training = np.concatenate([raw[:150], raw[300:350]])
     np.testing.assert_allclose(about.preparation.center, np.nanmean(training, axis=0), rtol=1e-14)
     np.testing.assert_allclose(about.preparation.scale, np.nanstd(training, axis=0), rtol=1e-9)
+
+
+def test_many_pieces_give_the_same_bytes_as_one_also_with_derived_columns(
+    tmp_path: Path, make_problem: Make, write_ingested: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = RANDOM.normal(10, 3, (3 * BLOCK_ROWS + 17, 2))
+    raw[RANDOM.random(raw.shape) < 0.05] = np.nan
+    write_ingested(tmp_path / "ingest", [raw])
+    problem = make_problem(2, fill="3h", known=["a"], calendar={"year": 1, "day": 1}, climatology={"year": 1, "day": 2})
+    for folder, rows in (("one", 4 * BLOCK_ROWS), ("many", BLOCK_ROWS)):
+        monkeypatch.setattr(stage, "_PIECE_ROWS", rows)
+        normalize(problem, "standard", tmp_path / "ingest", tmp_path / folder)
+    for file in ("table.npy", "time.npy", "observed.npy"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path, make_problem: Make, write_ingested: Write) -> None:

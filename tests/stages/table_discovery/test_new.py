@@ -18,7 +18,7 @@ from problems.problem import Problem
 from project.settings.parsing import parse_settings
 from stages.ingest import ingest
 from stages.table_discovery.columns import parse_unit
-from stages.table_discovery.inspection import inspect_file
+from stages.table_discovery.inspection import SAMPLE_ROWS, inspect_file
 from stages.table_discovery.proposal import Proposal, propose_problem
 from tests.support.checkout import Checkout
 
@@ -461,3 +461,21 @@ def test_names_that_begin_like_comments_are_none(tmp_path: Path) -> None:
     proposal = propose_for(tmp_path, "\n".join(lines) + "\n")
     assert proposal.section["source"]["series"] == "well"
     assert "comment" not in proposal.section["source"]
+
+
+def test_a_marker_far_below_the_sample_is_found(tmp_path: Path) -> None:
+    lines = make_csv(rows=SAMPLE_ROWS + 50).splitlines()
+    lines[-3] = lines[-3].rpartition(",")[0] + ",missing"
+    proposal = propose_for(tmp_path, "\n".join(lines) + "\n")
+    assert proposal.section["source"]["null_values"][-1] == "missing"
+    assert proposal.quality.columns["flow"].nulls == 1
+
+
+def test_a_column_that_changes_only_below_the_sample_is_used(tmp_path: Path) -> None:
+    lines = [f"{line},{'state' if i == 0 else int(i > SAMPLE_ROWS) + int(i > SAMPLE_ROWS + 9)}"
+             for i, line in enumerate(make_csv(rows=SAMPLE_ROWS + 50).splitlines())]  # fmt: skip
+    proposal = propose_for(tmp_path, "\n".join(lines) + "\n")
+    assert proposal.section["table"]["features"] == ["level", "flow", "state"]
+    always = ["state" if i == 0 else "1" for i in range(len(lines))]
+    lines = [f"{line.rpartition(',')[0]},{cell}" for line, cell in zip(lines, always, strict=True)]
+    assert propose_for(tmp_path, "\n".join(lines) + "\n").section["table"]["features"] == ["level", "flow"]
