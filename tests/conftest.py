@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import random
+import shutil
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,15 @@ import pytest
 import torch
 from filelock import FileLock
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from infra import server_process
 from problems.problem import Problem
 from tests.support import checkout
 from tests.support.checkout import Checkout
+from tests.support.commands import shared_folder
+
+pytest_plugins = ["tests.support.session"]
 
 START = datetime(2020, 1, 1)
 CADENCE = timedelta(hours=1)
@@ -35,18 +41,44 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-LONGEST = ("test_flows", "test_pipeline", "test_commands", "test_deployments", "test_retrain", "test_cluster")
+LONGEST = ("test_deployments", "test_retrain", "test_cluster", "test_servers", "test_migrate", "test_pipeline")
 """The files that take minutes, which begin first: a long one at the end would leave the other processors idle."""
 
+INDEPENDENT = ("test_pipeline", "test_flows", "test_commands")
+"""The files whose tests may run in several workers: they share nothing but what all workers share."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The order of files: the longest, then what starts processes, then the rest."""
 
-    def place(item: pytest.Item) -> tuple[int, bool]:
-        rank = LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
-        return rank, "servers" not in getattr(item, "fixturenames", ())
+class FileScheduling(LoadScopeScheduling):
+    """Gives all tests of a file to one worker, unless they are independent."""
 
-    items.sort(key=place)
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if Path(file).stem in INDEPENDENT else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
+    return FileScheduling(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the files of tests in a random order")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The order of files: the longest first, or at random."""
+    seed = config.getoption("shuffle")
+    if seed is None:
+        items.sort(key=_rank)
+    else:
+        files = sorted({item.path for item in items})
+        random.Random(seed).shuffle(files)
+        items.sort(key=lambda item: files.index(item.path))
+
+
+def _rank(item: pytest.Item) -> tuple[int, bool]:
+    """The place of a test: by its file if that is long, otherwise those that need servers first."""
+    rank = LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+    return rank, "servers" not in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
@@ -93,30 +125,31 @@ def write_ingested() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """A Prefect server of the tests' own, and an empty MLflow database to copy."""
+def servers() -> dict[str, Any]:
+    """A Prefect server and an empty MLflow database to copy, for all workers. The session stops the server."""
     from infra import servers
     from stages.tracking import store
 
-    root = tmp_path_factory.mktemp("servers")
-    with pytest.MonkeyPatch.context() as patch:
+    root = shared_folder() / "servers"
+    with FileLock(f"{root}.lock"), pytest.MonkeyPatch.context() as patch:
+        root.mkdir(exist_ok=True)
         patch.chdir(root)
         patch.delenv("PREFECT_API_URL", raising=False)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         api = f"{server_process.start(servers.PREFECT)}/api"
         store.get_client()
-        yield {"api": api, "mlflow_db": root / "mlruns" / "mlflow.db"}
-        server_process.stop(servers.PREFECT)
+    return {"api": api, "mlflow_db": root / "mlruns" / "mlflow.db", "prefect_db": root / ".recast" / "prefect.db"}
 
 
 @pytest.fixture(scope="session")
-def finished(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def finished(servers: dict[str, Any]) -> Checkout:
     """A checkout in which the whole pipeline has run, by the flow, for all workers. Copy it; do not change it."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    root, made = shared / "finished", shared / "finished.made"
-    with FileLock(shared / "finished.lock"):
+    root = shared_folder() / "finished"
+    made = root.with_suffix(".made")
+    with FileLock(f"{root}.lock"):
         if not made.exists():
+            # A run that has failed before leaves its checkout.
+            shutil.rmtree(root, ignore_errors=True)
             checkout.make_checkout(root, servers["mlflow_db"], PREFECT_API_URL=servers["api"]).recast("run")
             made.touch()
     return checkout.open_checkout(root, PREFECT_API_URL=servers["api"])

@@ -16,7 +16,12 @@ import pytest
 from filelock import FileLock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.deployments import run_deployment
@@ -72,6 +77,8 @@ DEPLOY = {
     "predict": {"cron": None, "time_limit": "2s"},
 }
 
+OWN_POOL = WorkPoolFilter(name=WorkPoolFilterName(any_=[str(DEPLOY["pool"])]))
+
 WORKER = "import sys; from infra.server_process import start, stop; from infra.servers import WORKER; {}(WORKER)"
 
 
@@ -84,7 +91,7 @@ def deployed(servers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     for name in ("retrain", "predict", "monitor"):
         project.file(f"flows/{name}.py").write_text(FLOW.format(name=name))
     project.settings(deploy=DEPLOY)
-    project.recast("deploy")
+    project.recast("deploy", new_process=True)
     project.run(sys.executable, "-c", WORKER.format("start"))
     try:
         yield project
@@ -134,11 +141,16 @@ def wait_for_alert(project: Checkout, text: str) -> str:
     return file.read_text().partition(text)[2]
 
 
+def read_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    """The runs of what this file has deployed; other tests use the same server."""
+    return client.read_flow_runs(work_pool_filter=OWN_POOL)
+
+
 def wait_for_new_runs(client: SyncPrefectClient, known: set[Any], count: int) -> list[FlowRun]:
     """The runs that are not known and that no schedule has asked for, once there are `count` of them."""
 
     def read_new() -> list[FlowRun] | None:
-        new = [run for run in client.read_flow_runs() if run.id not in known and not run.auto_scheduled]
+        new = [run for run in read_runs(client) if run.id not in known and not run.auto_scheduled]
         return new if len(new) >= count else None
 
     new = wait_until(read_new, f"{count} new runs")
@@ -178,7 +190,7 @@ def wait_for_schedule(client: SyncPrefectClient, identity: Any) -> None:
 def test_deploying_again_changes_nothing_and_what_is_gone_is_removed(
     deployed: Checkout, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {(deployment.id, deployment.updated) for deployment in client.read_deployments()}
+    before = {(each.id, each.updated) for each in client.read_deployments(work_pool_filter=OWN_POOL)}
     flow = client.create_flow_from_name("retrain")
 
     def create(name: str, root: Path, tags: list[str]) -> UUID:
@@ -190,7 +202,7 @@ def test_deploying_again_changes_nothing_and_what_is_gone_is_removed(
     elsewhere = create("elsewhere-tests", deployed.root.parent, ["recast"])
     printed = deployed.recast("deploy")
     assert "gone-tests is removed" in printed
-    after = {(deployment.id, deployment.updated) for deployment in client.read_deployments()}
+    after = {(each.id, each.updated) for each in client.read_deployments(work_pool_filter=OWN_POOL)}
     assert before <= after, "Prefect forgets the missed runs of a deployment that it is sent again"
     assert stranger not in dict(after)
     assert {theirs, elsewhere} <= set(dict(after))
@@ -258,8 +270,8 @@ def test_a_wrong_schedule_is_refused(cron: str, deployed: Checkout, monkeypatch:
 
 
 def test_an_event_starts_the_flow_in_the_projects_root(deployed: Checkout, client: SyncPrefectClient) -> None:
-    known = {run.id for run in client.read_flow_runs()}
-    deployed.recast("arrived", "demo")
+    known = {run.id for run in read_runs(client)}
+    deployed.recast("arrived", "demo", new_process=True)
     (new,) = wait_for_new_runs(client, known, 1)
     run = wait_for_end(client, new)
     assert run.state
@@ -312,7 +324,7 @@ def test_what_was_missed_is_caught_up_once_and_what_was_killed_is_told(
     for process in family:
         process.kill()
     psutil.wait_procs(family, timeout=PATIENCE_SECONDS)
-    known = {run.id for run in client.read_flow_runs()}
+    known = {run.id for run in read_runs(client)}
     for count in (1, 2, 3):
         deployed.recast("arrived", "demo")
         missed = wait_for_new_runs(client, known, count)

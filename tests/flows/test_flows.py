@@ -70,7 +70,7 @@ def test_ctrl_c_stops_training_in_this_process_too(
 ) -> None:
     checkout = finished.copy(tmp_path / "inline")
     checkout.settings(train__epochs=100_000)
-    process = checkout.start(sys.executable, *command)
+    process = checkout.start(sys.executable, *command, new_process=True)
     wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     os.killpg(process.pid, signal.SIGINT)
     printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
@@ -112,20 +112,20 @@ def test_what_failed_for_want_of_memory_is_tried_again_when_asked(finished: Chec
     assert "Everything is up to date" in checkout.recast("run")
 
 
-DIES_IN_ITS_LOG = (
+DIES_WHILE_IT_ANSWERS = (
     "import gc, multiprocessing.queues; "
-    "[queue._wlock.acquire() for queue in gc.get_objects() "
-    "if isinstance(queue, multiprocessing.queues.Queue) and queue._thread]; "
-    "os.kill(os.getpid(), signal.SIGKILL)"
+    "held = [queue._wlock.acquire() for queue in gc.get_objects() "
+    "if isinstance(queue, multiprocessing.queues.SimpleQueue)]; "
+    "os.kill(os.getpid(), signal.SIGKILL if held else signal.SIGSTOP)"
 )
-"""A statement that kills its process while it holds the lock of the queue of log lines."""
+"""A statement that kills its process while it holds the lock of the queue of results."""
 
 
-def test_a_process_that_dies_while_it_logs_is_blamed_on_no_bystander_and_the_run_ends(
+def test_a_process_that_dies_while_it_answers_is_blamed_on_no_bystander_and_the_run_ends(
     finished: Checkout, tmp_path: Path
 ) -> None:
     checkout = finished.copy(tmp_path / "bystanders")
-    break_architecture(checkout, "deadly", DIES_IN_ITS_LOG)
+    break_architecture(checkout, "deadly", DIES_WHILE_IT_ANSWERS)
     checkout.settings(
         grid__seeds=[0],
         grid__architectures={"deadly": {}, "dense": {"units": [4, 5]}},
@@ -142,7 +142,7 @@ def test_ctrl_c_stops_a_run_in_which_a_process_has_died(finished: Checkout, tmp_
     die = "if not os.path.exists('died'): open('died', 'w').close(); os.kill(os.getpid(), signal.SIGKILL)"
     break_architecture(checkout, "once", die)
     checkout.settings(grid__architectures={"once": {}}, train__epochs=100_000, **LOCAL)
-    process = checkout.start(sys.executable, "-m", "flows", "run")
+    process = checkout.start(sys.executable, "-m", "flows", "run", new_process=True)
     wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     assert checkout.file("died").exists()
     os.killpg(process.pid, signal.SIGINT)

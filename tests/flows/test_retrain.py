@@ -155,6 +155,14 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
     """The version that was promoted is rolled back, and proposed again under other rules: nothing is trained."""
     # After `flows`, which tells Prefect where to keep its things.
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowFilter,
+        FlowFilterName,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
     from prefect.flow_runs import resume_flow_run
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -176,9 +184,16 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
     assert read_registry(checkout) == ([1, 2], {"champion": 1, "challenger": 2})
     checkout.settings(retrain__approval="1h", retrain__level=0.8)
     saved = list_experiments(checkout)
+    # Those that are deployed are another test's.
+    paused: dict[str, Any] = {
+        "flow_filter": FlowFilter(name=FlowFilterName(any_=["retrain"])),
+        "flow_run_filter": FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED]))
+        ),
+    }
     retraining.begin("forced")
     with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
-        while not (waiting := [run for run in client.read_flow_runs() if run.state and run.state.is_paused()]):
+        while not (waiting := [run for run in client.read_flow_runs(**paused) if run.deployment_id is None]):
             assert retraining.process.poll() is None
         assert len(list_experiments(checkout)) == len(saved) + 1, (
             "it is saved before anything else can run in the checkout"
@@ -227,9 +242,9 @@ def test_the_champion_with_other_intervals_is_another_version_that_takes_over(re
     assert "the same network as version 2" in read_history(checkout)[-1]["reason"]
     assert "version 4, seasonal_naive days=1 seed=0, is promoted" in checkout.file(".recast/alerts.log").read_text()
     assert retraining.run() == "Nothing new"
-    checkout.recast("rollback", "demo")
+    checkout.recast("rollback", "demo", new_process=True)
     assert retraining.run() == "Nothing new", "what a person has rolled back stays so"
-    checkout.recast("promote", "demo", "4")
+    checkout.recast("promote", "demo", "4", new_process=True)
 
 
 def test_a_version_is_traced_to_raw_bytes_and_commit_and_back(

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from tests.support.checkout import Checkout
+from tests.support.checkout import Checkout, copy_database
 
 
 def test_a_backup_brings_everything_back_in_another_folder(
@@ -16,7 +16,7 @@ def test_a_backup_brings_everything_back_in_another_folder(
 ) -> None:
     before = finished.copy(tmp_path / "before")
     before.file(".recast").mkdir()
-    shutil.copy(servers["mlflow_db"].parent.parent / ".recast/prefect.db", before.file(".recast/prefect.db"))
+    copy_database(servers["prefect_db"], before.file(".recast/prefect.db"))
     before.file("data/champion/demo").mkdir(parents=True)
     before.file("data/champion/demo/history.json").write_text("[]\n")
     before.file("data/forecasts").mkdir()
@@ -24,14 +24,14 @@ def test_a_backup_brings_everything_back_in_another_folder(
         log.execute("create table forecasts (forecast real)")
         log.execute("insert into forecasts values (1.5)")
     archive = str(tmp_path / "all.tar")
-    assert "each with its hash" in before.recast("backup", archive)
+    assert "each with its hash" in before.recast("backup", archive, new_process=True)
     assert "exists already" in before.recast("backup", archive, status=1)
 
     after = before.copy(tmp_path / "after")
     assert "--replace" in after.recast("restore", archive, status=1)
     for name in ("mlruns", "data/champion", "data/forecasts", ".dvc/cache"):
         shutil.rmtree(after.file(name))
-    after.recast("restore", archive)
+    after.recast("restore", archive, new_process=True)
     assert after.file("data/champion/demo/history.json").read_text() == "[]\n"
     with closing(sqlite3.connect(after.file("data/forecasts/demo.db"))) as log:
         assert log.execute("select * from forecasts").fetchall() == [(1.5,)]

@@ -34,7 +34,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     made.root.parent.chmod(0o700)
     made.settings(grid__seeds=[0], grid__architectures={"persistence": {}, "dense": {"units": [4]}})
     try:
-        made.recast("up", "--profile", "servers")
+        made.recast("up", "--profile", "servers", new_process=True)
         yield made
     finally:
         made.recast("down", "--force")
@@ -154,7 +154,7 @@ def test_a_killed_store_comes_back_with_all_its_data_and_another_profile_is_refu
 
 def test_down_leaves_no_process(cluster: Checkout) -> None:
     processes = _processes(cluster)
-    cluster.recast("down")
+    cluster.recast("down", new_process=True)
     _, alive = psutil.wait_procs(processes, timeout=PATIENCE_SECONDS)
     assert len(processes) > 6
     assert not alive

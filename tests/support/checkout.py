@@ -3,10 +3,11 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from project.source_code import PACKAGES
+from tests.support import commands
+from tests.support.commands import BIN, Command
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 PROJECT_FILES = ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
 
 SETTINGS: dict[str, Any] = {
@@ -61,21 +63,18 @@ class Checkout:
     root: Path
     environment: dict[str, str]
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a command of the project, in a process group of its own."""
-        return subprocess.Popen(
-            command,
-            cwd=self.root,
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def start(self, *command: str, new_process: bool = False, **environment: str) -> Command | subprocess.Popen[str]:
+        """Start a command of the project, in a process group of its own.
 
-    def run(self, *command: str, status: int | None = 0, **environment: str) -> str:
+        Args:
+            new_process: start it as a user does. Otherwise it has loaded the libraries already; see
+                tests/support/fork_server.py.
+        """
+        return commands.start(list(command), self.root, self.environment | environment, new_process)
+
+    def run(self, *command: str, status: int | None = 0, new_process: bool = False, **environment: str) -> str:
         """What a command of the project prints; it must end with `status`, unless that is None."""
-        process = self.start(*command, **environment, PYTHONFAULTHANDLER="1")
+        process = self.start(*command, new_process=new_process, **environment, PYTHONFAULTHANDLER="1")
         try:
             printed, _ = process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
@@ -88,13 +87,14 @@ class Checkout:
         assert status in (None, process.returncode), f"{' '.join(command)} ended with {process.returncode}:\n{printed}"
         return printed
 
-    def recast(self, *arguments: str, status: int = 0, **environment: str) -> str:
+    def recast(self, *arguments: str, status: int = 0, new_process: bool = False, **environment: str) -> str:
         """What `recast` prints."""
-        return self.run(sys.executable, "-m", "flows", *arguments, status=status, **environment)
+        words = (sys.executable, "-m", "flows", *arguments)
+        return self.run(*words, status=status, new_process=new_process, **environment)
 
-    def dvc(self, *arguments: str, status: int | None = 0, **environment: str) -> str:
+    def dvc(self, *arguments: str, status: int | None = 0, new_process: bool = False, **environment: str) -> str:
         """What `dvc` prints."""
-        return self.run(str(BIN / "dvc"), *arguments, status=status, **environment)
+        return self.run(str(BIN / "dvc"), *arguments, status=status, new_process=new_process, **environment)
 
     def settings(self, **changes: Any) -> None:
         """Write params.yaml: the small settings with some values, named by their path with __ between, changed."""
@@ -150,7 +150,8 @@ def make_checkout(root: Path, mlflow_db: Path | None = None, rows: int = 600, **
         mlflow_db: an empty database of MLflow to copy, which saves the seconds of its creation.
     """
     for name in PACKAGES:
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        # With what Python has compiled of it.
+        shutil.copytree(ROOT / name, root / name)
     for name in PROJECT_FILES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
@@ -175,6 +176,12 @@ def open_checkout(root: Path, **environment: str) -> Checkout:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return Checkout(root, inherited | {"PATH": path, "COLUMNS": "200", "DVC_NO_ANALYTICS": "1"} | environment)
+
+
+def copy_database(file: Path, to: Path) -> None:
+    """Copy a SQLite database that is in use: what has not come from its log into the file yet belongs to it."""
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(to)) as copied:
+        source.backup(copied)
 
 
 def write_table(file: Path, rows: int, offset: float = 0.0) -> None:

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tests.support.checkout import Checkout
+from tests.support.commands import Command
 
 PATIENCE_SECONDS = 360
 POLL_SECONDS = 0.05
 
 Value = TypeVar("Value")
+Process = Command | subprocess.Popen[str]
 
 
-def wait_until(condition: Callable[[], Value], description: str, process: subprocess.Popen[str] | None = None) -> Value:
+def wait_until(condition: Callable[[], Value], description: str, process: Process | None = None) -> Value:
     """Wait until a condition returns something true, and return it.
 
     Args:
@@ -31,6 +33,6 @@ def wait_until(condition: Callable[[], Value], description: str, process: subpro
     return value
 
 
-def wait_for_file(checkout: Checkout, pattern: str, process: subprocess.Popen[str]) -> None:
+def wait_for_file(checkout: Checkout, pattern: str, process: Process) -> None:
     """Wait until a file below the checkout exists. Fail when the process ends before."""
     wait_until(lambda: list(checkout.root.glob(pattern)), pattern, process)

@@ -28,7 +28,7 @@ def read_end_times(checkout: Checkout) -> dict[str, int]:
 
 
 def test_every_command_has_help(finished: Checkout) -> None:
-    printed = finished.recast("--help")
+    printed = finished.recast("--help", new_process=True)
     commands = [
         str(command.name or (command.callback and command.callback.__name__)) for command in app.registered_commands
     ]
@@ -69,14 +69,14 @@ def test_what_trains_nothing_loads_no_library_for_it(finished: Checkout, tmp_pat
 
 
 def test_the_leaderboard_and_where_to_look_next(finished: Checkout) -> None:
-    printed = finished.recast("leaderboard")
+    printed = finished.recast("leaderboard", new_process=True)
     for part in ("persistence", "dense units=4", "gru units=4", "validation MAE °C", "report.html", "Prefect"):
         assert part in printed
 
 
 def test_status_tells_what_is_stale_and_what_is_trained(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "status")
-    assert "5 of 5 done" in checkout.recast("status")
+    assert "5 of 5 done" in checkout.recast("status", new_process=True)
     checkout.settings(grid__architectures__dense={"units": [4, 5]})
     printed = checkout.recast("status")
     assert "train" in printed
@@ -158,7 +158,7 @@ def test_a_second_pipeline_in_one_checkout_is_refused(
         for printed in (checkout.recast("run", status=1), checkout.dvc("repro", status=255)):
             assert "another pipeline runs in this checkout" in printed
             assert "--wait" in printed
-        assert "another pipeline runs in this checkout" in checkout.recast("fetch", status=1)
+        assert "another pipeline runs in this checkout" in checkout.recast("fetch", status=1, new_process=True)
         assert "another pipeline runs in this checkout" in checkout.recast("rebuild-mlflow", status=1)
         assert "recast down --force" in checkout.recast("down", status=1)
         assert "A pipeline runs in this checkout" in checkout.recast("status")
@@ -170,7 +170,7 @@ def test_a_second_pipeline_in_one_checkout_is_refused(
 
 def press_ctrl_c(checkout: Checkout, *command: str) -> None:
     """Start a command that trains in processes, and press Ctrl-C once they do; nothing may be left of it."""
-    process = checkout.start(sys.executable, *command)
+    process = checkout.start(sys.executable, *command, new_process=True)
     wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     workers = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
@@ -215,7 +215,7 @@ def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(finished: Checkout, t
 def test_a_driver_that_is_killed_takes_its_workers_along(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "killed")
     checkout.settings(**LONG)
-    process = checkout.start(sys.executable, "-m", "flows", "run")
+    process = checkout.start(sys.executable, "-m", "flows", "run", new_process=True)
     wait_for_file(checkout, "trials/*/*/checkpoint.pt", process)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()

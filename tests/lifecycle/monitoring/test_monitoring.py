@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from filelock import FileLock
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
 from flows import alerts, deployments
 from flows.monitor import BROKEN, FINE, NOTHING, monitor
@@ -172,8 +173,8 @@ def test_a_broken_rule_is_announced_once_and_starts_one_retraining(log: pl.DataF
 
     def started() -> int:
         with get_client(sync_client=True) as client:
-            flow_runs = client.read_flow_runs()
-            retrainings = [run for run in flow_runs if run.deployment_id == deployed and not run.auto_scheduled]
+            own = DeploymentFilter(id=DeploymentFilterId(any_=[deployed]))
+            retrainings = [run for run in client.read_flow_runs(deployment_filter=own) if not run.auto_scheduled]
             assert all(run.parameters == {"problem": "demo", "force": True} for run in retrainings)
             return len(retrainings)
 

@@ -20,7 +20,8 @@ from problems.sources.station import simulate_rows
 from project import paths
 from project.atomic import write_json
 from project.settings.sections import Settings
-from stages.ingest import fetch, ingest
+from stages.fetching import fetch
+from stages.ingest import ingest
 from tests.support.checkout import SETTINGS, write_table
 
 HOUR = timedelta(hours=1)

@@ -25,7 +25,8 @@ from problems.files.raw_store import INCREMENTS_FOLDER, list_increments
 from project import paths
 from project.settings.parsing import parse_settings
 from project.settings.sections import Settings
-from stages.ingest import fetch, ingest
+from stages.fetching import fetch
+from stages.ingest import ingest
 from tests.support import checkout
 from tests.support.checkout import SETTINGS, Checkout, write_table
 

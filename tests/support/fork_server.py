@@ -1,0 +1,284 @@
+"""A process that has loaded the libraries and forks one process for each command that the tests start.
+
+    python fork_server.py SOCKET SESSION
+
+Loading PyTorch, MLflow and Prefect takes a command seconds, which the tests would pay a hundred times. A forked process
+has the libraries, but nothing of this project: it imports that from its own folder, as any process there does, because
+tests edit the sources. Only the standard library is imported here before the libraries themselves.
+
+A client connects to SOCKET, sends a `Request` and the descriptor that the command writes to, and receives one line when
+the command has started and one when it has ended. What each command took is noted in SOCKET's folder. The server ends
+with the process SESSION.
+"""
+
+import atexit
+import faulthandler
+import gc
+import importlib
+import json
+import multiprocessing.process
+import os
+import runpy
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+LIBRARIES = (
+    "torch._dynamo",
+    "torch._inductor.config",
+    "mlflow.pyfunc",
+    "mlflow.store.artifact.local_artifact_repo",
+    "mlflow.store.db_migrations",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.tracing.fluent",
+    "prefect.client.orchestration",
+    "prefect.flow_engine",
+    "prefect.input.run_input",
+    "prefect.task_engine",
+    "prefect.task_runners",
+    "dvc.cli.parser",
+    "dvc.data_cloud",
+    "dvc.lock",
+    "dvc.repo.experiments",
+    "dvc.repo.graph",
+    "dvc.repo.index",
+    "dvc.repo.metrics.show",
+    "dvc.repo.plots",
+    "dvc.repo.reproduce",
+    "dvc.scm",
+    "dvc.stage.cache",
+    "alembic",
+    "filelock",
+    "git",
+    "graphviz",
+    "jinja2",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.figure",
+    "networkx",
+    "pydantic.networks",
+    "rich.progress",
+    "rich.table",
+    "ruamel.yaml",
+    "safetensors.torch",
+    "scipy.stats",
+    "tenacity",
+    "typer",
+)
+"""What takes time to load. None of it may start a thread of Python's or use an accelerator."""
+
+# As `flows` and `stages.tracking` set it before the same imports.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+}
+
+DURATIONS = "durations.jsonl"
+POLL_SECONDS = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command to start.
+
+    Attributes:
+        command: its words; a forked one is `PYTHON -m MODULE ARGUMENT...`.
+        folder: in which it runs.
+        environment: all its variables.
+        is_forked: whether it has the libraries already; otherwise a new process is made of it, as by a shell.
+    """
+
+    command: list[str]
+    folder: str
+    environment: dict[str, str]
+    is_forked: bool
+
+
+@dataclass(frozen=True)
+class Duration:
+    """What a command has taken.
+
+    Attributes:
+        file: of the test that started it.
+        seconds: of the wall clock.
+        cpu_seconds: of itself and of all that it has started and waited for.
+    """
+
+    file: str
+    command: str
+    seconds: float
+    cpu_seconds: float
+
+
+def add_duration(folder: Path, duration: Duration) -> None:
+    """Note what a command has taken."""
+    # One write to the end of a file is never mixed with that of another process.
+    with (folder / DURATIONS).open("ab", buffering=0) as file:
+        file.write(json.dumps(asdict(duration)).encode() + b"\n")
+
+
+def send_request(connection: socket.socket, request: Request, output: int) -> None:
+    """Ask the server to start a command that writes to a descriptor."""
+    socket.send_fds(connection, [b"\n"], [output])
+    connection.sendall(json.dumps(asdict(request)).encode() + b"\n")
+
+
+def load_libraries() -> None:
+    """Import the libraries.
+
+    Raises:
+        RuntimeError: one of them has started a thread, which a forked process would not have.
+    """
+    gc.disable()
+    os.environ.update(ENVIRONMENT)
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    gc.enable()
+    if threading.active_count() > 1:
+        raise RuntimeError(f"fork_server.py loads a library that starts threads: {threading.enumerate()}")
+    # The collector would write to every object that it examines, and so copy the memory that the processes share.
+    gc.freeze()
+
+
+def serve(listener: socket.socket, session: int) -> Request:
+    """Fork for each request. Returns in the forked processes only, in which the command has yet to be run."""
+    # The system forgets a forked process that has ended: nobody waits for it.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listener.settimeout(POLL_SECONDS)
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            try:
+                os.kill(session, 0)
+            except ProcessLookupError:
+                sys.exit()
+            continue
+        if os.fork() == 0:
+            listener.close()
+            return start_command(connection)
+        connection.close()
+
+
+def start_command(connection: socket.socket) -> Request:
+    """Fork once more, and report to the client when the command begins and ends. Returns in the command's process."""
+    began = time.monotonic()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, (output,), _, _ = socket.recv_fds(connection, 1, 1)
+    with connection.makefile("rb") as incoming:
+        request = Request(**json.loads(incoming.readline()))
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        os.setsid()
+        with Path(os.devnull).open("rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(output)
+        return request
+    os.close(output)
+    # The client may be gone: what it has started goes on all the same.
+    with suppress(BrokenPipeError):
+        connection.sendall(json.dumps({"pid": pid}).encode() + b"\n")
+    _, status, usage = os.wait4(pid, 0)
+    test = request.environment.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
+    words = " ".join(request.command[1:] if request.is_forked else request.command)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    add_duration(Path(sys.argv[1]).parent, Duration(test, words, time.monotonic() - began, cpu_seconds))
+    with suppress(BrokenPipeError):
+        connection.sendall(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+    os._exit(0)
+
+
+def become(request: Request) -> None:
+    """Make this process what a new one of the command would be after it has loaded the libraries."""
+    os.chdir(request.folder)
+    # A shell that starts the tests in the background has this ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not request.is_forked:
+        os.execvpe(request.command[0], request.command, request.environment)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    if os.environ.get("PYTHONFAULTHANDLER"):
+        faulthandler.enable()
+    _, _, module, *arguments = request.command
+    sys.argv = [module, *arguments]
+    sys.path[0] = request.folder
+    multiprocessing.process.ORIGINAL_DIR = request.folder
+    # All processes would draw the same numbers; the module `random` sees to that itself.
+    importlib.import_module("numpy").random.seed()
+    if module.partition(".")[0] == "flows":
+        # It sets what Prefect reads when it is imported, which has happened here before.
+        importlib.import_module("flows")
+        importlib.import_module("prefect.context").refresh_global_settings_context()
+        importlib.import_module("prefect.logging.configuration").setup_logging()
+
+
+ENDING: list[int] = []
+"""The exit status of the command of this process, once it is known."""
+
+
+def skip_cleanup() -> None:
+    """End this process without freeing its memory, if its command has ended with a status.
+
+    That would copy most of what it shares with the server, which takes longer than a small command.
+    """
+    if ENDING:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ENDING[0] & 0xFF)
+
+
+def listen(path: str) -> socket.socket:
+    """Take connections at a path, which exists from then on. They wait until the libraries are loaded."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{path}.new")
+    listener.listen(64)
+    Path(f"{path}.new").rename(path)
+    return listener
+
+
+def run_as_python(path: str) -> None:
+    """Be the `python` of a forked command: have `python -m MODULE` forked, too, and end as that does."""
+    words = [sys.executable, *sys.argv[1:]]
+    if words[1:2] != ["-m"]:
+        os.execv(words[0], words)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    send_request(connection, Request(words, str(Path.cwd()), dict(os.environ), True), 1)
+    answers = connection.makefile("rb")
+    pid = int(json.loads(answers.readline())["pid"])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os.kill(pid, number))
+    status = int(json.loads(answers.readline())["status"])
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    # What is registered first runs last.
+    atexit.register(skip_cleanup)
+    listener = listen(sys.argv[1])
+    load_libraries()
+    request = serve(listener, int(sys.argv[2]))
+    become(request)
+    try:
+        runpy.run_module(request.command[2], run_name="__main__", alter_sys=True)
+    except SystemExit as ending:
+        if ending.code is None or isinstance(ending.code, int):
+            ENDING.append(ending.code or 0)
+        raise
+    ENDING.append(0)
