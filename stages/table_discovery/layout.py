@@ -6,6 +6,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def _find_header(file: Path, lines: Sequence[str], separator: str, width: int) -
     Raises:
         RecastError: there is no such line.
     """
-    wide = [i for i, line in enumerate(lines) if len(_split_cells(line, separator)) == width][:HEADER_LINES]
+    all_wide = (i for i, line in enumerate(lines) if len(_split_cells(line, separator)) == width)
+    wide = [*islice(all_wide, HEADER_LINES)]
     first = wide[0]
     if _is_header(_split_cells(lines[first], separator)):
         return first

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stages.tables import polars_limits  # noqa: F401 - bounds the memory that reading takes
 
@@ -125,7 +125,8 @@ def _put_in_order(as_read: Tabulated, problem: Problem, table: Path, scratch: Pa
         frame = frame.filter(~_REPEATS_TIME)
     if thin and problem.table.cadence is not None:
         frame = thin_table(frame, problem.table.cadence)
-    _sink(frame.drop(AGE_COLUMN, strict=False), table).collect(engine="streaming")
+    with _open_new_file(table) as out:
+        _sink(frame.drop(AGE_COLUMN, strict=False), out).collect(engine="streaming")
     file.unlink()
     features = problem.table.features
     measures = (pl.len().alias("rows"), *(measure for name in features for measure in _measure_column(name)))
@@ -143,7 +144,17 @@ def thin_table(table: pl.LazyFrame, cadence: timedelta) -> pl.LazyFrame:
     return table.filter(since.dt.total_milliseconds() % round(cadence.total_seconds() * 1000) == 0)
 
 
-def _sink(frame: pl.LazyFrame, file: Path) -> pl.LazyFrame:
+def _open_new_file(file: Path) -> BinaryIO:
+    """Open a file to write it, in place of a file of that name.
+
+    When a query has failed, Polars may still write for a moment. An open file, unlike a path, keeps that away from the
+    next file of the same name, and from a folder that is being removed.
+    """
+    file.unlink(missing_ok=True)
+    return file.open("wb")
+
+
+def _sink(frame: pl.LazyFrame, file: BinaryIO) -> pl.LazyFrame:
     """A frame that is written to the file when it is collected."""
     # At Zstandard's level 1 the file is a tenth larger than at Polars' own level, 3, and is written in half the time.
     return frame.sink_parquet(file, compression_level=1, row_group_size=_ROW_GROUP_ROWS, lazy=True)
@@ -194,32 +205,31 @@ def _write_as_read(rows: Rows, problem: Problem, file: Path) -> Tabulated:
         filled = (pl.col(_helper_column(feature)) != "").sum().cast(pl.Int64)
         return infinite + filled - pl.col(feature).count().cast(pl.Int64)
 
-    _, counted = pl.collect_all(
-        [
-            _sink(
-                cells.select("time", "series", *age, *(null_missing_values(problem, feature) for feature in features)),
-                file,
-            ),
-            cells.select(
-                pl.len().alias("rows"),
-                pl.col(_helper_column("no time")).sum().alias("no time"),
-                pl.col(_helper_column("zoned")).sum().alias("zoned"),
-                pl.col("time").null_count().alias("no moment"),
-                *([is_unnamed(pl.col("series")).sum().alias("no series")] if rows.series is not None else []),
-                *(count_wrong(feature).alias(f"wrong {feature}") for feature in features),
-                *(
-                    pl.col(feature).is_in(list(values)).sum().alias(f"sentinel {feature}")
-                    for feature, values in sentinels.items()
+    table = cells.select("time", "series", *age, *(null_missing_values(problem, feature) for feature in features))
+    with _open_new_file(file) as out:
+        _, counted = pl.collect_all(
+            [
+                _sink(table, out),
+                cells.select(
+                    pl.len().alias("rows"),
+                    pl.col(_helper_column("no time")).sum().alias("no time"),
+                    pl.col(_helper_column("zoned")).sum().alias("zoned"),
+                    pl.col("time").null_count().alias("no moment"),
+                    *([is_unnamed(pl.col("series")).sum().alias("no series")] if rows.series is not None else []),
+                    *(count_wrong(feature).alias(f"wrong {feature}") for feature in features),
+                    *(
+                        pl.col(feature).is_in(list(values)).sum().alias(f"sentinel {feature}")
+                        for feature, values in sentinels.items()
+                    ),
+                    *(
+                        measure
+                        for feature in features
+                        for measure in _measure_column(feature, null_missing_values(problem, feature))
+                    ),
                 ),
-                *(
-                    measure
-                    for feature in features
-                    for measure in _measure_column(feature, null_missing_values(problem, feature))
-                ),
-            ),
-        ],
-        engine="streaming",
-    )
+            ],
+            engine="streaming",
+        )
     counts = counted.row(0, named=True)
     return Tabulated(
         CellCounts(
