@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from flows.runners.work import (
     estimate_seconds_left,
     run_until_done,
 )
-from flows.runners.worker_processes import open_worker_pools
+from flows.runners.worker_processes import open_worker_pools, run_in_worker
 from infra.devices.mps import multi_process_service
 from infra.devices.packing import Device, Job, Packer
 from infra.devices.slots import machine_devices
@@ -41,7 +41,7 @@ _packing_lock = threading.RLock()
 
 
 class ProcessRunner(Runner):
-    """Trains in processes of this machine. What else ran in the pool of a process that died is tried again."""
+    """Trains in processes of this machine."""
 
     def run(self, work: Work) -> list[Outcome]:
         devices = machine_devices(work.settings.runner, work.settings.train.threads)
@@ -73,8 +73,8 @@ def _run_round(
 ) -> DispatchResult:
     """Train bundles in processes, as many at once as the devices hold.
 
-    A process that dies takes the pool of its device with it, and everything that runs there. An error in one bundle
-    does not stop the others: the first error is raised when all have ended, and each is in the log of its Prefect task.
+    An error in one bundle does not stop the others: the first error is raised when all have ended, and each is in the
+    log of its Prefect task. A process that dies concerns its bundle alone.
     """
     round_began = time.time()
     result = DispatchResult()
@@ -90,15 +90,15 @@ def _run_round(
         # was stopped wait for processes that end before.
         with (
             ThreadPoolTaskRunner[list[Outcome]](sum(device.slots for device in devices)) as threads,
-            open_worker_pools(devices) as pools,
+            open_worker_pools() as pools,
         ):
             while len(packer) or started:
                 with _packing_lock:
                     placed_jobs = list(packer.start())
                 for job, device in placed_jobs:
-                    bundle, pool = bundle_by_job[job.number], pools.get(device.name)
+                    bundle, pool = bundle_by_job[job.number], pools.take(device.name)
                     begun = time.time()
-                    train = partial(_train_in_process, pool, bundle_training(work, bundle, device))
+                    train = partial(run_in_worker, pool, partial(train_or_exit, bundle_training(work, bundle, device)))
                     future = threads.submit(bundle_task, {"name": bundle_label(bundle), "train": train})
                     started[job.number] = _StartedBundle(job, bundle, device, pool, future, begun)
                     future.add_done_callback(partial(_report_end, ended_jobs, job.number))
@@ -112,10 +112,12 @@ def _run_round(
                     try:
                         result.outcomes += ended.future.result()
                     except BrokenProcessPool:
-                        pools.close(ended.device.name, ended.pool)
+                        pools.close(ended.pool)
                         _sort_trials(result, ended.bundle, round_began)
+                        continue
                     except Exception as error:
                         errors.append(error)
+                    pools.give_back(ended.device.name, ended.pool)
                 with _packing_lock:
                     running_epochs = sum(_update_packer(packer, bundle) for bundle in started.values())
                 on_progress(completed_epochs + running_epochs)
@@ -127,14 +129,6 @@ def _run_round(
     if errors:
         raise errors[0]
     return result
-
-
-def _train_in_process(pool: ProcessPoolExecutor, train: Callable[[], list[Outcome]]) -> list[Outcome]:
-    """
-    Raises:
-        BrokenProcessPool: the process has died.
-    """
-    return pool.submit(train_or_exit, train).result()
 
 
 def _report_end(ended_jobs: "SimpleQueue[int]", number: int, _: PrefectFuture[Any]) -> None:

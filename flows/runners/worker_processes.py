@@ -9,17 +9,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from infra.devices.packing import Device
+from typing import TypeVar
 
 PRELOADED_MODULE = "flows.runners.preloaded"
+
+Answer = TypeVar("Answer")
 
 _CAN_FORK = "forkserver" in multiprocessing.get_all_start_methods()
 _context = multiprocessing.get_context("forkserver" if _CAN_FORK else "spawn")
@@ -66,37 +65,56 @@ def _without_ctrl_c() -> Iterator[None]:
 
 
 class WorkerPools:
-    """A pool of processes for each device, made when it is first needed: a process stays on its first device.
+    """Pools of one process each, made when there is no idle one: the death of a process concerns no other bundle.
+
+    A process stays on its first device.
 
     Attributes:
         lifeline: a pipe whose writing end only this process holds. The processes end when it is closed. (An event
             would not do: it cannot be set any more once a process that waited for it was killed.)
     """
 
-    def __init__(self, devices: "Sequence[Device]") -> None:
-        self.slots = {device.name: device.slots for device in devices}
-        self.by_device: dict[str, ProcessPoolExecutor] = {}
+    def __init__(self) -> None:
+        self.pools: set[ProcessPoolExecutor] = set()
+        self.idle: dict[str, list[ProcessPoolExecutor]] = {}
         self.lifeline, self.writer = _context.Pipe(duplex=False)
 
-    def get(self, device: str) -> ProcessPoolExecutor:
-        """The device's pool."""
-        if device not in self.by_device:
-            start_fork_server()
-            self.by_device[device] = ProcessPoolExecutor(
-                self.slots[device], _context, _begin_worker, (self.lifeline, dict(os.environ))
-            )
-        return self.by_device[device]
+    def take(self, device: str) -> ProcessPoolExecutor:
+        """A pool whose process is idle. Give it back, or close it."""
+        idle = self.idle.setdefault(device, [])
+        if idle:
+            return idle.pop()
+        start_fork_server()
+        pool = ProcessPoolExecutor(1, _context, _begin_worker, (self.lifeline, dict(os.environ)))
+        self.pools.add(pool)
+        return pool
 
-    def close(self, device: str, pool: ProcessPoolExecutor) -> None:
-        """End a pool, unless it was ended before. The device gets another one when it needs one."""
-        if self.by_device.get(device) is pool:
-            self.by_device.pop(device).shutdown(cancel_futures=True)
+    def give_back(self, device: str, pool: ProcessPoolExecutor) -> None:
+        """Let others take a pool."""
+        self.idle[device].append(pool)
+
+    def close(self, pool: ProcessPoolExecutor) -> None:
+        """End a pool."""
+        self.pools.discard(pool)
+        pool.shutdown(cancel_futures=True)
+
+
+def run_in_worker(pool: ProcessPoolExecutor, work: Callable[[], Answer]) -> Answer:
+    """Call `work` in the process of a pool.
+
+    Raises:
+        BrokenProcessPool: the process has died.
+    """
+    # The pool notices the death of a process only after its first answer: `submit` wakes the thread that watches the
+    # processes before it starts a new one.
+    pool.submit(os.getpid).result()
+    return pool.submit(work).result()
 
 
 @contextmanager
-def open_worker_pools(devices: "Sequence[Device]") -> Iterator[WorkerPools]:
-    """Pools for the devices, which end with the block; after an error in it, at once."""
-    pools = WorkerPools(devices)
+def open_worker_pools() -> Iterator[WorkerPools]:
+    """Pools that end with the block; after an error in it, at once."""
+    pools = WorkerPools()
     try:
         yield pools
     except BaseException:
@@ -105,8 +123,8 @@ def open_worker_pools(devices: "Sequence[Device]") -> Iterator[WorkerPools]:
         pools.writer.close()
         raise
     finally:
-        for device, pool in list(pools.by_device.items()):
-            pools.close(device, pool)
+        for pool in list(pools.pools):
+            pools.close(pool)
         pools.writer.close()
         pools.lifeline.close()
 
