@@ -39,7 +39,7 @@ assert polars.LazyFrame({"a": range(100_000)}).sort("a", descending=True).collec
 late = set(sys.modules) - modules
 assert len(late) < 5, late
 """
-"""What a worker does first, in a process that was forked as workers are: all of it works, and next to nothing is imported."""
+"""What a worker does first, in a process forked as workers are: all of it works, and next to nothing is imported."""
 
 
 def tell_environment(name: str) -> tuple[str | None, str | None, str]:
