@@ -84,7 +84,7 @@ def backtest(
     )
     with open_repository(RECORD_PATIENCE_SECONDS) as repo:
         sequence = lockfile_order(repo, [f"ingest@{problem}"])
-    stage_task(f"ingest@{problem}", sequence, is_fresh=False, forced=False)
+    stage_task(f"ingest@{problem}", sequence, forced=False)
 
     placed_origins = place_origins(plan, find_data_end(paths.stage_folder("ingest", problem)))
     remove_other_origins(problem, placed_origins)

@@ -53,15 +53,15 @@ WAIT_SECONDS = 0.5
 
 
 @task(task_run_name="{name}", persist_result=False, cache_policy=NO_CACHE)
-def stage_task(name: str, sequence: list[str], is_fresh: bool, forced: bool) -> State[None]:
+def stage_task(name: str, sequence: list[str], forced: bool, is_fresh: bool = False) -> State[None]:
     """Bring one stage up to date: leave it, restore it from DVC's run cache, or run it and record it through DVC.
 
     For data that DVC tracks, such as the increments of a raw store, record their present state.
 
     Args:
         sequence: the stages in the order of their entries in dvc.lock.
-        is_fresh: neither it nor any stage that it depends on is stale, so there is nothing to do.
         forced: run it in any case.
+        is_fresh: neither it nor any stage that it depends on is stale, so there is nothing to do.
 
     Raises:
         RecastError: the stage has failed, or something that it depends on changed while it ran. Nothing is recorded.
@@ -166,8 +166,8 @@ def pipeline(problems: list[str], retry: bool = False) -> None:
             parameters = {
                 "name": name,
                 "sequence": sequence,
-                "is_fresh": name not in stale,
                 "forced": name in forced,
+                "is_fresh": name not in stale,
             }
             futures[name] = runner.submit(stage_task, parameters, wait_for=[futures[other] for other in upstream[name]])
         try:
