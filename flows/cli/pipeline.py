@@ -57,7 +57,7 @@ def run(
             stale = stale_stages(names)
         if retry or stale:
             try:
-                _run(names, retry)
+                _run(names, retry, trains=retry or any(not stage.startswith("evaluate@") for stage in stale))
             except KeyboardInterrupt:
                 console.print("Stopped. What was trained is kept; the next run continues from there.")
                 raise typer.Exit(130) from None
@@ -77,13 +77,18 @@ def _is_fetch_sources(problem: str) -> bool:
     return any(not file.name.startswith(".") for file in paths.raw_folder(problem).glob("*"))
 
 
-def _run(names: list[str], retry: bool) -> None:
-    """Run the pipeline flow. The leaderboard shows which trials have failed."""
+def _run(names: list[str], retry: bool, trains: bool) -> None:
+    """Run the pipeline flow. The leaderboard shows which trials have failed.
+
+    Args:
+        trains: a stage is stale after which trials may have to be trained.
+    """
     from flows.runners.preparation import prepare_runner
     from project.settings.loading import load_settings
     from project.settings.parsing import parse_settings
 
-    prepare_runner(parse_settings().runner.kind)
+    if trains:
+        prepare_runner(parse_settings().runner.kind)
     with time_phase("import"):
         from flows.connection import connect
         from flows.pipeline import pipeline

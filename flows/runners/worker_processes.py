@@ -65,7 +65,7 @@ def _without_ctrl_c() -> Iterator[None]:
 
 
 class WorkerPools:
-    """Pools of one process each, made when there is no idle one: the death of a process concerns no other bundle.
+    """Pools of one process each, so that the death of a process concerns no other bundle.
 
     A process stays on its first device.
 

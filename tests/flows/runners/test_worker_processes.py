@@ -52,9 +52,10 @@ def die() -> None:
     os.abort()
 
 
-def test_workers_are_forked_from_a_process_without_threads_and_locks_that_has_imported_all() -> None:
+def run_python(script: str) -> None:
+    """Run a script in a new process, which must succeed."""
     ended = subprocess.run(
-        [sys.executable, "-c", IN_A_PRELOADED_PROCESS],
+        [sys.executable, "-c", script],
         cwd=ROOT,
         timeout=PATIENCE_SECONDS,
         capture_output=True,
@@ -62,6 +63,10 @@ def test_workers_are_forked_from_a_process_without_threads_and_locks_that_has_im
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
+
+
+def test_workers_are_forked_from_a_process_without_threads_and_locks_that_has_imported_all() -> None:
+    run_python(IN_A_PRELOADED_PROCESS)
 
 
 @pytest.fixture
@@ -127,12 +132,4 @@ def test_a_runner_is_prepared_without_loading_what_takes_long(tmp_path: Path) ->
         "loaded = {'torch', 'mlflow', 'prefect'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        timeout=PATIENCE_SECONDS,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    run_python(script)
