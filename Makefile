@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long up down lock bench audit clean
+.PHONY: help setup run test check-types run-tests test-long up down lock bench audit clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -34,8 +34,14 @@ run: setup ## train the grid on the Jena weather data (JENA_ARCHIVE names a loca
 test: setup ## lint, check types and imports, and test
 	ruff check .
 	ruff format --check .
-	mypy
 	lint-imports --no-logo
+	$(MAKE) --no-print-directory --jobs=2 run-tests check-types
+
+# Beside the tests, which often wait for servers and use two thirds of two processors.
+check-types:
+	mypy
+
+run-tests:
 	pytest
 
 test-long: setup ## the tests that take minutes each: repeated kills, outages, a year of retraining

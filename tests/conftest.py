@@ -37,8 +37,8 @@ settings.load_profile("recast")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors: the longest tests wait half of their time, for servers and for processes."""
-    return (os.cpu_count() or 1) + 1
+    """Twice the number of processors: the longest tests wait half of their time, for servers and for processes."""
+    return 2 * (os.cpu_count() or 1)
 
 
 LONGEST = ("test_deployments", "test_retrain", "test_cluster", "test_servers", "test_migrate", "test_pipeline")
