@@ -32,7 +32,7 @@ from stages.evaluation.number_format import format_number, format_signed
 from stages.tables.windows import read_windows
 from stages.tracking import runs, store, trial_run
 from stages.training.expansion import bundle_trials, check_grid_shapes, list_trials
-from stages.training.outcomes import is_done
+from stages.training.outcomes import list_missing
 from stages.training.trials import Trial
 
 
@@ -97,7 +97,7 @@ def backtest(
     bundles = [
         bundle
         for origin_trials in trials.values()
-        for bundle in bundle_trials([trial for trial in origin_trials if not is_done(trial)], settings.runner.bundle)
+        for bundle in bundle_trials(list_missing(origin_trials), settings.runner.bundle)
     ]
     with show_stage("train"):
         dispatch(f"backtest {problem}", bundles, settings, contexts)
@@ -157,14 +157,15 @@ def _show_result(result: Backtest) -> None:
     """Show the result on the flow run's page."""
     rows = "\n".join(
         f"| {row.configuration} | {format_number(row.test.mean, 3)} "
-        f"| {format_signed(row.skill.mean, 3) if row.skill else ''} |"
+        f"| {format_signed(row.skill.mean, 3) if row.skill else ''} "
+        f"| {format_signed(row.mae_skill.mean, 3) if row.mae_skill else ''} |"
         for row in (result.chosen, *result.configurations)
         if row.test
     )
     title = f"{result.measure.title} {result.measure.unit}".rstrip()
     create_markdown_artifact(
         f"**{result.problem}**: {len(result.origins)} origins, `{result_folder(result.problem) / 'backtest.html'}`\n\n"
-        f"| configuration | test {title}, mean over origins | skill |\n|---|---|---|\n{rows}\n",
+        f"| configuration | test {title}, mean over origins | skill | skill by MAE |\n|---|---|---|---|\n{rows}\n",
         key=f"backtest-{result.problem.replace('_', '-')}",
         description="What a backtest found",
     )

@@ -8,7 +8,7 @@ command once more, and needs neither the flow nor Prefect.
 
 from flows.runners.preparation import prepare_runner
 from project.command import run_stage
-from project.progress import console
+from project.progress import print_warning
 from project.settings.parsing import parse_settings
 
 
@@ -24,7 +24,7 @@ def main(problem: str) -> None:
         train(problem)
     except TrialsFailed as failures:
         # The grid is complete: the next stage can run, and the leaderboard says what failed.
-        console.print(f"warning: {failures}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        print_warning(str(failures))
 
 
 if __name__ == "__main__":

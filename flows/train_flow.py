@@ -8,8 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
 from flows.dispatch import dispatch
-from infra.server_process import running_address
-from infra.servers import MLFLOW
+from infra.servers import mlflow_page
 from problems.errors import RecastError
 from project import paths
 from project.progress import console
@@ -20,7 +19,7 @@ from stages.tables.windows import read_windows
 from stages.tracking import runs, store, trial_run
 from stages.train import write_trial_list
 from stages.training.expansion import bundle_trials, check_grid_shapes, list_trials
-from stages.training.outcomes import Outcome, is_done
+from stages.training.outcomes import Outcome, list_missing
 from stages.training.trials import Trial, read_run_notes, trial_folder
 
 
@@ -41,7 +40,7 @@ def train(problem: str) -> list[Outcome]:
     windowed = paths.stage_folder("window", problem)
     trials = list_trials(settings, problem, windowed)
     check_grid_shapes(trials, read_windows(windowed))
-    missing = [trial for trial in trials if not is_done(trial)]
+    missing = list_missing(trials)
     context = runs.open_pipeline_run(problem, settings, trials, flow_run.id)
 
     begun = time.time()
@@ -89,16 +88,15 @@ def _show_trials(problem: str, context: runs.RunContext, outcomes: Sequence[Outc
     Args:
         trained: how many this flow has trained.
     """
-    address = running_address(MLFLOW)
-    path = f"/#/experiments/{context.experiment}/runs/{context.parent}"
-    link = f"[the run in MLflow]({address}{path})" if address else f"`recast up`, then MLflow's page {path}"
+    page = mlflow_page(f"/experiments/{context.experiment}/runs/{context.parent}")
     rows = "\n".join(
         f"| {outcome.label} | {outcome.status} | {'' if outcome.error is None else f'{outcome.error:.4f}'} |"
         for outcome in outcomes
     )
     measure = next((outcome.measure for outcome in outcomes if outcome.measure), "error")
     create_markdown_artifact(
-        f"**{problem}**: {len(outcomes)} trials, {trained} trained now. Compare them: {link}\n\n"
+        f"**{problem}**: {len(outcomes)} trials, {trained} trained now. Compare them: "
+        f"[the run in MLflow]({page}), which `recast up` starts\n\n"
         f"| trial | status | validation {measure} |\n|---|---|---|\n{rows}\n",
         key=f"trials-{problem.replace('_', '-')}",
         description="The trials of the grid, and where MLflow shows them",

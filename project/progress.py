@@ -40,6 +40,11 @@ _users = 0
 _begin_times: dict[str, float] = {}
 
 
+def print_warning(text: str) -> None:
+    """Show a message of one line about something that is not as it should be, although the command goes on."""
+    console.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def show_progress() -> Iterator[Progress]:
     """The display to which bars are added. It is drawn while anything uses it, and only on a terminal."""

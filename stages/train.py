@@ -11,10 +11,9 @@ from pathlib import Path
 
 from problems.errors import RecastError
 from project.atomic import write_json
-from stages.training.history import HISTORY_FILE
 from stages.training.listed_trials import LIST_FILE, ListedTrial
 from stages.training.outcomes import Outcome, read_outcome
-from stages.training.trials import Trial, trial_folder
+from stages.training.trials import RESULT_FILES, TRIAL_FILE, Trial, trial_folder
 
 
 def write_trial_list(trials: Sequence[Trial], out: Path) -> list[Outcome]:
@@ -45,7 +44,7 @@ def _read_ended(trial: Trial) -> Outcome:
 def _hash_files(folder: Path) -> str:
     """The SHA-256 of a trial's files that DVC tracks."""
     digest = hashlib.sha256()
-    for name in ("trial.json", HISTORY_FILE, "weights.safetensors"):
+    for name in (TRIAL_FILE, *RESULT_FILES):
         if (folder / name).exists():
             digest.update((folder / name).read_bytes())
     return digest.hexdigest()

@@ -26,7 +26,7 @@ from flows.runners.ray_cluster import (
     ray,
     send_parcel,
 )
-from flows.runners.ray_node import PROGRESS_SECONDS, RESULT_FILES, BundleOutput, NodeDiskError, node_bundle_task
+from flows.runners.ray_node import PROGRESS_SECONDS, SENT_FILES, BundleOutput, NodeDiskError, node_bundle_task
 from flows.runners.ray_progress import BundleProgress, ProgressActor
 from flows.runners.stopping import raise_if_stopped
 from flows.runners.work import (
@@ -275,7 +275,7 @@ class _RayGrid:
             folder, context = trial_folder(trial), self.work.contexts[trial.origin]
             driver_notes = {"commit": git.describe_commit(), "prefect_run": context.prefect_run, "logged": False}
             add_run_notes(folder, **(notes | driver_notes))
-            for name in RESULT_FILES:
+            for name in SENT_FILES:
                 if name in files:
                     with replace_file(folder / name) as temporary:
                         temporary.write_bytes(files[name])

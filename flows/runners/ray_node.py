@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from filelock import FileLock
 from prefect import task
@@ -18,12 +17,12 @@ from flows.runners.ray_progress import BundleProgress
 from infra.devices.costs import cost_shape
 from problems.errors import RecastError
 from project.disk import DiskError, explain_disk_errors
-from stages.training import history
 from stages.training.bundle import train_bundle
-from stages.training.outcomes import is_done, read_outcome
-from stages.training.trials import Trial, read_run_notes, trial_folder
+from stages.training.outcomes import list_missing, read_outcome
+from stages.training.peak_memory import total_memory
+from stages.training.trials import RESULT_FILES, TRIAL_FILE, Trial, read_run_notes, trial_folder
 
-RESULT_FILES = (history.HISTORY_FILE, "weights.safetensors", "trial.json")
+SENT_FILES = (*RESULT_FILES, TRIAL_FILE)
 """The files that a trial leaves, in the order in which they are written. With the last, the trial has ended."""
 
 PROGRESS_SECONDS = 1.0
@@ -93,12 +92,12 @@ def node_bundle_task(name: str, number: int, bundle: list[Trial], parcel: Parcel
             report()
             device = torch.device("cuda:0" if ray.get_gpu_ids() else "cpu")
             # A trial may have ended here before, without its driver having heard of it.
-            train_bundle([trial for trial in bundle if not is_done(trial)], device, None, report)
+            train_bundle(list_missing(bundle), device, None, report)
             log_outcomes([ended for trial in bundle if (ended := read_outcome(trial))])
             return BundleOutput(
                 [_read_result_files(trial) for trial in bundle],
                 [_read_notes(trial) for trial in bundle],
-                _device_memory(device),
+                total_memory(device),
             )
     except torch.AcceleratorError:
         # This process cannot use the device any more; a new one tries these trials again.
@@ -111,14 +110,8 @@ def node_bundle_task(name: str, number: int, bundle: list[Trial], parcel: Parcel
 
 def _read_result_files(trial: Trial) -> dict[str, bytes]:
     folder = trial_folder(trial)
-    return {name: (folder / name).read_bytes() for name in RESULT_FILES if (folder / name).exists()}
+    return {name: (folder / name).read_bytes() for name in SENT_FILES if (folder / name).exists()}
 
 
 def _read_notes(trial: Trial) -> dict[str, Any]:
     return read_run_notes(trial_folder(trial)) | {"shape": cost_shape(trial)}
-
-
-def _device_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return psutil.virtual_memory().total

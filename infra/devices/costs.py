@@ -5,6 +5,7 @@ import json
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from project.records import read_disposable_record
 from stages.tables.windows import AnyWindows, read_windows
 from stages.training import fit
+from stages.training.failures import TrialFailed
 from stages.training.objectives import choose_shape
 from stages.training.trials import Trial, trial_folder
 
@@ -154,14 +156,16 @@ class Costs:
         return epochs * max(1, self.parameters(trial)) * (1.0 if per_weight is None else per_weight)
 
     def parameters(self, trial: Trial) -> int:
-        """The number of weights that a trial has to train."""
+        """The number of weights that a trial has to train; 0 for one that is too large, and fails at once."""
         configuration = trial.configuration
         name = f"{trial.problem} {configuration.label}"
         if name not in self._parameters:
             windows = _windows_of_trial(trial)
             inputs = choose_shape(windows, trial.train)
-            network = fit.initialize_network(configuration.architecture, configuration.hyperparameters, inputs, seed=0)
-            self._parameters[name] = sum(weight.numel() for weight in network.parameters())
+            self._parameters[name] = 0
+            with suppress(TrialFailed):
+                network = fit.outline_network(configuration.architecture, configuration.hyperparameters, inputs)
+                self._parameters[name] = sum(weight.numel() for weight in network.parameters())
         return self._parameters[name]
 
 

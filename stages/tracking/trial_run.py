@@ -18,11 +18,20 @@ from pynvml import NVMLError
 from project.git import describe_commit
 from project.paths import PARAMS
 from stages.report.drawing import use_matplotlib
+from stages.tracking.params import describe_trial_params
 from stages.tracking.runs import RunContext, add_params_and_tags, identify_checkout, read_runs
 from stages.tracking.store import get_client, translate_artifact_errors, translate_errors
 from stages.training import history
 from stages.training.history import Epoch
-from stages.training.trials import Trial, add_run_notes, read_run_notes, read_trial, trial_folder
+from stages.training.trials import (
+    RESULT_FILES,
+    TRIAL_FILE,
+    Trial,
+    add_run_notes,
+    read_run_notes,
+    read_trial,
+    trial_folder,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,13 +91,7 @@ class TrialRun:
         if notes.get("logged"):
             # That was an earlier attempt. Until this one has ended too, the store does not have everything.
             add_run_notes(folder, logged=False)
-        hyperparameters = {name: str(value) for name, value in record["hyperparameters"].items()}
-        params = {
-            **context.params,
-            **hyperparameters,
-            "architecture": record["architecture"],
-            "seed": str(record["seed"]),
-        }
+        params = describe_trial_params(context.params, record)
         tags = {
             **context.tags,
             "mlflow.parentRunId": context.parent,
@@ -159,7 +162,7 @@ class TrialRun:
             ],
             tags=[RunTag("recast.reason", record["reason"])] if failed else [],
         )
-        files = [self.folder / name for name in ("trial.json", history.HISTORY_FILE, "weights.safetensors")]
+        files = [self.folder / name for name in (TRIAL_FILE, *RESULT_FILES)]
         with tempfile.TemporaryDirectory() as folder:
             if epochs:
                 files.append(Path(folder) / "learning_curve.png")

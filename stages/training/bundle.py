@@ -17,7 +17,7 @@ from safetensors.torch import save
 from architectures import Network
 from problems.errors import RecastError
 from project import git
-from project.atomic import replace_file, write_json
+from project.atomic import replace_file
 from stages.tables.windows import read_windows
 from stages.training.batches import SplitData
 from stages.training.checkpoint import TrainingState
@@ -31,7 +31,14 @@ from stages.training.reading import read_batches
 from stages.training.results import describe_failure, describe_result, describe_trial, read_target_scale
 from stages.training.scoring import mean_scores
 from stages.training.trial_log import TrialLogger
-from stages.training.trials import Trial, add_run_notes, check_trial_code, trial_folder
+from stages.training.trials import (
+    WEIGHTS_FILE,
+    Trial,
+    add_run_notes,
+    check_trial_code,
+    trial_folder,
+    write_trial,
+)
 
 
 def train_bundle(
@@ -133,8 +140,7 @@ def train_trial(
     write_history(folder, epochs)
     seconds = time.perf_counter() - start
     add_run_notes(folder, seconds=seconds, peak_bytes=measure_peak_memory(device))
-    # Written last of all that others read of the trial: when it exists, the trial has ended.
-    write_json(folder / "trial.json", record)
+    record = write_trial(folder, record)
     if not record["transient"]:
         checkpoint.unlink(missing_ok=True)
     if log:
@@ -155,5 +161,5 @@ def _save_weights(network: Network, folder: Path) -> None:
     """Write the weights of a network; a baseline has none, and leaves no file."""
     weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
     if weights:
-        with replace_file(folder / "weights.safetensors") as temporary:
+        with replace_file(folder / WEIGHTS_FILE) as temporary:
             temporary.write_bytes(save(weights))

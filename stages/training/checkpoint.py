@@ -1,5 +1,6 @@
 """How far the training of a trial has come, and the file that it resumes from."""
 
+import hashlib
 import io
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +10,11 @@ from torch import Tensor
 
 from architectures import Network
 from project.atomic import replace_file
+from project.progress import print_warning
 from stages.training.history import Epoch
+
+DIGEST_BYTES = 32
+"""A checkpoint begins with the SHA-256 of the rest."""
 
 
 @dataclass(kw_only=True)
@@ -55,14 +60,19 @@ def save_checkpoint(training: TrainingState, checkpoint: Path) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with replace_file(checkpoint) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
 
 
 def load_checkpoint(training: TrainingState, checkpoint: Path, device: torch.device) -> None:
-    """Resume from a checkpoint if it exists."""
+    """Resume from a checkpoint if it exists and is as it was written; a damaged one is of no use."""
     if not checkpoint.exists():
         return
-    state = torch.load(checkpoint, map_location=device, weights_only=True)
+    content = checkpoint.read_bytes()
+    digest, saved = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if hashlib.sha256(saved).digest() != digest:
+        print_warning(f"{checkpoint} is damaged; the trial is trained from its first epoch")
+        return
+    state = torch.load(io.BytesIO(saved), map_location=device, weights_only=True)
     training.network.load_state_dict(state["network"])
     training.optimizer.load_state_dict(state["optimizer"])
     training.scaler.load_state_dict(state["scaler"])

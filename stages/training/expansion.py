@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from architectures import REGISTRY, ShapeError
@@ -11,7 +12,8 @@ from project.paths import PARAMS
 from project.settings.grid import expand_grid
 from project.settings.sections import Settings
 from stages.tables.windows import AnyWindows
-from stages.training.fit import initialize_network
+from stages.training.failures import TrialFailed
+from stages.training.fit import outline_network
 from stages.training.objectives import choose_shape
 from stages.training.trial_code import digest_trial_code
 from stages.training.trials import Trial
@@ -42,14 +44,16 @@ def list_trials(settings: Settings, problem: str, windowed: Path, origin: str | 
 
 
 def check_grid_shapes(trials: Iterable[Trial], windows: AnyWindows) -> None:
-    """
+    """Check that the architectures of a grid can work on these windows. One that is too large fails in its own trials.
+
     Raises:
         RecastError: an architecture of the grid cannot work on these windows.
     """
     for trial in {trial.configuration.label: trial for trial in trials}.values():
         configuration, shape = trial.configuration, choose_shape(windows, trial.train)
         try:
-            initialize_network(configuration.architecture, configuration.hyperparameters, shape, seed=0)
+            with suppress(TrialFailed):
+                outline_network(configuration.architecture, configuration.hyperparameters, shape)
         except ShapeError as error:
             raise RecastError(f"{PARAMS}: grid.architectures.{error}") from None
 

@@ -17,11 +17,16 @@ from learning.objectives import Objective
 from learning.optimizers import OPTIMIZERS
 from learning.schedules import SCHEDULES
 from project.settings.sections import TrainSettings
+from stages.training.baselines import spread_baseline
 from stages.training.batches import SplitData
 from stages.training.checkpoint import FitResult, TrainingState, load_checkpoint, save_checkpoint
 from stages.training.failures import TrialFailed
 from stages.training.history import Epoch
+from stages.training.peak_memory import total_memory
 from stages.training.scoring import mean_scores
+
+WEIGHT_BYTES = 12
+"""What training needs for a weight at least: the weight, its gradient and its best value, in float32."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -30,6 +35,39 @@ def initialize_network(architecture: str, hyperparameters: Axes, shape: WindowSh
     """A network with its initial weights; the same seed gives the same weights."""
     torch.manual_seed(seed)
     return combined.build_network(architecture, hyperparameters, shape)
+
+
+def outline_network(architecture: str, hyperparameters: Axes, shape: WindowShape) -> Network:
+    """A network whose weights have shapes but no values, and so take no memory.
+
+    Raises:
+        ShapeError: the architecture cannot work on windows of this shape.
+        TrialFailed: a weight is larger than any tensor can be.
+    """
+    try:
+        with torch.device("meta"):
+            return combined.build_network(architecture, hyperparameters, shape)
+    except RuntimeError as error:
+        raise TrialFailed(f"is too large for PyTorch: {error}") from error
+
+
+def _check_memory(network: Network, device: torch.device) -> None:
+    """
+    Args:
+        network: its outline.
+
+    Raises:
+        TrialFailed: the device has less memory than training the network takes, whatever else runs there. Without this
+            check the system would grant the memory, and end the process when it is used.
+    """
+    weights = sum(weight.numel() for weight in network.parameters())
+    needed, memory = weights * WEIGHT_BYTES, total_memory(device)
+    if needed > memory:
+        raise TrialFailed(
+            f"out of memory: training its {weights:,} weights takes at least {needed / 2**30:,.1f} GiB, and the device "
+            f"has {memory / 2**30:,.1f} GiB",
+            transient=True,
+        )
 
 
 def fit(
@@ -56,7 +94,7 @@ def fit(
         before_step: called before every step; what it raises ends the training.
 
     Raises:
-        TrialFailed: the loss is infinite or not a number.
+        TrialFailed: the loss is infinite or not a number, or the network is too large for the device.
     """
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
@@ -64,8 +102,10 @@ def fit(
     torch.set_float32_matmul_precision("highest" if exact else "high")
     # cuDNN has a switch of its own: without it, a recurrent layer computes float32 as TF32.
     torch.backends.cudnn.allow_tf32 = not exact
+    _check_memory(outline_network(architecture, hyperparameters, shape), device)
     network = initialize_network(architecture, hyperparameters, shape, seed).to(device)
     if not isinstance(hyperparameters, TrainedAxes):
+        spread_baseline(network, objective.quantiles, data["validation"])
         return FitResult(network=network)
     training = TrainingState(
         network=network,

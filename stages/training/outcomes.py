@@ -1,10 +1,12 @@
 """How trials ended, read from their folders."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from stages.training.trials import Trial, read_trial, trial_folder
+from project.progress import print_warning
+from stages.training.trials import TRIAL_FILE, DamagedTrial, Trial, read_trial, set_aside_if_damaged, trial_folder
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,12 @@ class Outcome:
 
 
 def read_outcome(trial: Trial) -> Outcome | None:
-    """How the trial ended when it last ran, or None when it has not ended."""
-    if not (trial_folder(trial) / "trial.json").exists():
+    """How the trial ended when it last ran, or None when it has not ended.
+
+    Raises:
+        DamagedTrial: a file of the trial is missing, or is not as training wrote it.
+    """
+    if not (trial_folder(trial) / TRIAL_FILE).exists():
         return None
     return summarize_outcome(trial, read_trial(trial), trained=False)
 
@@ -55,6 +61,25 @@ def is_done(trial: Trial) -> bool:
     return outcome is not None and not outcome.transient
 
 
+def list_missing(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials that have to be trained. Those that are damaged are set aside first, with a warning."""
+    missing = []
+    for trial in trials:
+        damage = set_aside_if_damaged(trial)
+        if damage:
+            print_warning(str(damage))
+        if damage or not is_done(trial):
+            missing.append(trial)
+    return missing
+
+
 def list_retryable(trials: Iterable[Trial]) -> list[Trial]:
     """The trials that have failed and that another attempt may finish."""
-    return [trial for trial in trials if (outcome := read_outcome(trial)) and outcome.transient]
+    retryable = []
+    for trial in trials:
+        # A damaged trial is trained again in any case.
+        with suppress(DamagedTrial):
+            outcome = read_outcome(trial)
+            if outcome is not None and outcome.transient:
+                retryable.append(trial)
+    return retryable

@@ -1,9 +1,10 @@
-"""The peak of the memory that a trial takes, measured while it trains."""
+"""The memory that a device has, and the peak of what a trial takes of it, measured while it trains."""
 
 import resource
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 CUDA_CONTEXT = 800 << 20
@@ -11,6 +12,13 @@ CUDA_CONTEXT = 800 << 20
 
 Measured on an H200, where it is 750 MiB (`python -m benchmarks gpu`); within a container the driver does not report it.
 """
+
+
+def total_memory(device: torch.device) -> int:
+    """The bytes of memory that a GPU has, or the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
 
 
 def reset_peak_memory(device: torch.device) -> None:

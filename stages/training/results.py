@@ -3,12 +3,11 @@
 from typing import Any
 
 from architectures import Network, Output
-from project.atomic import write_json
 from stages.tables.table import Table
 from stages.tables.windows import TableWindows, read_windows
 from stages.training.history import write_history
 from stages.training.outcomes import Outcome, summarize_outcome
-from stages.training.trials import Trial, trial_folder
+from stages.training.trials import Trial, trial_folder, write_trial
 
 
 def read_target_scale(trial: Trial) -> float:
@@ -71,5 +70,5 @@ def record_lost_trial(trial: Trial, reason: str) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     record = describe_trial(trial) | {"scaled": {}} | describe_failure(reason, transient=True)
     write_history(folder, [])
-    write_json(folder / "trial.json", record)
+    record = write_trial(folder, record)
     return summarize_outcome(trial, record, trained=True)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,23 @@ import torch
 
 from architectures import REGISTRY
 from problems.errors import RecastError
+from problems.files.file_hash import file_sha256
 from project import paths
 from project.atomic import write_json
-from project.records import read_record
+from project.records import read_disposable_record, read_record
 from project.settings.grid import Configuration
 from project.settings.sections import TrainSettings
+from stages.training.history import HISTORY_FILE
 from stages.training.trial_code import digest_trial_code
+
+TRIAL_FILE, WEIGHTS_FILE = "trial.json", "weights.safetensors"
+
+RESULT_FILES = (HISTORY_FILE, WEIGHTS_FILE)
+"""The files of which `trial.json` has the digests. A baseline and a trial that has failed have no weights."""
+
+
+class DamagedTrial(RecastError):
+    """A file of a trial is missing, or is not as training wrote it."""
 
 
 @dataclass(frozen=True)
@@ -90,23 +103,83 @@ def trial_folder(trial: Trial) -> Path:
 
 
 def read_trial(trial: Trial) -> dict[str, Any]:
-    """The content of `trial.json` of a trial that has ended.
+    """The content of `trial.json` of a trial that has ended, after all of its files have been checked.
 
     Raises:
+        DamagedTrial: a file is missing, or is not as training wrote it.
         RecastError: the trial has not ended, or what was trained had other code, data or settings than the present.
     """
-    try:
-        record = read_record(
-            trial_folder(trial) / "trial.json",
-            dict[str, Any],
-            fix=f"delete {trial_folder(trial)} and run `recast run {trial.problem}`",
-        )
-    except FileNotFoundError:
+    folder = trial_folder(trial)
+    if not (folder / TRIAL_FILE).exists():
         raise RecastError(
-            f"{trial_folder(trial)}: {trial.label} was not trained with the present code, data and settings: "
+            f"{folder}: {trial.label} was not trained with the present code, data and settings: "
             f"recast run {trial.problem}"
-        ) from None
+        )
+    record = read_disposable_record(folder / TRIAL_FILE, dict[str, Any])
+    if record is None or record.get("digest") != digest_record(record) or record["key"] != trial.key:
+        raise _damage(trial, TRIAL_FILE)
+    for name, digest in record["files"].items():
+        file = folder / name
+        if not file.is_file() or file_sha256(file) != digest:
+            raise _damage(trial, name)
     return record
+
+
+def _damage(trial: Trial, name: str) -> DamagedTrial:
+    return DamagedTrial(
+        f"{trial_folder(trial) / name} of {trial.label} is missing, or is not as it was written: "
+        f"`recast run {trial.problem}` sets the trial aside and trains it again"
+    )
+
+
+def write_trial(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write `trial.json`, the last of all files that others read of a trial: when it exists, the trial has ended.
+
+    Args:
+        record: what it says, without digests.
+
+    Returns:
+        The record with the digests of the files of the result, and one of itself.
+    """
+    files = {name: file_sha256(folder / name) for name in RESULT_FILES if (folder / name).exists()}
+    complete = record | {"files": files}
+    complete["digest"] = digest_record(complete)
+    write_json(folder / TRIAL_FILE, complete)
+    return complete
+
+
+def digest_record(record: dict[str, Any]) -> str:
+    """The SHA-256 of what a `trial.json` says beside this digest itself."""
+    content = {name: value for name, value in record.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def set_aside_if_damaged(trial: Trial) -> DamagedTrial | None:
+    """Move the folder of a damaged trial out of the way, so that the trial is trained again.
+
+    Returns:
+        What is damaged; None: nothing is, or the trial has not ended.
+    """
+    folder = trial_folder(trial)
+    if not (folder / TRIAL_FILE).exists():
+        return None
+    try:
+        read_trial(trial)
+    except DamagedTrial as damage:
+        target = paths.STATE / "damaged" / trial.problem / f"{trial.key}-{time.time_ns()}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder, target)
+        # The next attempt continues the same run in MLflow.
+        if run := _read_run_id(target):
+            add_run_notes(folder, mlflow_run_id=run)
+        return damage
+    return None
+
+
+def _read_run_id(folder: Path) -> str | None:
+    """The trial's run in MLflow, if its notes can be read."""
+    notes = read_disposable_record(folder / "run.json", dict[str, Any])
+    return notes.get("mlflow_run_id") if notes else None
 
 
 def read_run_notes(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow import MlflowClient
+from safetensors.torch import load_file, save_file
 
 from tests.flows.cli.test_commands import read_end_times
 from tests.support.checkout import Checkout, write_table
@@ -83,17 +85,48 @@ def test_ctrl_c_stops_training_in_this_process_too(
 def test_whatever_a_trial_raises_is_the_failure_of_that_trial(kind: str, finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "raising")
     break_architecture(checkout, "raising", "raise IndexError('no such [row] of it')")
-    checkout.settings(
-        grid__architectures={"raising": {}, "dense": {"units": [4]}}, runner__kind=kind, runner__workers=1
-    )
+    architectures = {
+        "raising": {},
+        "gru": {"units": [200_000]},
+        "lstm": {"units": [10**9]},
+        "dense": {"units": [4]},
+    }
+    checkout.settings(grid__architectures=architectures, runner__kind=kind, runner__workers=1)
     printed = checkout.recast("run", status=3)
     assert "IndexError: no such [row] of it" in printed
+    assert "out of memory: training its 120," in printed
+    assert "is too large for PyTorch" in printed
     assert "Traceback" not in printed
     listed = json.loads(checkout.file("data/train/demo/trials.json").read_text())
-    assert [trial["status"] for trial in listed] == ["failed"] * 2 + ["finished"] * 2
+    assert [trial["status"] for trial in listed] == ["failed"] * 6 + ["finished"] * 2
     noted = json.loads(checkout.file(f"trials/demo/{listed[0]['key']}/run.json").read_text())
     assert "raising.py" in noted["traceback"]
     assert "up to date" in checkout.dvc("status")
+
+
+def test_damaged_trials_are_set_aside_and_trained_again(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "damaged")
+    lock = checkout.file("dvc.lock").read_bytes()
+    folders = sorted(file.parent for file in checkout.root.glob("trials/demo/*/weights.safetensors"))
+    content = {file: file.read_bytes() for folder in folders for file in folder.iterdir() if file.name != "run.json"}
+    flipped, truncated, lacking, unreadable = folders
+    weights = load_file(flipped / "weights.safetensors")
+    save_file({name: -value for name, value in weights.items()}, flipped / "weights.safetensors")
+    (truncated / "weights.safetensors").write_bytes(content[truncated / "weights.safetensors"][:-1])
+    (lacking / "history.json").unlink()
+    (unreadable / "trial.json").write_bytes(content[unreadable / "trial.json"][:100])
+
+    shown = checkout.recast("status")
+    assert shown.count("damaged; the next run trains it again") == 4, shown
+    printed = checkout.recast("run")
+    assert printed.count("sets the trial aside and trains it again") == 4
+    assert {file: file.read_bytes() for file in content} == content
+    assert checkout.file("dvc.lock").read_bytes() == lock
+    assert len(list(checkout.root.glob(".recast/damaged/demo/*/trial.json"))) == 4
+    client = MlflowClient(f"sqlite:///{checkout.file('mlruns/mlflow.db')}")
+    (experiment,) = client.search_experiments(filter_string="name = 'demo'")
+    keys = [run.data.tags.get("recast.key") for run in client.search_runs([experiment.experiment_id])]
+    assert len([key for key in keys if key]) == len({key for key in keys if key}) == 5, "no trial has a second run"
 
 
 def test_what_failed_for_want_of_memory_is_tried_again_when_asked(finished: Checkout, tmp_path: Path) -> None:
