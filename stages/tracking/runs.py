@@ -14,10 +14,13 @@ from urllib.parse import quote
 
 from mlflow.entities import Metric, Param, Run, RunTag
 
+from problems.passwords import hide_passwords
 from problems.problem import AnyProblem
 from project.git import describe_commit
 from project.paths import PARAMS
 from project.settings.sections import Settings
+from stages.tables.windows import read_windows
+from stages.tracking.params import SharedParams, describe_shared
 from stages.tracking.store import get_client, get_or_create_experiment, translate_artifact_errors, translate_errors
 from stages.training.trials import Trial
 
@@ -35,7 +38,7 @@ class RunContext:
         grid: the name of the tag that every run of the grid has, whichever pipeline run trained it: a run can have only
             one parent.
         tags: the tags of every child run.
-        params: the parameters of every child run, beside its own.
+        params: the parameters that all child runs have in common.
         prefect_run: the id of the flow run that trains, if there is one.
     """
 
@@ -44,7 +47,7 @@ class RunContext:
     parent: str
     grid: str
     tags: dict[str, str]
-    params: dict[str, str]
+    params: SharedParams
     prefect_run: str | None
 
 
@@ -64,6 +67,7 @@ def open_pipeline_run(
     context, run = _open("pipeline", problem, settings, settings.problem(problem), trials, name, newest, prefect_run)
     # The newest run belongs to another time, and perhaps to another commit.
     if not newest:
+        _end_abandoned_runs(context, "pipeline")
         add_params_and_tags(run, {}, {"mlflow.source.git.commit": describe_commit(), "recast.prefect_run": prefect_run})
     return context
 
@@ -93,6 +97,7 @@ def open_backtest_runs(
     name = time.strftime("backtest %Y-%m-%d %H:%M:%S")
     declared = settings.problem(problem)
     whole, run = _open("backtest", problem, settings, declared, all_trials, name, True, prefect_run)
+    _end_abandoned_runs(whole, "backtest")
     add_params_and_tags(run, {}, started_by)
     contexts: dict[str | None, RunContext] = {}
     for origin, (problem_at_origin, trials) in origins.items():
@@ -122,12 +127,7 @@ def _open(
         "recast.unit": declared.unit,
         f"recast.grid.{grid}": "1",
     }
-    params = {
-        "target": declared.target,
-        "split": declared.split.model_dump_json(),
-        **{name: str(value) for name, value in declared.window.model_dump().items()},
-        **{name: str(value) for name, value in settings.train.model_dump().items()},
-    }
+    params = describe_shared(declared, settings.train, read_windows(trials[0].windowed))
     checkout = identify_checkout()
     same = f"tags.`recast.grid` = '{grid}' and tags.`recast.checkout` = '{checkout}' and tags.`recast.kind` = '{kind}'"
     still_open = "" if newest else " and attributes.status = 'RUNNING'"
@@ -139,10 +139,34 @@ def _open(
         note = f"All trials of this grid, even if trained earlier: filter runs by ``tags.`recast.grid.{grid}` = '1'``"
         identity = {"recast.kind": kind, "recast.grid": grid, "recast.checkout": checkout}
         run = get_client().create_run(experiment, run_name=name, tags={**tags, **identity, "mlflow.note.content": note})
-    add_params_and_tags(run, {**params, "trials": str(len(trials))}, tags)
+    add_params_and_tags(run, {**params.of_grid, "trials": str(len(trials))}, tags)
     with translate_artifact_errors():
-        get_client().log_text(run.info.run_id, PARAMS.read_text(encoding="utf-8"), PARAMS.name)
+        get_client().log_text(run.info.run_id, hide_passwords(PARAMS.read_text(encoding="utf-8")), PARAMS.name)
     return RunContext(problem, experiment, run.info.run_id, f"recast.grid.{grid}", tags, params, prefect_run), run
+
+
+def _end_abandoned_runs(context: RunContext, kind: str) -> None:
+    """End what was killed in this checkout and will not be continued, because another grid is trained now.
+
+    Args:
+        context: of the grid that is trained now.
+        kind: of the run of a grid: pipeline or backtest, of which a checkout runs one at a time.
+    """
+    checkout = f"tags.`recast.checkout` = '{identify_checkout()}' and tags.`recast.kind` = '{kind}'"
+    for run in _list_running(context.experiment, checkout):
+        if run.info.run_id != context.parent:
+            _end_with_children(context.experiment, run)
+
+
+def _end_with_children(experiment: str, run: Run) -> None:
+    for child in _list_running(experiment, f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"):
+        _end_with_children(experiment, child)
+    get_client().set_terminated(run.info.run_id, "KILLED")
+
+
+def _list_running(experiment: str, condition: str) -> list[Run]:
+    found = get_client().search_runs([experiment], f"{condition} and attributes.status = 'RUNNING'", max_results=1000)
+    return list(found)
 
 
 def add_params_and_tags(run: Run, params: Mapping[str, str], tags: Mapping[str, str | None]) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
@@ -17,12 +18,17 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from problems.errors import RecastError
 from project import profile
 from project.paths import MLFLOW_STORE
 from project.retry import ServerError, http_status, is_lasting, is_lasting_status
+from project.sqlite_files import is_locked, list_holders
+from stages.tracking.database import prepare_database
 
 # It prints each error with its traceback before it raises it. The user gets one line, from `translate_errors`.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+OWN_DATABASE = MLFLOW_STORE / "mlflow.db"
 
 PATIENCE_SECONDS = 240
 """How long to wait for a server that is away, once everything is trained: as Prefect's clients wait for theirs."""
@@ -87,6 +93,9 @@ def _explain(error: Exception, what: str, fix: str) -> TrackingError:
         fix: what to do about it; unless MLflow answers that this is not allowed, which has a fix of its own.
     """
     status = _http_status(error)
+    if is_locked(error) and (database := _database_file()):
+        what = "is locked by another process"
+        fix = f"Wait for {list_holders(database) or 'the process that writes to it'}, or end it; then run again"
     if status in _NOT_ALLOWED:
         # Other programs on MLflow's port answer so too, and MLflow itself does to a host that it does not know.
         what = "refuses this"
@@ -116,11 +125,44 @@ def _has_server() -> bool:
 
 def tracking_uri() -> str:
     """Where the store is: MLFLOW_TRACKING_URI, else the server of the profile, else the project's own database."""
-    return (
-        os.environ.get("MLFLOW_TRACKING_URI")
-        or profile.read_profile().mlflow
-        or f"sqlite:///{MLFLOW_STORE / 'mlflow.db'}"
-    )
+    return os.environ.get("MLFLOW_TRACKING_URI") or profile.read_profile().mlflow or f"sqlite:///{OWN_DATABASE}"
+
+
+def _database_file() -> Path | None:
+    """The file of the store's database; None: the store is not in a SQLite database."""
+    return Path(tracking_uri().removeprefix("sqlite:///")) if tracking_uri().startswith("sqlite:///") else None
+
+
+@contextmanager
+def _explain_first_errors() -> Iterator[None]:
+    """Raise what goes wrong when the store is first used as an error that says what the user can do.
+
+    Raises:
+        TrackingError: the store cannot be reached.
+    """
+    try:
+        yield
+    except RecastError:
+        raise
+    # Not only errors of MLflow: the driver of a database may be missing, and another program may answer at its address.
+    except Exception as error:
+        raise _explain(
+            error,
+            "cannot be reached",
+            "Start it (`recast up` starts the project's own), or unset MLFLOW_TRACKING_URI to write to "
+            "mlruns/mlflow.db",
+        ) from error
+
+
+def prepare_own_database() -> None:
+    """Create the project's own database, or migrate it, unless it is complete.
+
+    Raises:
+        TrackingError: it cannot be read or written.
+        RecastError: it has runs, but cannot be migrated, or is in use.
+    """
+    with _explain_first_errors():
+        prepare_database(OWN_DATABASE)
 
 
 @cache
@@ -133,18 +175,11 @@ def get_client() -> MlflowClient:
     # An unreachable server should be reported now, not after minutes of MLflow's own retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    MLFLOW_STORE.mkdir(exist_ok=True)
-    try:
+    with _explain_first_errors():
+        if database := _database_file():
+            prepare_database(database)
         client = MlflowClient(tracking_uri())
         client.search_experiments(max_results=1)
-    # An ImportError: the driver of the database is missing.
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        raise _explain(
-            error,
-            "cannot be reached",
-            "Start it (`recast up` starts the project's own), or unset MLFLOW_TRACKING_URI to write to "
-            "mlruns/mlflow.db",
-        ) from error
     mlflow.set_tracking_uri(tracking_uri())
     return client
 

@@ -25,12 +25,15 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 
+from architectures import REGISTRY, WindowShape
 from problems.errors import RecastError
+from problems.problem import Problem
 from project import paths
 from project.git import describe_commit
 from project.lock import hold_pipeline_lock
 from project.retry import retry_while_unreachable
 from project.settings.loading import load_settings
+from project.settings.sections import TrainSettings
 from project.source_code import PACKAGES
 from stages.evaluation import leaderboard
 from stages.tables.table import Table
@@ -39,6 +42,7 @@ from stages.tracking import packaging, trial_run
 from stages.tracking import store as tracking
 from stages.tracking.evaluation import log_evaluation
 from stages.tracking.packaging import CONTENT_TAG, store_best_models
+from stages.tracking.params import describe_shared, describe_trial_params
 from stages.tracking.rebuild import rebuild
 from stages.tracking.runs import RunContext, end_pipeline_run, open_pipeline_run
 from stages.tracking.served_model import hash_content
@@ -84,12 +88,42 @@ def test_a_parent_run_and_a_child_run_a_trial(finished: Checkout) -> None:
     assert {"evaluation/report.html", "evaluation/leaderboard.json", "evaluation/metrics.json"} <= names
 
 
+def test_parameters_are_the_values_in_effect(make_problem: Callable[..., Problem]) -> None:
+    train = TrainSettings(loss="pinball", epochs=9, clip=1.0)
+    windows = TableWindows(6, 2, 2, 1, {}, {}, {}, "", WindowShape(3, 3, 1, 2, 12))
+    shared = describe_shared(make_problem(), train, windows)
+    assert shared.of_grid["quantiles"] == str(train.quantiles)
+    assert shared.of_grid["clip"] == "1.0"
+    own = REGISTRY["gru"].Hyperparameters(epochs=3, lookback=2).model_dump(mode="json")
+    params = describe_trial_params(shared, {"hyperparameters": own, "architecture": "gru", "seed": 0})
+    assert (params["epochs"], params["lookback"], params["loss"]) == ("3", "4h", "pinball")
+    baseline = describe_trial_params(
+        shared, {"hyperparameters": {"days": 3}, "architecture": "seasonal_naive", "seed": 0}
+    )
+    assert baseline["quantiles"] == str(train.quantiles), "they decide what it forecasts"
+    assert baseline["days"] == "3"
+    assert not {"epochs", "clip", "batch_size"} & baseline.keys()
+
+
 def test_parameters_are_flat_and_metrics_come_by_epoch_in_both_units(finished: Checkout) -> None:
     client, _, trials = runs(finished)
     run = trials["gru units=4 seed=1"]
     wanted = {"architecture": "gru", "units": "4", "learning_rate": "0.001", "optimizer": "rmsprop", "seed": "1"}
     assert wanted.items() <= run.data.params.items()
-    assert {"epochs", "batch_size", "lookback", "delay", "split", "target"} <= run.data.params.keys()
+    effective = {
+        "epochs": "2",
+        "batch_size": "32",
+        "lookback": "2d",
+        "delay": "1d",
+        "loss": "mae",
+        "target": "T (degC)",
+    }
+    assert effective.items() <= run.data.params.items()
+    assert not {"quantiles", "patience", "clip", "first", "embedding"} & run.data.params.keys()
+    assert "None" not in run.data.params.values()
+    baseline = trials["persistence seed=0"].data.params
+    assert {"lookback": "2d", "architecture": "persistence"}.items() <= baseline.items()
+    assert not {"epochs", "batch_size", "loss", "quantiles", "threads"} & baseline.keys()
     trial = json.loads(finished.file(f"trials/demo/{run.data.tags['recast.key']}/trial.json").read_text())
     for name in ("validation_mae", "validation_rmse", "train_loss"):
         assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == [1, 2]
@@ -314,6 +348,21 @@ def test_another_checkouts_run_of_a_shared_store_is_left_alone(
     assert TrialRun(context, trial_folder(gru), read_trial(gru), "cpu").id == ids[3]
     add_run_notes(trial_folder(gru), mlflow_run_id=ids[1])
     assert TrialRun(context, trial_folder(gru), read_trial(gru), "cpu").id == ids[1], "noted here, it is this trial's"
+
+
+def test_what_was_killed_is_ended_when_another_grid_is_trained(ended: list[Trial], tmp_path: Path) -> None:
+    *others, gru = ended
+    killed = opened(ended)
+    TrialRun(killed, trial_folder(gru), read_trial(gru), "cpu")
+    assert opened(ended).parent == killed.parent, "the same grid continues it"
+    assert {run.info.status for run in (*in_store(), *in_store(kind="pipeline"))} == {"RUNNING"}
+    context = opened(others)
+    statuses = {run.info.run_id: run.info.status for run in in_store(kind="pipeline")}
+    assert statuses == {killed.parent: "KILLED", context.parent: "RUNNING"}
+    assert run_of(gru).info.status == "KILLED"
+    opened(ended)
+    TrialRun(context, trial_folder(gru), read_trial(gru), "cpu").finish(read_trial(gru), [], 1.0)
+    assert run_of(gru).info.status == "FINISHED", "it can be continued later"
 
 
 def test_a_lost_note_gives_no_second_run(ended: list[Trial]) -> None:
