@@ -13,7 +13,7 @@ from typing import Any
 
 from dvc.config import NoRemoteError
 from dvc.dvcfile import LOCK_FILE
-from dvc.exceptions import DvcException
+from dvc.exceptions import ConfirmRemoveError, DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.repo.experiments.refs import ExpRefInfo
@@ -147,9 +147,28 @@ def restore_from_cache(repo: Repo, stage: Any) -> bool:
     """Restore the outputs of a stage for the present state of its dependencies; False: DVC does not have them."""
     try:
         repo.stage_cache.restore(stage)
-    except RunCacheNotFoundError:
+    # What a run that was killed has left is in the way, and DVC does not have it: the stage replaces it.
+    except (RunCacheNotFoundError, ConfirmRemoveError):
         return False
     return True
+
+
+def list_cached_objects() -> dict[str, Path]:
+    """The files in DVC's cache by their hashes; that of a folder ends with .dir."""
+    with open_repository() as repo:
+        cache = repo.cache.local
+        return {digest: Path(cache.oid_to_path(digest)) for digest in cache.all()}
+
+
+def list_used_hashes() -> set[str]:
+    """The hashes of all that the checkout, any commit of git and any experiment uses.
+
+    Raises:
+        RecastError: another DVC command runs, or a commit cannot be read.
+    """
+    with open_repository() as repo:
+        used = repo.used_objs(all_commits=True, all_experiments=True)
+        return {str(digest.value) for digests in used.values() for digest in digests}
 
 
 def experiment_reference(commit: str, name: str) -> str:

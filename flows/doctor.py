@@ -31,8 +31,8 @@ from infra import postgres, secrets
 from infra.server_process import Server, running_address, running_port
 from infra.servers import MLFLOW, POSTGRES, PREFECT, RAY, WORKER, ray_environment, servers_of_profile
 from problems.errors import RecastError
+from problems.passwords import hide_passwords
 from project import paths, profile
-from project.redaction import hide_passwords
 from project.settings.loading import load_settings
 
 REQUIREMENTS = Path("requirements.lock")
@@ -175,7 +175,7 @@ def _space() -> Iterator[Finding]:
         seen.add(device)
         free = shutil.disk_usage(folder).free
         result = f"{free / (1 << 30):.1f} GiB free at {folder.absolute()}"
-        fix = "free some space: `dvc gc --workspace` removes data that this checkout does not use"
+        fix = "free some space: `recast gc` shows what can be removed without losing anything, and asks"
         state: Literal["well", "advice", "broken"] = "well"
         if free < LOW_BYTES:
             state = "broken" if free < TOO_LOW_BYTES else "advice"

@@ -14,29 +14,23 @@ import hashlib
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
-
 from infra import postgres
-from infra.laptop import ARTIFACTS, DATABASES, LOCATIONS
-from infra.server_process import running_address, running_port, start
-from infra.servers import POSTGRES, S3, SERVERS, connect_object_store
+from infra.laptop import ARTIFACTS, DATABASES
+from infra.server_process import running_port, start
+from infra.servers import POSTGRES, connect_object_store
 from problems.errors import RecastError
-from problems.files.file_hash import file_sha256
 from project import profile
 from project.atomic import replace_file, replace_folder
-from project.paths import STATE
-from project.records import read_record
+from project.sqlite_files import copy_database
 
 MANIFEST = "backup.json"
 FORMAT = 1
@@ -82,12 +76,9 @@ def back_up(target: Path) -> Backup:
         target: a tar file if it ends with .tar, else a folder.
 
     Raises:
-        RecastError: the target exists already, or a database cannot be read.
+        RecastError: the target exists already or cannot be written, or a database cannot be read.
     """
-    if target.exists():
-        raise RecastError(
-            f"{target} exists already; name another file or folder, such as {target.stem}-2{target.suffix}"
-        )
+    _check_target(target)
     with tempfile.TemporaryDirectory(prefix="recast-backup-") as scratch:
         sources = _collect_files(Path(scratch))
         if target.suffix == ".tar":
@@ -103,46 +94,25 @@ def back_up(target: Path) -> Backup:
     return backup
 
 
-def restore(source: Path, replace: bool) -> Backup:
-    """Restore a backup. Nothing is changed before all of its files have been checked.
-
-    Args:
-        replace: also if the project has runs or histories already, which are lost then.
+def _check_target(target: Path) -> None:
+    """Check that a backup can be written there, before minutes are spent on it.
 
     Raises:
-        RecastError: the source is not a backup, is damaged, or has another profile; servers run; or the project is not
-            empty.
+        RecastError: the target exists already, cannot be written, or would be a part of later backups.
     """
-    with _unpack(source) as folder:
-        backup = _check_files(source, folder)
-        name = profile.read_profile().name
-        if backup.profile != name:
+    try:
+        if target.exists():
             raise RecastError(
-                f"{source} has the profile {backup.profile}, but this project has {name}: `recast up --profile "
-                f"{backup.profile}`, `recast down`, then restore; `recast migrate` moves a laptop's stores to servers"
+                f"{target} exists already; name another file or folder, such as {target.stem}-2{target.suffix}"
             )
-        if running := [server.title for server in SERVERS if server not in (POSTGRES, S3) and running_address(server)]:
-            raise RecastError(f"{', '.join(running)} would go on using what is replaced: `recast down` first")
-        existing = [str(path) for path in (*DATABASES.values(), *RECORD_FOLDERS) if path.exists()]
-        if name == "servers" and (postgres.DATA / "PG_VERSION").exists():
-            existing.append("PostgreSQL's databases")
-        if existing and not replace:
-            raise RecastError(
-                f"this project has {', '.join(existing)} already; `--replace` puts the backup in their place"
-            )
-        if name == "laptop":
-            _restore_laptop(folder)
-        else:
-            _restore_servers(folder)
-        for records in RECORD_FOLDERS:
-            _restore_folder(folder / records, records)
-        # DVC names files by their content: a file that exists already is the same.
-        for file in _list_files(folder / "dvc"):
-            target = DVC_CACHE / file.relative_to(folder / "dvc")
-            if not target.exists():
-                with replace_file(target) as temporary:
-                    shutil.copyfile(file, temporary)
-    return backup
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}."):
+            pass
+    except OSError as error:
+        raise RecastError(f"{target} cannot be written: {error.strerror}; name another file or folder") from None
+    for folder in (ARTIFACTS, DVC_CACHE, *RECORD_FOLDERS):
+        if target.resolve().is_relative_to(folder.resolve()):
+            raise RecastError(f"{target} is in {folder}, which is backed up itself; name a file or folder elsewhere")
 
 
 def _collect_files(scratch: Path) -> dict[str, Path]:
@@ -151,41 +121,33 @@ def _collect_files(scratch: Path) -> dict[str, Path]:
     if profile.read_profile().name == "laptop":
         for name, database in DATABASES.items():
             if database.exists():
-                sources[f"{name}.db"] = _copy_database(database, scratch / f"{name}.db")
-        sources |= {f"artifacts/{file.relative_to(ARTIFACTS)}": file for file in _list_files(ARTIFACTS)}
+                sources[f"{name}.db"] = copy_database(database, scratch / f"{name}.db")
+        sources |= {f"artifacts/{file.relative_to(ARTIFACTS)}": file for file in list_files(ARTIFACTS)}
     else:
         start(POSTGRES)
         for name in postgres.DATABASES:
             sources[f"{name}.dump"] = scratch / f"{name}.dump"
             address = postgres.address(running_port(POSTGRES), name)
-            _run_program("pg_dump", "--format", "custom", "--file", str(sources[f"{name}.dump"]), address)
+            run_program("pg_dump", "--format", "custom", "--file", str(sources[f"{name}.dump"]), address)
         store, bucket, prefix = connect_object_store()
-        for key in _list_keys(store, bucket, prefix):
+        for key in list_keys(store, bucket, prefix):
             file = scratch / "objects" / key.removeprefix(prefix)
             file.parent.mkdir(parents=True, exist_ok=True)
             store.download_file(bucket, key, str(file))
             sources[f"objects/{key.removeprefix(prefix)}"] = file
     for records in RECORD_FOLDERS:
-        for file in _list_files(records):
+        for file in list_files(records):
             # The forecast log may be written at this moment.
-            sources[str(file)] = _copy_database(file, scratch / file) if file.suffix == ".db" else file
-    return sources | {f"dvc/{file.relative_to(DVC_CACHE)}": file for file in _list_files(DVC_CACHE)}
+            sources[str(file)] = copy_database(file, scratch / file) if file.suffix == ".db" else file
+    return sources | {f"dvc/{file.relative_to(DVC_CACHE)}": file for file in list_files(DVC_CACHE)}
 
 
-def _list_files(folder: Path) -> Iterator[Path]:
+def list_files(folder: Path) -> Iterator[Path]:
     """All files below a folder, in order, except those that are being written."""
     yield from sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix != ".tmp")
 
 
-def _copy_database(database: Path, target: Path) -> Path:
-    """Copy a SQLite database as it is at one moment, even if others write to it, and return the copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(database)) as original, closing(sqlite3.connect(target)) as copy:
-        original.backup(copy)
-    return target
-
-
-def _run_program(program: str, *arguments: str) -> None:
+def run_program(program: str, *arguments: str) -> None:
     """Run a program of PostgreSQL.
 
     Raises:
@@ -199,7 +161,7 @@ def _run_program(program: str, *arguments: str) -> None:
         raise RecastError(f"{program} has failed: {result.stderr.strip()}; the log of PostgreSQL is {POSTGRES.log}")
 
 
-def _list_keys(store: Any, bucket: str, prefix: str) -> list[str]:
+def list_keys(store: Any, bucket: str, prefix: str) -> list[str]:
     pages = store.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
 
@@ -246,109 +208,3 @@ def _make_manifest(files: Mapping[str, BackedUpFile]) -> Backup:
 
 def _write_manifest(file: Path, backup: Backup) -> None:
     file.write_text(json.dumps(asdict(backup), indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _unpack(source: Path) -> Iterator[Path]:
-    """The folder of a backup; an archive is unpacked into a temporary one."""
-    if source.is_dir():
-        yield source
-        return
-    # Beside the stores, so that files can be renamed into them, and because they need the space there anyway.
-    STATE.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="restore-", dir=STATE) as folder:
-        try:
-            with tarfile.open(source) as archive:
-                archive.extractall(folder, filter="data")
-        except (FileNotFoundError, tarfile.TarError, EOFError) as error:
-            raise RecastError(f"{source} is not a backup that can be read: {error}; name another one") from error
-        yield Path(folder)
-
-
-def _check_files(source: Path, folder: Path) -> Backup:
-    """The manifest of a backup, after all of its files have been checked.
-
-    Raises:
-        RecastError: a file is not as it was written.
-    """
-    try:
-        backup = read_record(folder / MANIFEST, Backup, f"nothing was restored from {source}: take another backup")
-    except FileNotFoundError as error:
-        raise RecastError(f"{source} is not a backup, or not a complete one: it has no {MANIFEST}") from error
-    if backup.format != FORMAT:
-        raise RecastError(
-            f"{source} has the format {backup.format}; restore it with the version of Recast that made it"
-        )
-    for name, expected in backup.files.items():
-        file = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise RecastError(f"{source} names a file outside itself, {name}; nothing was restored")
-        if not file.is_file():
-            raise RecastError(f"{source} lacks {name}; nothing was restored: take another backup")
-        if file_sha256(file) != expected.sha256:
-            raise RecastError(f"{source}: {name} is damaged; nothing was restored: take another backup")
-    return backup
-
-
-def _restore_laptop(folder: Path) -> None:
-    _restore_folder(folder / "artifacts", ARTIFACTS)
-    for name, database in DATABASES.items():
-        if not (folder / f"{name}.db").exists():
-            continue
-        with replace_file(database) as temporary:
-            shutil.copyfile(folder / f"{name}.db", temporary)
-            if name == "mlflow":
-                _relocate_artifacts(temporary)
-            # These files of the former database SQLite would take for files of this one.
-            for end in ("-wal", "-shm", "-journal"):
-                database.with_name(database.name + end).unlink(missing_ok=True)
-
-
-def _relocate_artifacts(database: Path) -> None:
-    """Have MLflow look for artifacts in this project, wherever the project was that was backed up."""
-    below = f"/{ARTIFACTS}/"
-    with closing(sqlite3.connect(database)) as connection, connection:
-        for table, columns in LOCATIONS.items():
-            for column in columns:
-                for beginning, root in (("file://", Path.cwd().as_uri()), ("/", str(Path.cwd()))):
-                    # SQLite takes no parameters for names; these are not input.
-                    update = f"update {table} set {column} = ? || substr({column}, instr({column}, ?))"
-                    condition = f"where {column} like ? and instr({column}, ?)"
-                    connection.execute(f"{update} {condition}", (root, below, f"{beginning}%", below))
-
-
-def _restore_folder(folder: Path, target: Path) -> None:
-    """Put a folder in the place of another. A folder that the backup does not have was empty, and becomes empty."""
-    with replace_folder(target) as temporary:
-        if folder.exists():
-            shutil.copytree(folder, temporary, dirs_exist_ok=True)
-
-
-def _restore_servers(folder: Path) -> None:
-    start(POSTGRES)
-    port = running_port(POSTGRES)
-    store, bucket, prefix = connect_object_store()
-    objects = {f"{prefix}{file.relative_to(folder / 'objects')}": file for file in _list_files(folder / "objects")}
-    for key, file in objects.items():
-        store.upload_file(str(file), bucket, key)
-    admin = postgres.engine(port, "postgres", postgres.ADMIN, isolation_level="AUTOCOMMIT")
-    try:
-        for name in postgres.DATABASES:
-            restored = f"{name}_restored"
-            with admin.connect() as connection:
-                connection.execute(text(f"drop database if exists {restored}"))
-                connection.execute(text(f"create database {restored} owner {postgres.ROLE}"))
-            dump = str(folder / f"{name}.dump")
-            address = postgres.address(port, restored)
-            _run_program(
-                "pg_restore", "--no-owner", "--exit-on-error", "--single-transaction", "--dbname", address, dump
-            )
-        # Both databases are complete: only now do they take their places.
-        with admin.connect() as connection:
-            for name in postgres.DATABASES:
-                connection.execute(text(f"drop database if exists {name} with (force)"))
-                connection.execute(text(f"alter database {name}_restored rename to {name}"))
-    finally:
-        admin.dispose()
-    for key in set(_list_keys(store, bucket, prefix)) - set(objects):
-        store.delete_object(Bucket=bucket, Key=key)

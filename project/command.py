@@ -7,7 +7,7 @@ from collections.abc import Callable
 from problems.errors import RecastError
 from project.disk import explain_disk_errors
 from project.lock import hold_pipeline_lock
-from project.paths import require_root
+from project.paths import INTERRUPTED_RESTORE, require_root
 
 
 def run_stage(stage: Callable[[str], None]) -> None:
@@ -17,6 +17,8 @@ def run_stage(stage: Callable[[str], None]) -> None:
     problem = parser.parse_args().problem
     try:
         require_root()
+        if INTERRUPTED_RESTORE.exists():
+            raise RecastError(f"{INTERRUPTED_RESTORE}: a restore was interrupted; `recast status` completes it")
         with explain_disk_errors(), hold_pipeline_lock():
             stage(problem)
     except RecastError as error:

@@ -12,6 +12,9 @@ STATE = Path(".recast")
 stores.
 """
 
+INTERRUPTED_RESTORE = STATE / "restoring"
+"""What a restore has prepared. It exists only while one is going on, or after one was killed."""
+
 MLFLOW_STORE = Path("mlruns")
 """MLflow's own store: a database and artifacts."""
 

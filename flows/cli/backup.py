@@ -33,7 +33,7 @@ def restore(
     replace: Annotated[bool, typer.Option("--replace", help="replace what this project has")] = False,
 ) -> None:
     """Restore a backup, after checking that every file of it is as it was written; the servers must be down."""
-    from infra.backup import restore as restore_backup
+    from infra.restore import restore as restore_backup
 
     paths.require_root()
     with hold_pipeline_lock(), console.status("restoring"):

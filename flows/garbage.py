@@ -1,0 +1,117 @@
+"""What can be removed from a checkout without losing anything that it, a commit, an experiment or a champion needs."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.dag import list_cached_objects, list_used_hashes
+from lifecycle.champions.history import CHAMPIONS_FOLDER
+from lifecycle.champions.lineage import DVC_LOCK, Lineage
+from project import paths
+from project.records import read_record
+from project.settings.loading import load_settings
+from stages.training.expansion import list_trials
+from stages.training.listed_trials import read_listed_trials
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Files and folders that can be removed for the same reason.
+
+    Attributes:
+        title: what they are.
+        consequence: what has to be done again, if anything, to have them back.
+    """
+
+    title: str
+    consequence: str
+    paths: tuple[Path, ...]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(file.stat().st_size for path in self.paths for file in _list_files(path))
+
+    def remove(self) -> None:
+        """Remove them."""
+        for path in self.paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _list_files(path: Path) -> Iterator[Path]:
+    yield from (file for file in path.rglob("*") if file.is_file()) if path.is_dir() else (path,)
+
+
+def find_garbage(old_trials: bool) -> list[Garbage]:
+    """All that can be removed.
+
+    Args:
+        old_trials: also the trials of other grids, data and code than the present ones.
+    """
+    kinds = [
+        Garbage(
+            "data in DVC's cache that no commit, experiment, version or file of this checkout uses",
+            "nothing can refer to them",
+            tuple(_list_unused_objects()),
+        ),
+        Garbage(
+            "damaged trials that were set aside",
+            "they were trained again",
+            tuple(sorted((paths.STATE / "damaged").glob("*/*"))),
+        ),
+        Garbage(
+            "databases of MLflow before they were migrated",
+            "the present database has all runs",
+            tuple(sorted(paths.MLFLOW_STORE.glob("mlflow-*.db"))),
+        ),
+    ]
+    if old_trials:
+        kinds.append(
+            Garbage(
+                "trials of other grids, data or code, which no version of a model comes from",
+                "a grid that has them is trained again",
+                tuple(_list_old_trials()),
+            )
+        )
+    return [kind for kind in kinds if kind.paths]
+
+
+def _list_unused_objects() -> list[Path]:
+    """The objects in DVC's cache to which nothing refers."""
+    cached = list_cached_objects()
+    # The stages of a problem that is not in `run` now are in dvc.lock, but not in what DVC calls the workspace; and a
+    # version may come from a checkout that had no commit yet, so that it has no experiment.
+    texts = [file.read_text(encoding="utf-8") for file in (Path(DVC_LOCK), *_list_lineage_files()) if file.exists()]
+    used = list_used_hashes() | {digest for text in texts for digest in re.findall(r"\b[0-9a-f]{32}(?:\.dir)?", text)}
+    for digest in list(used):
+        if digest.endswith(".dir") and digest in cached:
+            used |= {entry["md5"] for entry in json.loads(cached[digest].read_bytes())}
+    return [file for digest, file in sorted(cached.items()) if digest not in used]
+
+
+def _list_lineage_files() -> list[Path]:
+    return sorted(CHAMPIONS_FOLDER.glob("*/versions/*.json"))
+
+
+def _list_old_trials() -> list[Path]:
+    """The folders of trials that no present grid has, and that no version of a model comes from."""
+    settings = load_settings()
+    lineages = [read_record(file, Lineage, "restore the file from a backup") for file in _list_lineage_files()]
+    old: list[Path] = []
+    for folder in sorted(path for path in paths.trials_folder("").glob("*") if path.is_dir()):
+        problem, windowed = folder.name, paths.stage_folder("window", folder.name)
+        # Without its windows nobody knows which trials the present grid of a problem has.
+        if problem not in settings.problems or not (windowed / "windows.json").exists():
+            continue
+        present = {trial.key for trial in list_trials(settings, problem, windowed)}
+        if (paths.stage_folder("train", problem) / "trials.json").exists():
+            present |= {trial.key for trial in read_listed_trials(paths.stage_folder("train", problem))}
+        present |= {lineage.key for lineage in lineages if lineage.problem == problem}
+        old += [trial for trial in sorted(folder.iterdir()) if trial.name not in present]
+    return old
