@@ -39,7 +39,7 @@ from flows.prefect_internals import mark_as_polling
 from infra.server_process import running_address
 from infra.servers import PREFECT, WORKER
 from problems.errors import RecastError
-from project.redaction import hide_passwords
+from problems.passwords import hide_passwords
 from project.settings.parsing import parse_settings
 
 QUERY_SECONDS = 3
@@ -110,7 +110,7 @@ def main(port: int) -> None:
             if Worker.is_own:
                 os.environ.pop("PREFECT_API_URL", None)
                 refresh_global_settings_context()
-            connect()
+            connect(ends_on_full_disk=False)
             with get_client(sync_client=True) as client:
                 close_orphaned_runs(client, pool)
             _run_worker(pool)

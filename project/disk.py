@@ -1,7 +1,10 @@
 """Errors of the disk, as messages that name the place and the fix."""
 
 import errno
+import os
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +20,15 @@ _FIXES = {
     errno.EROFS: "the file system is read-only: mount it for writing, or work in a copy elsewhere",
     errno.EACCES: "this user may not read or write here: fix the permissions",
     errno.EPERM: "this user may not read or write here: fix the permissions",
+    errno.ENAMETOOLONG: "the name is too long for the file system: choose a shorter one",
+    errno.ENOTDIR: "a part of this path is a file, not a folder: correct it",
+    errno.EISDIR: "this is a folder: name a file",
+    errno.ELOOP: "its links lead in a circle: correct them",
 }
+
+
+FULL_SECONDS = 15.0
+"""A disk that has been full for so long is not about to have space again by itself."""
 
 
 class DiskError(RecastError):
@@ -45,3 +56,28 @@ def explain_disk_errors(place: Path = Path()) -> Iterator[None]:
         if shutil.disk_usage(place).free < FULL_DISK_BYTES:
             raise DiskError(f"{place.absolute()}: {_FIXES[errno.ENOSPC]}") from error
         raise
+
+
+def end_while_disk_is_full(place: Path = Path()) -> None:
+    """End this process, from now on, when the disk has been full for a while.
+
+    A server on that disk cannot write either, and its clients would wait for minutes for what cannot come, some of them
+    after the error has been shown. Whatever ends like this goes on at the next run as after a kill.
+
+    Args:
+        place: a folder on the disk.
+    """
+    threading.Thread(target=_watch_disk, args=(place.absolute(),), name="disk", daemon=True).start()
+
+
+def _watch_disk(place: Path) -> None:
+    last_free, pause = time.monotonic(), threading.Event()
+    while True:
+        if shutil.disk_usage(place).free >= FULL_DISK_BYTES:
+            last_free = time.monotonic()
+        elif time.monotonic() - last_free > FULL_SECONDS:
+            break
+        pause.wait(1)
+    # Not by way of a library: another thread may hold its lock.
+    os.write(2, f"error: {place}: {_FIXES[errno.ENOSPC]}\n".encode())
+    os._exit(1)

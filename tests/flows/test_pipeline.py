@@ -100,3 +100,16 @@ def test_what_is_up_to_date_is_left_alone(finished: Checkout, tmp_path: Path) ->
     assert run_by_dvc(checkout) == {"Ran": set(), "Restored": set()}
     assert "Everything is up to date" in checkout.recast("run")
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_a_stage_that_fails_leaves_the_tables_from_which_the_champion_forecasts(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    checkout = finished.copy(tmp_path / "failing")
+    tables = [file for stage in ("ingest", "normalize", "window") for file in checkout.file(f"data/{stage}").rglob("*")]
+    before = {file: file.read_bytes() for file in tables if file.is_file()}
+    checkout.file("demo.csv").write_text("no time here\n1\n")
+    checkout.dvc("repro", status=None)
+    assert {file: file.read_bytes() for file in before if file.exists()} == before
+    checkout.recast("run", status=1)
+    assert {file: file.read_bytes() for file in before if file.exists()} == before

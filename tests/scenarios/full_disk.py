@@ -1,0 +1,144 @@
+"""Run commands on a disk that is nearly full, and check that each ends with one line and can be run again.
+
+    python -m tests.scenarios.full_disk --sizes 20 [COMMAND...]
+
+Each command starts on a disk with between 100 KiB and 20 MiB of free space, on which the project's servers write too. It
+must end within a minute, without a traceback. Once there is space again, the same command must succeed, and leave nothing
+half-written. Only root may mount the disk, which is in memory.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.scenarios.kill_at_writes import make_growing
+from tests.support import checkout
+from tests.support.checkout import Checkout
+
+SMALLEST_BYTES, LARGEST_BYTES = 100 << 10, 20 << 20
+DISK_BYTES = 400 << 20
+LONGEST_SECONDS = 60.0
+
+
+def _add_trials(project: Checkout) -> None:
+    project.settings(grid__architectures={"persistence": {}, "dense": {"units": [4, 8]}, "gru": {"units": [4]}})
+
+
+COMMANDS: dict[str, tuple[tuple[str, ...], Callable[[Checkout], None]]] = {
+    "run": (("run",), _add_trials),
+    "retrain": (("retrain", "demo"), make_growing),
+    "predict": (("predict", "demo"), make_growing),
+}
+"""The arguments of `recast`, and what brings a finished checkout into the state in which the command starts."""
+
+
+def main(names: list[str], sizes: int) -> None:
+    """Run commands on a disk with little space.
+
+    Args:
+        sizes: how many amounts of free space are tried, from the smallest to the largest.
+
+    Raises:
+        AssertionError: a command took too long, printed a traceback, or could not be run again.
+    """
+    ratio = LARGEST_BYTES / SMALLEST_BYTES
+    amounts = [round(SMALLEST_BYTES * ratio ** (i / max(1, sizes - 1))) for i in range(sizes)]
+    with tempfile.TemporaryDirectory() as folder:
+        finished = checkout.make_checkout(Path(folder) / "finished")
+        try:
+            finished.recast("run", new_process=True)
+        finally:
+            finished.recast("down")
+        for name in names:
+            arguments, prepare = COMMANDS[name]
+            base = finished.copy(Path(folder) / name)
+            try:
+                prepare(base)
+            finally:
+                base.recast("down")
+            for free in amounts:
+                with _mount(Path(folder) / "disk") as disk:
+                    _run_on_full_disk(base.copy(disk / "checkout"), arguments, free)
+
+
+@contextmanager
+def _mount(folder: Path) -> Iterator[Path]:
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        # A server that has just been stopped may take a moment to be gone.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _run_on_full_disk(project: Checkout, arguments: tuple[str, ...], free: int) -> None:
+    """Run a command with this much space, and again with enough."""
+    title = f"{arguments[0]} with {free >> 10:,} KiB"
+    try:
+        project.recast("up")
+        filler = _leave_free(project.root, free)
+        began = time.monotonic()
+        status, printed = _run_with_limit(project, arguments)
+        seconds = time.monotonic() - began
+        assert status is not None, f"{title}: it did not end within {LONGEST_SECONDS:.0f} s:\n{printed}"
+        assert "Traceback" not in printed, f"{title}:\n{printed}"
+        last = printed.strip().splitlines()[-1][:110] if printed.strip() else ""
+        print(f"{title}: status {status} after {seconds:.0f} s: {last}", flush=True)
+        filler.unlink()
+        project.recast("up")
+        project.recast(*arguments)
+        left = [str(file) for file in project.root.rglob("*.tmp")]
+        assert not left, f"{title}: {left} are left"
+    finally:
+        project.recast("down", "--force")
+
+
+def _leave_free(folder: Path, free: int) -> Path:
+    """A file that takes all space of the disk but this."""
+    file = folder / "filler"
+    status = os.statvfs(folder)
+    with file.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        for _ in range((status.f_bavail * status.f_frsize - free) >> 12):
+            filler.write(bytes(1 << 12))
+    return file
+
+
+def _run_with_limit(project: Checkout, arguments: tuple[str, ...]) -> tuple[int | None, str]:
+    """The status of a command and what it has printed; the status is None if it did not end in time."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows", *arguments],
+        cwd=project.root,
+        env=project.environment | {"PYTHONFAULTHANDLER": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, _ = process.communicate(timeout=LONGEST_SECONDS)
+        return process.returncode, printed
+    except subprocess.TimeoutExpired:
+        # It prints where each of its threads is.
+        process.send_signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return None, process.communicate()[0]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("commands", nargs="*", default=[], help=f"of {', '.join(COMMANDS)}; left out: all")
+    parser.add_argument("--sizes", type=int, default=20, help="how many amounts of free space are tried")
+    chosen = parser.parse_args()
+    main(chosen.commands or list(COMMANDS), chosen.sizes)

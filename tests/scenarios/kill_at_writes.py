@@ -1,0 +1,200 @@
+"""Kill commands at their writes, and check that the next attempt ends as if nothing had happened.
+
+    python -m tests.scenarios.kill_at_writes --times 10 [COMMAND...]
+
+Each command runs once undisturbed, and its writes are counted. Then it is killed at writes chosen at random, each time
+in a copy of the same checkout, and run again. The files of the results, the champions and the registry must be the same
+as after the undisturbed run, no run in MLflow may be left RUNNING, no temporary file may be left, and `recast doctor`
+must find nothing broken.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from sqlite3 import connect
+from typing import Any
+
+from infra import server_process, servers
+from tests.support import checkout
+from tests.support.checkout import Checkout, write_table
+
+RESULTS = (
+    "params.yaml",
+    "dvc.lock",
+    "data/raw/demo/**/*.csv",
+    "data/raw/demo/*.dvc",
+    "data/evaluate/*/leaderboard.json",
+    "trials/demo/*/trial.json",
+    "trials/demo/*/weights.safetensors",
+    "mlruns/artifacts/restored",
+)
+"""Files that are the same after every run, bit for bit."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A command that is killed.
+
+    Attributes:
+        arguments: of `recast`.
+        prepare: brings a finished checkout into the state in which the command starts.
+        is_repeatable: it may be run again when it has done all of its work.
+        is_done: whether a command that was killed had done all of its work, so that it may refuse to run again.
+    """
+
+    arguments: tuple[str, ...]
+    prepare: Callable[[Checkout], None]
+    is_repeatable: bool = True
+
+
+def _empty(project: Checkout) -> None:
+    """A project in which nothing has run."""
+    for name in ("mlruns", "data/ingest", "data/normalize", "data/window", "data/train", "data/evaluate", "trials"):
+        shutil.rmtree(project.file(name))
+    project.file("dvc.lock").unlink()
+    shutil.rmtree(project.file(".dvc/cache"))
+
+
+def make_growing(project: Checkout) -> None:
+    """A problem that grows, with new rows, and a champion that a new grid beats."""
+    project.file("incoming").mkdir()
+    project.settings(
+        problems__demo__window={"lookback": "3d", "step": "1h", "delay": "12h"},
+        problems__demo__fresh={"kind": "folder", "path": "incoming"},
+        retrain={"windows": 50, "slice_windows": 10, "patience": "5m"},
+        grid={"seeds": [0], "architectures": {"seasonal_naive": {"days": [3]}}},
+    )
+    project.run("git", "init", "--quiet")
+    project.run("git", "add", "params.yaml", "dvc.yaml", "stages", ".gitignore", ".dvc")
+    project.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "begin")
+    project.recast("retrain", "demo")
+    project.settings(grid={"seeds": [0], "architectures": {"seasonal_naive": {"days": [1]}}})
+    write_table(project.file("incoming/demo.csv"), 672)
+
+
+def _make_growing_and_retrain(project: Checkout) -> None:
+    make_growing(project)
+    project.recast("retrain", "demo")
+
+
+def _back_up(project: Checkout) -> None:
+    """A backup, and a project that has changed since."""
+    restored = project.file("mlruns/artifacts/restored")
+    restored.write_text("then")
+    project.recast("backup", "then.tar")
+    restored.write_text("now")
+
+
+def _add_file(project: Checkout) -> None:
+    write_table(project.file("other.csv"), 700)
+
+
+ATTACKS = {
+    "run": Attack(("run",), _empty),
+    "refresh": Attack(("refresh", "demo"), make_growing),
+    "retrain": Attack(("retrain", "demo"), make_growing),
+    "promote": Attack(("promote", "demo", "1"), _make_growing_and_retrain),
+    "restore": Attack(("restore", "then.tar", "--replace"), _back_up),
+    "new": Attack(("new", "other.csv", "--name", "other", "--target", "T (degC)"), _add_file, is_repeatable=False),
+}
+
+
+def main(names: list[str], times: int, seed: int) -> None:
+    """Attack commands.
+
+    Args:
+        times: how often each is killed.
+
+    Raises:
+        AssertionError: a command that was run again did not end as the undisturbed one.
+    """
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        api = f"{server_process.start(servers.PREFECT)}/api"
+        try:
+            finished = checkout.make_checkout(Path(folder) / "finished", PREFECT_API_URL=api)
+            finished.recast("run")
+            for name in names:
+                _attack(name, ATTACKS[name], finished, Path(folder), times, chance)
+        finally:
+            server_process.stop(servers.PREFECT)
+
+
+def _attack(name: str, attack: Attack, finished: Checkout, folder: Path, times: int, chance: random.Random) -> None:
+    base = finished.copy(folder / name / "base")
+    attack.prepare(base)
+    undisturbed = base.copy(folder / name / "undisturbed")
+    writes = _run_killed(undisturbed, attack, 0)
+    expected = _read_state(undisturbed)
+    print(f"{name}: {writes} writes", flush=True)
+    for number in sorted(chance.sample(range(1, writes + 1), min(times, writes))):
+        killed = base.copy(folder / name / f"killed at {number}")
+        _run_killed(killed, attack, number)
+        if attack.is_repeatable or _read_state(killed) != expected:
+            killed.recast(*attack.arguments)
+        state = _read_state(killed)
+        different = [key for key in expected.keys() | state.keys() if state.get(key) != expected.get(key)]
+        assert not different, f"{name} killed at write {number}: {different} differ"
+        left = [str(file) for file in killed.root.rglob("*.tmp")]
+        assert not left, f"{name} killed at write {number}: {left} are left"
+        shown = killed.run(sys.executable, "-m", "flows", "doctor", status=None)
+        assert "broken" not in shown, f"{name} killed at write {number}:\n{shown}"
+        print(f"  killed at write {number}: the same as undisturbed", flush=True)
+        shutil.rmtree(killed.root)
+
+
+def _run_killed(project: Checkout, attack: Attack, number: int) -> int:
+    """Run a command that is killed at its n-th write, or not at all; the number of writes if it ended."""
+    counted = project.root.parent / f"{project.root.name}.count"
+    words = (sys.executable, "-m", "tests.support.kill_at_write", str(number), str(counted), *attack.arguments)
+    process = subprocess.Popen(
+        words,
+        cwd=project.root,
+        env=project.environment | {"PYTHONPATH": f"{project.root}:{checkout.ROOT}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == (-signal.SIGKILL if number else 0), printed
+    return int(counted.read_text()) if not number else 0
+
+
+def _read_state(project: Checkout) -> dict[str, Any]:
+    """What must be the same, however the command came to its end."""
+    files = {file for pattern in RESULTS for file in project.root.glob(pattern)}
+    state: dict[str, Any] = {str(file.relative_to(project.root)): file.read_bytes() for file in files}
+    history = project.file("data/champion/demo/history.json")
+    if history.exists():
+        entries = json.loads(history.read_text())
+        state["history"] = [(entry["kind"], entry["version"]) for entry in entries]
+    database = project.file("mlruns/mlflow.db")
+    if database.exists():
+        with closing(connect(database)) as connection:
+            state["runs"] = sorted(connection.execute("select name, status from runs where name not like 'pipeline%'"))
+            state["parents"] = sorted(connection.execute("select status from runs where name like 'pipeline%'"))[-1:]
+            state["aliases"] = sorted(connection.execute("select alias, version from registered_model_aliases"))
+            (running,) = connection.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
+            state["running"] = running
+    return state
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("commands", nargs="*", default=[], help=f"of {', '.join(ATTACKS)}; left out: all")
+    parser.add_argument("--times", type=int, default=10, help="how often each command is killed")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    main(chosen.commands or list(ATTACKS), chosen.times, chosen.seed)
