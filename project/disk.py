@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from problems.errors import RecastError
@@ -58,6 +59,7 @@ def explain_disk_errors(place: Path = Path()) -> Iterator[None]:
         raise
 
 
+@cache
 def end_while_disk_is_full(place: Path = Path()) -> None:
     """End this process, from now on, when the disk has been full for a while.
 

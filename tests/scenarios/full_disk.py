@@ -2,9 +2,9 @@
 
     python -m tests.scenarios.full_disk --sizes 20 [COMMAND...]
 
-Each command starts on a disk with between 100 KiB and 20 MiB of free space, on which the project's servers write too. It
-must end within a minute, without a traceback. Once there is space again, the same command must succeed, and leave nothing
-half-written. Only root may mount the disk, which is in memory.
+Each command starts on a disk with between 100 KiB and 20 MiB of free space, on which the project's servers write too.
+It must end within a minute, without a traceback. Once there is space again, the same command must succeed, and leave
+nothing half-written. Only root may mount the disk, which is in memory.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from tests.support.checkout import Checkout
 
 SMALLEST_BYTES, LARGEST_BYTES = 100 << 10, 20 << 20
 DISK_BYTES = 400 << 20
-LONGEST_SECONDS = 60.0
 
 
 def _add_trials(project: Checkout) -> None:
@@ -40,11 +39,12 @@ COMMANDS: dict[str, tuple[tuple[str, ...], Callable[[Checkout], None]]] = {
 """The arguments of `recast`, and what brings a finished checkout into the state in which the command starts."""
 
 
-def main(names: list[str], sizes: int) -> None:
+def main(names: list[str], sizes: int, seconds: float) -> None:
     """Run commands on a disk with little space.
 
     Args:
         sizes: how many amounts of free space are tried, from the smallest to the largest.
+        seconds: how long a command may take.
 
     Raises:
         AssertionError: a command took too long, printed a traceback, or could not be run again.
@@ -66,7 +66,7 @@ def main(names: list[str], sizes: int) -> None:
                 base.recast("down")
             for free in amounts:
                 with _mount(Path(folder) / "disk") as disk:
-                    _run_on_full_disk(base.copy(disk / "checkout"), arguments, free)
+                    _run_on_full_disk(base.copy(disk / "checkout"), arguments, free, seconds)
 
 
 @contextmanager
@@ -80,16 +80,16 @@ def _mount(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _run_on_full_disk(project: Checkout, arguments: tuple[str, ...], free: int) -> None:
+def _run_on_full_disk(project: Checkout, arguments: tuple[str, ...], free: int, limit: float) -> None:
     """Run a command with this much space, and again with enough."""
     title = f"{arguments[0]} with {free >> 10:,} KiB"
     try:
         project.recast("up")
         filler = _leave_free(project.root, free)
         began = time.monotonic()
-        status, printed = _run_with_limit(project, arguments)
+        status, printed = _run_with_limit(project, arguments, limit)
         seconds = time.monotonic() - began
-        assert status is not None, f"{title}: it did not end within {LONGEST_SECONDS:.0f} s:\n{printed}"
+        assert status is not None, f"{title}: it did not end within {limit:.0f} s:\n{printed}"
         assert "Traceback" not in printed, f"{title}:\n{printed}"
         last = printed.strip().splitlines()[-1][:110] if printed.strip() else ""
         print(f"{title}: status {status} after {seconds:.0f} s: {last}", flush=True)
@@ -112,7 +112,7 @@ def _leave_free(folder: Path, free: int) -> Path:
     return file
 
 
-def _run_with_limit(project: Checkout, arguments: tuple[str, ...]) -> tuple[int | None, str]:
+def _run_with_limit(project: Checkout, arguments: tuple[str, ...], limit: float) -> tuple[int | None, str]:
     """The status of a command and what it has printed; the status is None if it did not end in time."""
     process = subprocess.Popen(
         [sys.executable, "-m", "flows", *arguments],
@@ -124,7 +124,7 @@ def _run_with_limit(project: Checkout, arguments: tuple[str, ...]) -> tuple[int 
         start_new_session=True,
     )
     try:
-        printed, _ = process.communicate(timeout=LONGEST_SECONDS)
+        printed, _ = process.communicate(timeout=limit)
         return process.returncode, printed
     except subprocess.TimeoutExpired:
         # It prints where each of its threads is.
@@ -140,5 +140,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("commands", nargs="*", default=[], help=f"of {', '.join(COMMANDS)}; left out: all")
     parser.add_argument("--sizes", type=int, default=20, help="how many amounts of free space are tried")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long a command may take")
     chosen = parser.parse_args()
-    main(chosen.commands or list(COMMANDS), chosen.sizes)
+    main(chosen.commands or list(COMMANDS), chosen.sizes, chosen.seconds)
