@@ -1,4 +1,4 @@
-"""Networks made of networks: an ensemble, a network that reads a part of the window, one that adds to a baseline."""
+"""Networks made of networks: ensembles, networks that read a part of the window or add to a baseline, and more."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,8 @@ def build_network(architecture: str, hyperparameters: Axes, shape: WindowShape) 
     """
     axes = hyperparameters
     if not isinstance(axes, TrainedAxes):
-        return REGISTRY[architecture](shape, axes)
+        baseline = REGISTRY[architecture](shape, axes)
+        return QuantileBaseline(baseline, shape) if shape.outputs > 1 else baseline
     if shape.each and not REGISTRY[architecture].at_each_step:
         able = ", ".join(sorted(name for name, network in REGISTRY.items() if network.at_each_step))
         raise ShapeError(
@@ -133,6 +134,23 @@ class EmbeddedNetwork(Wrapper):
 
     def forward(self, x_BT1: Tensor) -> Tensor:
         y_BSO: Tensor = self.network(self.embed(x_BT1))
+        return y_BSO
+
+
+class QuantileBaseline(Wrapper):
+    """A baseline that forecasts quantiles: its number, and a fixed distance from it for each lead and quantile.
+
+    The distances are stored as weights are; `fit` takes them from the baseline's errors on validation.
+    """
+
+    def __init__(self, network: Network, shape: WindowShape) -> None:
+        super().__init__()
+        self.network = network
+        self.spread_LO: Tensor
+        self.register_buffer("spread_LO", torch.zeros(shape.leads, shape.outputs))
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        y_BSO: Tensor = self.network(x_BTF) + self.spread_LO
         return y_BSO
 
 

@@ -15,6 +15,7 @@ from prefect.states import Completed
 from flows import deployments
 from flows.alerts import alert
 from flows.retrain import retrain
+from learning.measures import MAE
 from lifecycle.champions.decisions import require_table_problem
 from lifecycle.champions.history import find_champion
 from lifecycle.monitoring import alert_state, rules, tracking
@@ -30,6 +31,7 @@ from project.progress import console
 from project.retry import retry_while_unreachable
 from project.settings.loading import load_settings
 from project.settings.sections import Settings
+from stages.tables.ingested import read_cadence
 
 FINE, BROKEN, NOTHING = "Fine", "Rules broken", "Nothing to tell"
 """The names of the states in which it may end. A broken rule is not a failure of the flow."""
@@ -64,10 +66,11 @@ def monitor(problem: str) -> State[None]:
     version_number = int(str(newest["model_version"]))
     version = versions.get(version_number)
     test_error = version.test_errors.get(rules.measure_of(newest)) if version else None
-    broken = rules.broken_rules(settings.monitor, newest, test_error, declared.unit)
+    limits = rules.limit_least(settings.monitor, read_cadence(ingested))
+    broken = rules.broken_rules(limits, newest, test_error, declared.unit)
     page = monitor_folder(problem) / "monitor.html"
     with replace_file(page) as temporary:
-        text = monitor_page.render_page(problem, declared, settings.monitor, history, newest, versions, broken)
+        text = monitor_page.render_page(problem, declared, limits, history, newest, versions, broken)
         temporary.write_text(text, encoding="utf-8")
     retry_while_unreachable(lambda: tracking.log_figures(problem, history, versions, page), patience, "MLflow")
     _act_on_broken_rules(problem, settings, version_number, str(newest["day"]), broken, version, page)
@@ -83,8 +86,10 @@ def monitor(problem: str) -> State[None]:
 
 def _summarize(problem: str, newest: dict[str, object], unit: str, broken: list[BrokenRule]) -> str:
     """The newest figures in a few lines."""
-    skill = f", skill {newest['skill']:+.3f}" if newest["skill"] is not None else ""
     measure = rules.measure_of(newest)
+    skill = f", skill {newest['skill']:+.3f}" if newest["skill"] is not None else ""
+    if measure != MAE and newest["mae_skill"] is not None:
+        skill += f" (by MAE {newest['mae_skill']:+.3f})"
     error = "no forecast to judge"
     if newest[measure] is not None:
         error = f"{measure_titles()[measure]} {newest[measure]:.4g} {unit}".rstrip()

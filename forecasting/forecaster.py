@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
-from architectures import REGISTRY, Network
+from architectures import REGISTRY, Network, TrainedAxes
 from architectures.combined import build_network
 from forecasting.about import About
 from forecasting.arrays import Times, Values
@@ -99,7 +99,9 @@ class Forecaster:
         try:
             hyperparameters = REGISTRY[about.architecture].Hyperparameters.model_validate(about.hyperparameters)
             network = build_network(about.architecture, hyperparameters, about.shape)
-            network.load_state_dict(load_file(stored / WEIGHTS_FILE) if (stored / WEIGHTS_FILE).exists() else {})
+            # Earlier versions of Recast stored nothing for a baseline, which gave one number for every quantile.
+            if (stored / WEIGHTS_FILE).exists() or isinstance(hyperparameters, TrainedAxes):
+                network.load_state_dict(load_file(stored / WEIGHTS_FILE) if (stored / WEIGHTS_FILE).exists() else {})
         except (KeyError, RuntimeError, ValueError) as error:
             raise _changed_code_error(about, " ".join(str(error).split())) from None
         rows = stored / f"{EXAMPLE_NAME}.parquet"

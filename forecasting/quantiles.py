@@ -2,6 +2,9 @@
 
 import math
 
+DIGITS = 9
+"""Quantiles that differ after so many digits are the same, but for rounding: (1 - 0.9) / 2 is 0.04999999999999999."""
+
 
 def find_interval_outputs(quantiles: tuple[float, ...], level: float) -> tuple[int, int] | None:
     """The positions of the quantiles that are the low and the high end of an interval; None unless both are forecast.
@@ -15,3 +18,8 @@ def find_interval_outputs(quantiles: tuple[float, ...], level: float) -> tuple[i
     ends = ((1 - level) / 2, (1 + level) / 2)
     low, high = ([i for i, quantile in enumerate(quantiles) if math.isclose(quantile, end)] for end in ends)
     return (low[0], high[0]) if low and high else None
+
+
+def list_interval_ends(level: float) -> tuple[float, float]:
+    """The quantiles that are the low and the high end of an interval: 0.1 and 0.9 for 0.8."""
+    return round((1 - level) / 2, DIGITS), round((1 + level) / 2, DIGITS)

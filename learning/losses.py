@@ -1,5 +1,6 @@
 """The losses of forecasts of numbers that `train.loss` may choose. A new one is an entry in `LOSSES`."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -35,14 +36,23 @@ def torch_loss(name: str) -> Callable[[Quantiles], Objective]:
 
 
 def pinball_loss(quantiles: Quantiles) -> Objective:
-    """The objective of forecasts of quantiles; errors are those of the median."""
+    """The objective of forecasts of quantiles; errors are those of the median.
+
+    Twice the mean pinball loss is the weighted interval score where every quantile but the median is the end of an
+    interval; see `pinball`.
+    """
     median = quantiles.index(0.5)
     score = partial(pinball, quantiles=quantiles)
     measures = (
-        Measure("pinball", "pinball loss", score, scaled=True),
+        Measure("pinball", "WIS" if are_interval_ends(quantiles) else "pinball loss", score, scaled=True),
         *(_of_median(measure, median) for measure in NUMBER_MEASURES),
     )
     return Objective(mean_of(score), measures, len(quantiles), quantiles)
+
+
+def are_interval_ends(quantiles: Quantiles) -> bool:
+    """Whether the quantiles, in ascending order, are the median and the ends of intervals around it."""
+    return all(math.isclose(low + high, 1) for low, high in zip(quantiles, reversed(quantiles), strict=True))
 
 
 def _of_median(measure: Measure, median: int) -> Measure:

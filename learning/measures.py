@@ -47,8 +47,11 @@ def normalized_name(name: str) -> str:
     return f"{name}_normalized"
 
 
+MAE = "mae"
+"""The name of the measure that every forecast of a number has, whatever measure selects."""
+
 NUMBER_MEASURES = (
-    Measure("mae", "MAE", absolute_error, scaled=True),
+    Measure(MAE, "MAE", absolute_error, scaled=True),
     Measure("rmse", "RMSE", squared_error, math.sqrt, scaled=True),
 )
 

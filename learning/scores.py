@@ -32,7 +32,11 @@ def pinball(y_BSO: "Tensor", target_BSK: "Tensor", quantiles: Sequence[float]) -
     """The pinball loss (B, S) of forecasts of quantiles (B, S, O): its mean is lowest at the true quantiles.
 
     Koenker and Bassett, "Regression Quantiles", 1978: max(q e, (q - 1) e) of the error e = target - forecast. Here it
-    is twice the mean over the quantiles, so that for the median alone it is the absolute error.
+    is twice the mean over the quantiles. For the median alone that is the absolute error; for the median and the ends
+    of K intervals it is the weighted interval score (Bracher et al. 2021, "Evaluating epidemic forecasts in an interval
+    format", PLOS Computational Biology 17); and the more quantiles there are, the closer it is to the
+    continuous ranked probability score (Gneiting and Raftery 2007, "Strictly Proper Scoring Rules, Prediction, and
+    Estimation", Journal of the American Statistical Association 102).
     """
     q_O = y_BSO.new_tensor(quantiles)
     error_BSO = target_BSK - y_BSO

@@ -67,6 +67,7 @@ def backtest(
 
 def _table(result: "Backtest") -> Table:
     """The test errors by origin, and their mean and deviation over the origins."""
+    from learning.measures import MAE
     from stages.evaluation.number_format import choose_decimals, format_number, format_signed
 
     title = f"{result.measure.title} {result.measure.unit}".rstrip()
@@ -76,7 +77,8 @@ def _table(result: "Backtest") -> Table:
         caption="Each origin selects by validation only. Mean ± deviation are over origins.",
     )
     table.add_column("configuration")
-    for heading in (*(origin.name for origin in result.origins), "mean", "skill", "chosen"):
+    skills = ["skill"] if result.measure.name == MAE else [f"skill by {result.measure.title}", "skill by MAE"]
+    for heading in (*(origin.name for origin in result.origins), "mean", *skills, "chosen"):
         table.add_column(heading, justify="right")
     errors = [row.test.mean for row in result.configurations if row.test]
     digits = choose_decimals(min(errors), 3) if errors else 3
@@ -87,7 +89,10 @@ def _table(result: "Backtest") -> Table:
             escape(row.configuration),
             *cells,
             _format_spread(row.test, digits),
-            "" if row.skill is None else format_signed(row.skill.mean, 3),
+            *(
+                "" if skill is None else format_signed(skill.mean, 3)
+                for skill in (row.skill, row.mae_skill)[: len(skills)]
+            ),
             "" if is_chosen else str(row.times_chosen),
             style="bold" if is_chosen else None,
         )

@@ -7,7 +7,7 @@ from prefect import task
 from lifecycle.champions import decisions, lineage, pages, registry
 from lifecycle.champions.comparison import Decision
 from lifecycle.champions.history import Version
-from lifecycle.champions.registry import VALIDATED_UNTIL_TAG
+from lifecycle.champions.registry import VALIDATED_FROM_TAG, VALIDATED_UNTIL_TAG
 from project.progress import console
 from project.retry import retry_while_unreachable
 from project.settings.loading import load_settings
@@ -45,7 +45,11 @@ def register_task(trial: Trial, patience: float) -> Version:
         # A stage that DVC has restored from its cache has written nothing to MLflow.
         if not registry.is_stored(trial):
             write_missing(load_settings(), trial.problem)
-        tags = {VALIDATED_UNTIL_TAG: decisions.find_validated_until(trial.problem), "recast.data": trial.data}
+        tags = {
+            VALIDATED_FROM_TAG: decisions.find_validated_from(trial.problem),
+            VALIDATED_UNTIL_TAG: decisions.find_validated_until(trial.problem),
+            "recast.data": trial.data,
+        }
         version = registry.register_version(trial, tags)
         lineage.record_lineage(trial, version)
         return version

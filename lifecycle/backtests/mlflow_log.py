@@ -37,12 +37,13 @@ def log_backtest(
     results = {configuration.configuration: configuration for configuration in result.configurations}
     for step, origin in enumerate(result.origins):
         timestamp = round(datetime.fromisoformat(origin.test_from).replace(tzinfo=UTC).timestamp() * 1000)
-        values = {f"persistence_test_{measure}": origin.persistence}
+        values = {f"persistence_test_{measure}": origin.persistence, "persistence_test_mae": origin.persistence_mae}
         if score := result.chosen.by_origin[step]:
             values |= {
                 f"best_validation_{measure}": score.validation.mean,
                 f"best_test_{measure}": score.test.mean,
                 "best_skill": score.skill,
+                "best_mae_skill": score.mae_skill,
             }
             client.set_tag(contexts[origin.name].parent, "recast.best", origin.best)
         metrics = _metrics(values, step, timestamp)

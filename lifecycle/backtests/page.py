@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from learning.measures import MAE
 from lifecycle.backtests.result import Backtest, ConfigurationResult
 from stages.evaluation.baseline import BASELINE
 from stages.evaluation.number_format import (
@@ -48,6 +49,7 @@ def render_backtest(backtest: Backtest) -> str:
             splits=_draw_splits(backtest),
             split_styles=SPLIT_STYLES,
             digits=digits,
+            shows_mae=backtest.measure.name != MAE,
             format_time=_format_time,
             format_number=format_number,
             format_signed=format_signed,
@@ -91,9 +93,12 @@ def _phrase_result(backtest: Backtest, digits: int) -> list[str]:
     )
     if chosen.skill is not None:
         wins = sum(skill > 0 for skill in chosen.skill.values)
+        by_mae = (
+            f" (by MAE {format_signed(chosen.mae_skill.mean, 3)})" if measure.name != MAE and chosen.mae_skill else ""
+        )
         sentence += (
-            f". Their skill score against persistence is {format_signed(chosen.skill.mean, 3)}; they are better than "
-            f"persistence at {wins} of {len(chosen.skill.values)} origins"
+            f". Their skill score against persistence is {format_signed(chosen.skill.mean, 3)}{by_mae}; they are "
+            f"better than persistence at {wins} of {len(chosen.skill.values)} origins"
         )
     return [f"{sentence}.", *_phrase_cost_of_selection(backtest, chosen.test.mean, digits)]
 

@@ -19,11 +19,17 @@ CHOSEN = "chosen by validation"
 
 @dataclass(frozen=True)
 class OriginScore:
-    """The errors of a configuration at an origin by the selection measure, over seeds, and its skill score on test."""
+    """The errors of a configuration at an origin by the selection measure, over seeds, and its skill scores on test.
+
+    Attributes:
+        skill: by the selection measure; None where persistence cannot answer the problem.
+        mae_skill: by MAE; None as for `skill`. Backtests of earlier versions of Recast do not have it.
+    """
 
     validation: Spread
     test: Spread
     skill: float | None
+    mae_skill: float | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class ConfigurationResult:
         by_origin: its scores, in the order of the origins; None where a seed has failed.
         times_chosen: the number of origins at which it was the best on validation.
         test: over origins, the mean test error over seeds; None where it has no scores.
-        skill: over origins, the skill score; None where it has no skill scores.
+        skill, mae_skill: over origins, the skill score by the selection measure and by MAE; None where it has none.
     """
 
     configuration: str
@@ -45,6 +51,7 @@ class ConfigurationResult:
     times_chosen: int
     test: Spread | None
     skill: Spread | None
+    mae_skill: Spread | None = None
 
     @classmethod
     def of(
@@ -57,7 +64,10 @@ class ConfigurationResult:
     ) -> "ConfigurationResult":
         """The result of a configuration with these scores."""
         scores = [score for score in by_origin if score]
-        skills = [score.skill for score in scores if score.skill is not None]
+        skills, mae_skills = (
+            [skill for skill in of_scores if skill is not None]
+            for of_scores in ([score.skill for score in scores], [score.mae_skill for score in scores])
+        )
         return cls(
             configuration,
             architecture,
@@ -66,6 +76,7 @@ class ConfigurationResult:
             times_chosen,
             Spread.of([score.test.mean for score in scores]) if scores else None,
             Spread.of(skills) if skills else None,
+            Spread.of(mae_skills) if mae_skills else None,
         )
 
 
@@ -76,7 +87,7 @@ class OriginInfo:
     Attributes:
         train_from: the time of the first training row.
         windows: the number of windows by split.
-        persistence: the test error of persistence.
+        persistence, persistence_mae: the test error of persistence by the selection measure, and by MAE.
         best: the configuration that validation selected; None where no configuration is complete.
         failed: the failed trials, with the reasons.
     """
@@ -90,6 +101,7 @@ class OriginInfo:
     persistence: float | None
     best: str | None
     failed: list[str]
+    persistence_mae: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from learning.measures import MAE
 from lifecycle.backtests.plan import Origin
 from lifecycle.backtests.result import OriginInfo, OriginResult, OriginScore
 from problems.problem import Problem
 from stages.evaluation.answers import collect_answers, measure_baseline
+from stages.evaluation.baseline import BASELINE
 from stages.evaluation.leaderboard import MeasureInfo, Spread
-from stages.evaluation.metrics import skill_score
+from stages.evaluation.metrics import measure_skill
 from stages.evaluation.ranking import group_by_configuration, summarize_validation
 from stages.tables.table import Table
 from stages.tables.windows import TableWindows
@@ -28,24 +30,35 @@ def measure_origin(problem: Problem, origin: Origin, trials: Sequence[Trial]) ->
     windows, table = TableWindows.read(windowed), Table.read(normalized)
     objective = choose_objective(windows, trials[0].train)
     measure = objective.selection_measure.name
-    test = read_batches(normalized, windowed, torch.device("cpu"))["test"]
+    splits = read_batches(normalized, windowed, torch.device("cpu"))
     scale = table.preparation.target_scaling[1]
-    baseline_error = measure_baseline(test, windows, trials[0], objective, scale)
 
-    scores: dict[str, OriginScore] = {}
-    networks: dict[str, tuple[str, int | None]] = {}
-    failed: list[str] = []
-    for label, group in group_by_configuration(trials).items():
-        row = summarize_validation(group, {trial.key: read_trial(trial) for trial in group})
-        networks[label] = row.architecture, row.parameters
-        failed += [f"{label} {reason}" for reason in row.failed]
-        if row.complete:
-            answers = [
-                collect_answers(load_network(trial, windows), test, objective, windows.objective) for trial in group
-            ]
-            errors = Spread.of([objective.compute_measures(of_seed.means, scale)[measure] for of_seed in answers])
-            skill = None if baseline_error is None else skill_score(errors.mean, baseline_error)
-            scores[label] = OriginScore(row.validation[measure], errors, skill)
+    groups = group_by_configuration(trials)
+    rows = {
+        label: summarize_validation(group, {trial.key: read_trial(trial) for trial in group})
+        for label, group in groups.items()
+    }
+
+    def measure_trial(trial: Trial) -> dict[str, float]:
+        answers = collect_answers(load_network(trial, windows), splits["test"], objective, windows.objective)
+        return objective.compute_measures(answers.means, scale)
+
+    errors = {
+        label: Spread.by_name([measure_trial(trial) for trial in group])
+        for label, group in groups.items()
+        if rows[label].complete
+    }
+    means = {label: {name: spread.mean for name, spread in spreads.items()} for label, spreads in errors.items()}
+    baseline = means[BASELINE] if BASELINE in means else measure_baseline(splits, windows, trials[0], scale)
+    scores = {
+        label: OriginScore(
+            rows[label].validation[measure],
+            spreads[measure],
+            measure_skill(measure, means[label], baseline),
+            measure_skill(MAE, means[label], baseline),
+        )
+        for label, spreads in errors.items()
+    }
     split = origin.split
     return OriginResult(
         OriginInfo(
@@ -55,12 +68,13 @@ def measure_origin(problem: Problem, origin: Origin, trials: Sequence[Trial]) ->
             test_from=split.test_from.isoformat(timespec="minutes"),
             test_until=split.test_until.isoformat(timespec="minutes") if split.test_until else "",
             windows=windows.windows,
-            persistence=baseline_error,
+            persistence=baseline.get(measure),
+            persistence_mae=baseline.get(MAE),
             best=min(scores, key=lambda label: scores[label].validation.mean, default=None),
-            failed=failed,
+            failed=[f"{label} {reason}" for label, row in rows.items() for reason in row.failed],
         ),
         scores,
-        networks,
+        {label: (row.architecture, row.parameters) for label, row in rows.items()},
     )
 
 

@@ -5,6 +5,7 @@ This module only weighs figures. `evidence` computes them, and `decisions` keeps
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifecycle.champions.history import champion_folder
+from problems.durations import format_duration
 from project.settings.operation import RetrainSettings
-from stages.evaluation.bootstrap import Comparison
+from stages.evaluation.bootstrap import LEAST_BLOCKS, Comparison
 from stages.evaluation.forecasts import Targets
 from stages.evaluation.metrics import Errors
 from stages.evaluation.number_format import choose_decimals, format_number, format_quantity
@@ -82,6 +84,10 @@ class Decision:
         data: identity of the data.
         rules: the settings that decide.
         windows: how many it rests on.
+        moments: at how many times their targets were observed: parallel series share their weather, so windows of one
+            time are not independent.
+        required: the fewest such times that a comparison may rest on; None: `retrain.windows` sets the fewest windows.
+            Earlier versions of Recast wrote neither.
         left_out: test windows that the champion was trained or selected on, or that one of the two cannot forecast.
         first, last: times of the first and the last target.
         comparison: the challenger's errors minus the champion's; None where nothing was compared.
@@ -112,6 +118,8 @@ class Decision:
     stretch: dict[str, list[Any]]
     measure: str = "mae"
     measure_title: str = "MAE"
+    moments: int | None = None
+    required: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -145,6 +153,30 @@ def compare_slices(targets: Targets, challenger_NL: Errors, champion_NL: Errors,
             yield Slice(group, name, count, challenger, champion, judged=count >= least)
 
 
+def find_shortage(decision: Decision, rules: RetrainSettings, block: timedelta, least_test: timedelta) -> str | None:
+    """Why the windows are too few to compare, as a sentence with the number that is needed; None: they are enough.
+
+    Args:
+        decision: with the number of its windows and moments.
+        block: the length of a block of the bootstrap.
+        least_test: the shortest test part with enough windows, if no row is missing.
+    """
+    can = (
+        f"There are too few windows to compare: both can forecast {decision.windows:,} that the champion was not "
+        "selected on"
+    )
+    fix = f"Wait for more rows, or lengthen the test part of problems.{decision.problem}.split"
+    if rules.windows is not None and decision.windows < rules.windows:
+        return f"{can}, and retrain.windows asks for {rules.windows:,}. {fix}."
+    if decision.required is not None and (decision.moments or 0) < decision.required:
+        return (
+            f"{can}, at {decision.moments:,} times, and a comparison needs {decision.required:,} times: {LEAST_BLOCKS} "
+            f"blocks of {format_duration(block)}, within which errors are correlated. {fix} to "
+            f"at least {format_duration(least_test)}."
+        )
+    return None
+
+
 def format_share(value: float) -> str:
     """A share of 1 in percent, with all of its digits."""
     return f"{100 * value:g}\N{NO-BREAK SPACE}%"
@@ -168,9 +200,10 @@ def judge(decision: Decision, rules: RetrainSettings) -> tuple[bool, list[str]]:
         return f"{format_quantity(abs(value), digits, unit)} {'smaller' if value < 0 else 'larger'}"
 
     interval = f"{level} interval: from {by(comparison.low)} to {by(comparison.high)}"
-    figures = (
-        f"its {decision.measure_title} is {by(comparison.difference)} ({interval}) on {decision.windows:,} windows"
-    )
+    needed = f" (at least {decision.required:,} are needed)" if decision.required else ""
+    times = f" at {decision.moments:,} times{needed}" if decision.moments else ""
+    windows = f"{decision.windows:,} windows{times}"
+    figures = f"its {decision.measure_title} is {by(comparison.difference)} ({interval}) on {windows}"
     if comparison.low > 0:
         return False, [f"The challenger is significantly worse than {opponent} at the {level} level: {figures}."]
     if comparison.high >= 0:

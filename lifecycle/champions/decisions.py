@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from learning.objectives import Objective
 from lifecycle.champions import history, registry
-from lifecycle.champions.comparison import Contender, Decision, compare_slices, decision_folder, judge
+from lifecycle.champions.comparison import (
+    Contender,
+    Decision,
+    compare_slices,
+    decision_folder,
+    find_shortage,
+    judge,
+)
 from lifecycle.champions.evidence import (
     ComparedWindows,
     ModelForecasts,
@@ -39,7 +46,7 @@ from project.records import read_record
 from project.settings.sections import Settings
 from stages.evaluation import leaderboard
 from stages.evaluation.baseline import BASELINE
-from stages.evaluation.bootstrap import paired_block_bootstrap
+from stages.evaluation.bootstrap import choose_block, count_required_moments, paired_block_bootstrap
 from stages.evaluation.forecasts import number_moments
 from stages.evaluation.metrics import mae
 from stages.evaluation.selection import select_best_trials
@@ -102,6 +109,13 @@ def find_validated_until(problem: str) -> str:
     delay = TableWindows.read(windowed).delay
     last_K = np.concatenate([read_ranges(windowed, split)[:, 1] - 1 + delay for split in ("train", "validation")])
     return str(read_times(normalized)[last_K].max())
+
+
+def find_validated_from(problem: str) -> str:
+    """The time of the last input of the first window that the trials of the grid were selected on, as ISO 8601."""
+    normalized, windowed = paths.stage_folder("normalize", problem), paths.stage_folder("window", problem)
+    origin_K = read_ranges(windowed, "validation")[:, 0] - TableWindows.read(windowed).step
+    return str(read_times(normalized)[origin_K].min())
 
 
 def comparison_rules(settings: Settings) -> dict[str, Any]:
@@ -234,7 +248,7 @@ def _decide(trial: Trial, challenger: Version, champion: Version | None, setting
         )
         return replace(undecided, promoted=True, reasons=[reason])
     try:
-        champion_model = registry.load_model(champion) if champion else make_persistence(challenger_model)
+        champion_model = registry.load_model(champion) if champion else make_persistence(trial, challenger_model)
     except TrackingError:
         raise
     except RecastError as error:
@@ -269,7 +283,7 @@ def _compare(
         known_until: the time of the last target that the champion was trained or selected on; None: it was not trained.
     """
     limits, bootstrap = settings.retrain, settings.evaluate.bootstrap
-    is_fair_N: NDArray[np.bool_] = np.asarray(np.isfinite(challenger.point_NL + champion.point_NL).all(axis=1))
+    is_fair_N: NDArray[np.bool_] = np.asarray(np.isfinite(challenger.point + champion.point).all(axis=1))
     if known_until is not None:
         is_fair_N[windows.targets.times_NL[:, 0] <= known_until] = False
     count = int(is_fair_N.sum())
@@ -281,26 +295,24 @@ def _compare(
         measure=measure.name,
         measure_title=measure.title,
     )
-    if count < limits.windows:
-        return replace(
-            decision,
-            reasons=[
-                f"There are too few windows to compare: both can forecast {count:,} that the champion was not selected "
-                f"on, and retrain.windows asks for {limits.windows:,}. Wait for more rows, or lengthen the test part "
-                f"of problems.{decision.problem}.split."
-            ],
-        )
     windows, challenger, champion = windows.select(is_fair_N), challenger.select(is_fair_N), champion.select(is_fair_N)
     targets, table = windows.targets, windows.table
+    cadence = timedelta(seconds=table.cadence)
+    block = choose_block(bootstrap.block / cadence, windows.window.horizon)
+    moment_N = number_moments(targets, table.cadence)
+    required = count_required_moments(block) if limits.windows is None else None
+    decision = replace(decision, moments=len(np.unique(moment_N)), required=required)
+    least_test = ((required or 0) + windows.window.lookback + windows.window.delay) * cadence
+    if shortage := find_shortage(decision, limits, block * cadence, least_test):
+        return replace(decision, reasons=[shortage])
     challenger_NL, champion_NL = (
         compute_errors(measure, objective.quantiles, model, targets.observed_NL) for model in (challenger, champion)
     )
-    cadence = timedelta(seconds=table.cadence)
     comparison = paired_block_bootstrap(
         challenger_NL.mean(axis=1),
         champion_NL.mean(axis=1),
-        number_moments(targets, table.cadence),
-        block=round(bootstrap.block / cadence),
+        moment_N,
+        block=block,
         resamples=bootstrap.resamples,
         level=limits.level,
     )
@@ -308,7 +320,7 @@ def _compare(
     newest_K = window_of_series_K[-round(settings.evaluate.forecasts / cadence) :]
 
     def score(contender: Contender, model: ModelForecasts, errors_NL: NDArray[np.float64]) -> Contender:
-        point_errors_NL = np.abs(model.point_NL - targets.observed_NL)
+        point_errors_NL = np.abs(model.point - targets.observed_NL)
         return replace(contender, mae=mae(point_errors_NL), error=measure.of_mean(float(errors_NL.mean())))
 
     decision = replace(
@@ -319,7 +331,7 @@ def _compare(
         last=str(targets.times_NL.max()),
         comparison=comparison,
         slices=list(compare_slices(targets, challenger_NL, champion_NL, limits.slice_windows)),
-        stretch=sample_stretch(targets, challenger.point_NL, champion.point_NL, newest_K),
+        stretch=sample_stretch(targets, challenger.point, champion.point, newest_K),
     )
     promoted, reasons = judge(decision, limits)
     return replace(decision, promoted=promoted, reasons=[*reasons, remark] if remark else reasons)

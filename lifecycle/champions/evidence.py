@@ -6,6 +6,7 @@ through the preparation that was fitted to each one's own training rows. Where t
 compared with persistence.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -15,25 +16,29 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from architectures import REGISTRY, Axes
 from forecasting.about import About
 from forecasting.forecaster import Forecaster
-from learning.measures import NUMBER_MEASURES, Measure
+from forecasting.quantiles import DIGITS, list_interval_ends
+from learning.measures import MAE, NUMBER_MEASURES, Measure
 from learning.objectives import Objective
 from problems.durations import format_duration
+from problems.errors import RecastError
 from project import paths
+from stages.evaluation.answers import build_baseline
 from stages.evaluation.baseline import BASELINE
 from stages.evaluation.forecasts import Targets
 from stages.evaluation.metrics import Errors
 from stages.tables.table import Table, read_times, read_values
-from stages.tables.windows import TableWindows, read_ranges
+from stages.tables.windows import TableWindows, read_ranges, read_windows
+from stages.training.reading import read_batches
+from stages.training.trials import Trial
 
 MAX_DRAWN_WINDOWS = 1000
 """A decision stores the forecasts of at most so many windows, to be drawn."""
 
 ForecastValues = NDArray[np.float64]
 
-(_MAE,) = (measure for measure in NUMBER_MEASURES if measure.name == "mae")
+(_MAE,) = (measure for measure in NUMBER_MEASURES if measure.name == MAE)
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,13 @@ class ComparedWindows:
 
     Attributes:
         series_N: the position of each window's series in `table.series`.
+        window: how the table is cut into windows.
     """
 
     targets: Targets
     series_N: NDArray[np.int64]
     table: Table
+    window: TableWindows
 
     def window_keys(self) -> list[tuple[str, np.datetime64]]:
         """The series and the last target time of each window: its name, whichever network forecasts it."""
@@ -68,27 +75,32 @@ class ModelForecasts:
     """What a model forecasts for the windows (N), in the target's unit; NaN where it has no inputs.
 
     Attributes:
-        point_NL: the forecast that errors are computed from: the median, where quantiles are forecast.
-        outputs_NLO: the forecasts of `quantiles`; where these are empty, whatever the model's outputs are.
-        is_baseline: nothing in it is trained.
+        by_quantile: the forecasts (N, L) of quantiles. The quantile 0.5 is the forecast that errors are computed from;
+            the others are outputs of the network or the ends of its intervals.
+        trained: the quantiles that the network was trained to forecast; empty where it forecasts one number.
     """
 
-    point_NL: ForecastValues
-    outputs_NLO: ForecastValues
-    quantiles: tuple[float, ...]
-    is_baseline: bool
+    by_quantile: Mapping[float, ForecastValues]
+    trained: tuple[float, ...]
+
+    @property
+    def point(self) -> ForecastValues:
+        """The forecast (N, L) that errors are computed from."""
+        return self.by_quantile[0.5]
 
     def select(self, is_chosen_N: NDArray[np.bool_]) -> "ModelForecasts":
         """The forecasts for the chosen ones of the windows."""
-        return replace(self, point_NL=self.point_NL[is_chosen_N], outputs_NLO=self.outputs_NLO[is_chosen_N])
+        return replace(
+            self, by_quantile={quantile: values[is_chosen_N] for quantile, values in self.by_quantile.items()}
+        )
 
-    def forecasts_quantiles(self, quantiles: tuple[float, ...]) -> bool:
-        """Whether there are forecasts of these quantiles. A baseline has none, whatever the shape of its outputs."""
-        return not quantiles or (not self.is_baseline and set(quantiles) <= set(self.quantiles))
+    def forecasts_quantiles(self, quantiles: Sequence[float]) -> bool:
+        """Whether there are forecasts of these quantiles."""
+        return {round(quantile, DIGITS) for quantile in quantiles} <= self.by_quantile.keys()
 
-    def at_quantiles(self, quantiles: tuple[float, ...]) -> ForecastValues:
+    def at_quantiles(self, quantiles: Sequence[float]) -> ForecastValues:
         """The forecasts (N, L, O) of these quantiles."""
-        return self.outputs_NLO[:, :, [self.quantiles.index(quantile) for quantile in quantiles]]
+        return np.stack([self.by_quantile[round(quantile, DIGITS)] for quantile in quantiles], axis=2)
 
 
 def read_test_windows(problem: str) -> ComparedWindows:
@@ -96,19 +108,33 @@ def read_test_windows(problem: str) -> ComparedWindows:
     normalized, windowed = paths.stage_folder("normalize", problem), paths.stage_folder("window", problem)
     table = Table.read(normalized)
     rows_N = np.concatenate([np.arange(first, until) for first, until in read_ranges(windowed, "test")])
-    rows_NL = rows_N[:, None] + np.array(TableWindows.read(windowed).leads)
+    window = TableWindows.read(windowed)
+    rows_NL = rows_N[:, None] + np.array(window.leads)
     center, scale = table.preparation.target_scaling
     observed_NL = (
         read_values(normalized)[:, table.preparation.target_index][rows_NL].astype(np.float64) * scale + center
     )
     series_N = np.searchsorted([series.first for series in table.series], rows_N, side="right") - 1
-    return ComparedWindows(Targets(observed_NL, rows_NL, read_times(normalized)[rows_NL]), series_N, table)
+    targets = Targets(observed_NL, rows_NL, read_times(normalized)[rows_NL])
+    return ComparedWindows(targets, series_N, table, window)
 
 
-def make_persistence(forecaster: Forecaster) -> Forecaster:
-    """The model that a first champion has to beat, for the same windows as those of `forecaster`."""
-    about = replace(forecaster.about, architecture=BASELINE, levels=(), reaches={})
-    return Forecaster(about, REGISTRY[BASELINE](about.shape, Axes()))
+def make_persistence(trial: Trial, forecaster: Forecaster) -> Forecaster:
+    """The model that a first champion has to beat: the reference of the skill score in the challenger's leaderboard.
+
+    Args:
+        trial: the challenger.
+        forecaster: its model.
+
+    Raises:
+        RecastError: persistence cannot forecast the target.
+    """
+    validation = read_batches(trial.normalized, trial.windowed, torch.device("cpu"))["validation"]
+    network = build_baseline(read_windows(trial.windowed), trial, validation)
+    if network is None:
+        raise RecastError(f"{BASELINE} cannot forecast {trial.problem}, so nothing can be compared with it")
+    about = replace(forecaster.about, architecture=BASELINE, hyperparameters={}, levels=(), reaches={})
+    return Forecaster(about, network)
 
 
 def find_mismatch(challenger: About, champion: About) -> str | None:
@@ -156,14 +182,19 @@ def forecast_test_windows(forecaster: Forecaster, rows: pl.DataFrame, windows: C
     }
     position_N = np.array([position_by_key.get(key, -1) for key in windows.window_keys()])
     has_inputs_N = position_N >= 0
-    point_NL: ForecastValues = np.full(windows.targets.observed_NL.shape, np.nan)
-    outputs_NLO: ForecastValues = np.full((*point_NL.shape, forecasts.outputs_KLO.shape[-1]), np.nan)
-    point_NL[has_inputs_N] = forecasts.forecast_KL[position_N[has_inputs_N]]
-    outputs_NLO[has_inputs_N] = forecasts.outputs_KLO[position_N[has_inputs_N]]
-    about = forecaster.about
-    return ModelForecasts(
-        point_NL, outputs_NLO, about.quantiles, is_baseline=not REGISTRY[about.architecture].trainable
-    )
+
+    def arrange(values_KL: ForecastValues) -> ForecastValues:
+        values_NL: ForecastValues = np.full(windows.targets.observed_NL.shape, np.nan)
+        values_NL[has_inputs_N] = values_KL[position_N[has_inputs_N]]
+        return values_NL
+
+    quantiles = forecaster.about.quantiles
+    values = {0.5: forecasts.forecast_KL}
+    for level, ends in forecasts.ends.items():
+        values |= dict(zip(list_interval_ends(level), ends, strict=True))
+    for output, quantile in enumerate(quantiles):
+        values[round(quantile, DIGITS)] = forecasts.outputs_KLO[:, :, output]
+    return ModelForecasts({quantile: arrange(values_KL) for quantile, values_KL in values.items()}, quantiles)
 
 
 def choose_measure(
@@ -172,19 +203,16 @@ def choose_measure(
     """The measure to compare both by, and a sentence that says so where it could have been another.
 
     It is the selection measure of the challenger's objective if both models forecast what it is computed from, else
-    the MAE. A baseline gives a single number. By the pinball loss almost any quantiles would beat it, so a model is
-    compared with a baseline by the MAE.
+    the MAE.
     """
     measure = objective.selection_measure
-    if objective.quantiles and (challenger.is_baseline or champion.is_baseline):
-        return _MAE, f"A baseline forecasts no quantiles, so both are compared by {_MAE.title}, not {measure.title}."
-    has_other_loss = not champion.is_baseline and set(champion.quantiles) != set(objective.quantiles)
     if all(model.forecasts_quantiles(objective.quantiles) for model in (challenger, champion)):
-        if not has_other_loss:
+        if set(champion.trained) == set(objective.quantiles):
             return measure, None
+        ends = "" if champion.trained else "; the ends of its intervals are taken for its quantiles"
         return measure, (
             f"The champion was trained with another loss; both are compared by {measure.title}, the measure that "
-            "selects by the settings of the challenger."
+            f"selects by the settings of the challenger{ends}."
         )
     quantiles = ", ".join(f"{quantile:g}" for quantile in objective.quantiles)
     return _MAE, (
@@ -197,8 +225,8 @@ def compute_errors(
     measure: Measure, quantiles: tuple[float, ...], forecasts: ModelForecasts, observed_NL: ForecastValues
 ) -> Errors:
     """The scores (N, L) that a measure of forecasts of these quantiles averages, in the target's unit."""
-    if measure.name == _MAE.name:
-        errors_NL: Errors = np.abs(forecasts.point_NL - observed_NL)
+    if measure.name == MAE:
+        errors_NL: Errors = np.abs(forecasts.point - observed_NL)
         return errors_NL
     outputs_NLO = forecasts.at_quantiles(quantiles)
     scores: Errors = measure.score(torch.from_numpy(outputs_NLO), torch.from_numpy(observed_NL)[:, :, None]).numpy()

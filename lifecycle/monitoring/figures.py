@@ -12,17 +12,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from learning.measures import MAE
 from lifecycle.monitoring.drift import measure_drift
 from lifecycle.monitoring.matching import count_unforecast, match_forecasts
-from lifecycle.monitoring.versions import MAE, MonitoredVersion
+from lifecycle.monitoring.versions import MonitoredVersion
 from problems.problem import Problem
 from project.settings.operation import MonitorSettings
 
-FIGURES = ("mae", "persistence_mae", "skill", "error", "missing", "drift")
-"""Figures that are drawn and logged, beside the coverages and the errors by the selection measure.
+FIGURES = ("mae", "persistence_mae", "mae_skill", "skill", "error", "missing", "drift")
+"""Figures that are drawn and logged, beside the coverages and the errors by the measure by which a version is judged.
 
-`error` is by the selection measure, in multiples of the version's error on the test rows. `skill` is always by the MAE:
-persistence is a single number, which almost any forecast of quantiles beats by the pinball loss.
+`error` and `skill` are by that measure: the multiple of the version's error on the test rows, and the skill score
+against persistence. `mae_skill` is the skill score by MAE.
 """
 
 
@@ -38,7 +39,8 @@ def daily_figures(
     Returns:
         Columns: `day`, `model_version`, `forecasts` (their number), FIGURES, `drift_column` (the column that has
         drifted farthest), `coverage_<level>`, and `selection_measure`, the name of the measure by which the version is
-        judged. The errors by that measure are in the column of its name.
+        judged. The errors by that measure are in the column of its name, and those of persistence in
+        `persistence_<measure>`.
     """
     matched = match_forecasts(problem, name, ingested, versions)
     if matched.is_empty():
@@ -47,7 +49,7 @@ def daily_figures(
     days = settings.window // timedelta(days=1)
     daily = matched.group_by("model_version", "day").agg(
         pl.len().alias("forecasts"),
-        pl.col("error", "persistence", "score").sum(),
+        pl.col("error", "persistence", "score", "persistence_score").sum(),
         *(pl.col(f"inside_{level}").sum().alias(f"inside_{level}") for level in levels),
         *(pl.col(f"inside_{level}").count().alias(f"intervals_{level}") for level in levels),
     )
@@ -73,7 +75,7 @@ def daily_figures(
         figures.join(pl.concat(drifts), on=["day", "model_version"], how="left")
         .select(
             *("day", "model_version", "forecasts", *FIGURES, "drift_column", *coverages),
-            *("selection_measure", *by_measure),
+            *("selection_measure", *by_measure, *(f"persistence_{measure}" for measure in by_measure)),
         )
         .sort("day", "model_version")
     )
@@ -90,23 +92,32 @@ def _figures_of_version(
         days: how many days the figures of a day cover.
     """
     counts = [f"{prefix}_{level}" for level in levels for prefix in ("inside", "intervals")]
-    sums = ["error", "persistence", "score", *counts]
+    sums = ["error", "persistence", "score", "persistence_score", *counts]
     test_error = version.test_errors.get(measure) or None
     return (
         _rolling_sums(daily, ["forecasts", *sums], days, last)
         .with_columns(
             model_version=pl.lit(version.version, dtype=pl.Int64),
             selection_measure=pl.lit(measure),
-            **{measure: _divide("score", "forecasts")},
+            **{
+                measure: _divide("score", "forecasts"),
+                f"persistence_{measure}": _divide("persistence_score", "forecasts").fill_nan(None),
+            },
         )
         .with_columns(
             mae=_divide("error", "forecasts"),
             persistence_mae=_divide("persistence", "forecasts"),
-            skill=pl.when(pl.col("persistence") > 0).then(1 - pl.col("error") / pl.col("persistence")),
+            mae_skill=_measure_skill("error", "persistence"),
+            skill=_measure_skill("score", "persistence_score"),
             error=pl.col(measure) / pl.lit(test_error, dtype=pl.Float64),
             **{f"coverage_{level}": _divide(f"inside_{level}", f"intervals_{level}") for level in levels},
         )
     )
+
+
+def _measure_skill(error: str, baseline: str) -> pl.Expr:
+    """The skill score of two columns with sums of errors; null where the baseline has no error or is not known."""
+    return pl.when(pl.col(baseline) > 0).then(1 - pl.col(error) / pl.col(baseline)).fill_nan(None)
 
 
 def _divide(part: str, whole: str) -> pl.Expr:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lifecycle.monitoring.versions import MAE
+from learning.measures import MAE
 from project.atomic import replace_file
 
 MONITOR_FOLDER = Path("data/monitor")
@@ -19,13 +19,19 @@ def monitor_folder(problem: str) -> Path:
 def read_history(problem: str) -> pl.DataFrame:
     """The figures of all days so far, the oldest first; empty where there are none.
 
-    Earlier versions of Recast judged by the MAE, and did not write the name of the measure.
+    Earlier versions of Recast judged by the MAE, and did not write the name of the measure; later ones had one skill
+    score, by the MAE, whatever the measure.
     """
     file = monitor_folder(problem) / "history.parquet"
     history = pl.read_parquet(file) if file.exists() else pl.DataFrame()
-    if history.is_empty() or "selection_measure" in history.columns:
+    if history.is_empty():
         return history
-    return history.with_columns(selection_measure=pl.lit(MAE))
+    if "selection_measure" not in history.columns:
+        history = history.with_columns(selection_measure=pl.lit(MAE))
+    if "mae_skill" not in history.columns:
+        by_mae = pl.when(pl.col("selection_measure") == MAE).then(pl.col("skill"))
+        history = history.with_columns(mae_skill=pl.col("skill"), skill=by_mae)
+    return history
 
 
 def merge_history(former: pl.DataFrame, computed: pl.DataFrame) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Forecasts of the log beside what was observed since: one row for each forecast, with its errors."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from forecasting.quantiles import find_interval_outputs
-from learning.measures import Measure
+from learning.conformal import spread_quantiles
+from learning.measures import MAE, Measure
 from lifecycle import forecast_log
-from lifecycle.monitoring.versions import MAE, MonitoredVersion
+from lifecycle.monitoring.versions import MonitoredVersion
 from problems.problem import Problem
 
 
@@ -27,8 +29,9 @@ def match_forecasts(
     Returns:
         Columns: `day` (of the target, UTC), `model_version`; `error` and `persistence`, the absolute errors of the
         forecast and of persistence in the target's unit; `measure`, the name of the measure by which the version is
-        judged (see `judging_columns`); `score`, the score by that measure; and for each level
-        `inside_<level>`, whether the interval contains the observation, null where the version has no such interval.
+        judged (see `judging_columns`); `score` and `persistence_score`, the scores of both by that measure; and for
+        each level `inside_<level>`, whether the interval contains the observation, null where the version has no such
+        interval.
     """
     forecasts = (
         forecast_log.read_forecasts(name)
@@ -49,16 +52,11 @@ def match_forecasts(
         .drop_nulls()
         .collect(engine="streaming")
     )
-    # Persistence is the last value, carried forward as far as an input may be.
-    last = observed.rename({"observed": "last", "time": "last_time"}).sort("last_time")
-    tolerance = problem.table.fill or timedelta(0)
-    matched = (
+    persistence = _Persistence(observed, problem.table.fill or timedelta(0))
+    matched = persistence.join(
         forecasts.join(known_until, on="model_version")
         .filter(pl.col("target_time") > pl.col("known_until"))
         .join(observed, left_on=["series", "target_time"], right_on=["series", "time"])
-        .sort("origin")
-        .join_asof(last, left_on="origin", right_on="last_time", by="series", check_sortedness=False)
-        .filter(pl.col("origin") - pl.col("last_time") <= tolerance)
     )
     levels = [column.removeprefix("low_") for column in matched.columns if column.startswith("low_")]
     errors = matched.select(
@@ -68,16 +66,60 @@ def match_forecasts(
         (pl.col("last") - pl.col("observed")).abs().alias("persistence"),
         *(pl.col("observed").is_between(f"low_{level}", f"high_{level}").alias(f"inside_{level}") for level in levels),
     )
-    return errors.with_columns(_score_forecasts(matched, errors, versions))
+    return errors.with_columns(_score_forecasts(matched, errors, versions, persistence))
+
+
+@dataclass(frozen=True)
+class _Persistence:
+    """The forecast of persistence: the last value.
+
+    Attributes:
+        observed: `series`, `time` and `observed`.
+        tolerance: how far the last value is carried forward, as an input is.
+    """
+
+    observed: pl.DataFrame
+    tolerance: timedelta
+
+    def join(self, forecasts: pl.DataFrame) -> pl.DataFrame:
+        """The forecasts that have a last value, with it in the column `last`, sorted by `origin`."""
+        last = self.observed.rename({"observed": "last", "time": "last_time"}).sort("last_time")
+        return (
+            forecasts.sort("origin")
+            .join_asof(last, left_on="origin", right_on="last_time", by="series", check_sortedness=False)
+            .filter(pl.col("origin") - pl.col("last_time") <= self.tolerance)
+        )
+
+    def spread(self, version: MonitoredVersion, horizon: timedelta, longest: timedelta) -> NDArray[np.float64]:
+        """How far the quantiles of a version's objective are from the last value (O,), as in its leaderboard.
+
+        Args:
+            horizon: from the last value to the target.
+            longest: the longest horizon of the version's forecasts: as far ahead reach the windows that it was selected
+                on.
+
+        Returns:
+            NaN where the table does not have the rows that the version was selected on.
+        """
+        origins = self.observed.select("series", origin=pl.col("time") - horizon, target="observed")
+        is_selected = pl.col("origin") <= pl.lit(version.known_until - np.timedelta64(longest))
+        if version.validated_from is not None:
+            is_selected &= pl.col("origin") >= pl.lit(version.validated_from)
+        selected = self.join(origins.filter(is_selected))
+        error_N = (selected["last"] - selected["target"]).to_numpy()
+        if not len(error_N):
+            return np.full(len(version.objective.quantiles), np.nan)
+        spread_LO = spread_quantiles(error_N[:, None], version.objective.quantiles)
+        return spread_LO.ravel()
 
 
 def _score_forecasts(
-    matched: pl.DataFrame, errors: pl.DataFrame, versions: Mapping[int, MonitoredVersion]
+    matched: pl.DataFrame, errors: pl.DataFrame, versions: Mapping[int, MonitoredVersion], persistence: _Persistence
 ) -> list[pl.Series]:
-    """The columns `measure` and `score` of `match_forecasts`."""
+    """The columns `measure`, `score` and `persistence_score` of `match_forecasts`."""
     # Where the measure is the MAE, the scores are the absolute errors.
     names = np.full(len(matched), MAE, dtype=object)
-    score_N = errors["error"].to_numpy().copy()
+    score_N, persistence_N = (errors[name].to_numpy().copy() for name in ("error", "persistence"))
     version_N = matched["model_version"].to_numpy()
     for number, version in versions.items():
         measure = version.selection_measure
@@ -89,7 +131,17 @@ def _score_forecasts(
         names[rows_N] = measure.name
         observed_N = forecasts["observed"].to_numpy()
         score_N[rows_N] = _score(measure, forecasts.select(columns).to_numpy(), observed_N)
-    return [pl.Series("measure", names, dtype=pl.String), pl.Series("score", score_N)]
+        horizon_N = (forecasts["target_time"] - forecasts["origin"]).to_numpy()
+        for horizon in np.unique(horizon_N):
+            is_lead_N = horizon_N == horizon
+            spread_O = persistence.spread(version, horizon.item(), horizon_N.max().item())
+            last_N = forecasts["last"].to_numpy()[is_lead_N]
+            persistence_N[rows_N[is_lead_N]] = _score(measure, last_N[:, None] + spread_O, observed_N[is_lead_N])
+    return [
+        pl.Series("measure", names, dtype=pl.String),
+        pl.Series("score", score_N),
+        pl.Series("persistence_score", persistence_N),
+    ]
 
 
 def _score(measure: Measure, forecast_NO: NDArray[np.float64], observed_N: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,8 +165,8 @@ def judging_columns(version: MonitoredVersion, forecasts: pl.DataFrame) -> list[
         None: the log does not hold all outputs. The version is judged by the MAE then.
     """
     quantiles = version.objective.quantiles
-    if version.is_baseline or not quantiles:
-        return ["forecast"] * version.objective.outputs
+    if not quantiles:
+        return ["forecast"]
     column_of = {quantiles.index(0.5): "forecast"}
     for column in forecasts.columns:
         level = column.removeprefix("low_")

@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 
+from learning.measures import MAE
 from lifecycle.monitoring.rules import BrokenRule, measure_of
-from lifecycle.monitoring.versions import MAE, MonitoredVersion, measure_titles
+from lifecycle.monitoring.versions import MonitoredVersion, measure_titles
 from problems.problem import Problem
 from project.settings.operation import MonitorSettings
 from stages.evaluation.number_format import (
@@ -103,16 +104,14 @@ def _capitalize(text: str) -> str:
 
 
 def _with_judged_errors(figures: pl.DataFrame) -> pl.DataFrame:
-    """The figures with `judged_error`, the error by the measure of each row, and `judged_persistence`.
-
-    That is the error of persistence by the same measure; null unless it is the MAE, as persistence has no quantiles.
-    """
+    """The figures with errors by the measure of each row: `judged_error`, and `judged_persistence`."""
     if figures.is_empty():
         return figures
     rows = figures.to_dicts()
     errors = {
         "judged_error": [row[measure_of(row)] for row in rows],
-        "judged_persistence": [row["persistence_mae"] if measure_of(row) == MAE else None for row in rows],
+        # Earlier versions of Recast did not compute it by other measures than the MAE.
+        "judged_persistence": [row.get(f"persistence_{measure_of(row)}") for row in rows],
     }
     return figures.with_columns(pl.Series(name, values, dtype=pl.Float64) for name, values in errors.items())
 

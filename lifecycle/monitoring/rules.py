@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
-from lifecycle.monitoring.versions import MAE, measure_titles
+from learning.measures import MAE
+from lifecycle.monitoring.versions import measure_titles
 from project.settings.operation import MonitorSettings
 
 
@@ -23,6 +25,14 @@ class BrokenRule:
 def measure_of(figures: Mapping[str, object]) -> str:
     """The name of the measure by which a row of figures is judged."""
     return str(figures.get("selection_measure") or MAE)
+
+
+def limit_least(settings: MonitorSettings, cadence: timedelta) -> MonitorSettings:
+    """The rules with a least number of forecasts that rows at this cadence can reach.
+
+    Two weeks have 336 hours but only 14 days: without the limit, forecasts of daily rows would never be judged.
+    """
+    return settings.model_copy(update={"least": min(settings.least, max(1, settings.window // cadence // 2))})
 
 
 def broken_rules(
@@ -63,7 +73,9 @@ def broken_rules(
     if settings.skill is not None and skill is not None and skill < settings.skill:
         broken.append(
             BrokenRule(
-                "skill", f"the skill against persistence is {skill:.3f}; it should be at least {settings.skill:g}"
+                "skill",
+                f"the skill score against persistence, by {measure_titles()[measure_of(newest)]}, is {skill:.3f}; it "
+                f"should be at least {settings.skill:g}",
             )
         )
     if settings.coverage is not None:

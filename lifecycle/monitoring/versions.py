@@ -9,15 +9,12 @@ import numpy as np
 
 from architectures import REGISTRY
 from learning.losses import LOSSES
-from learning.measures import Measure
+from learning.measures import MAE, Measure
 from learning.objectives import Objective
 from lifecycle import forecast_log
 from lifecycle.champions import registry
 from lifecycle.champions.history import Version
 from stages.tracking import store
-
-MAE = "mae"
-"""The name of the measure of versions that do not say by which measure they were selected."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +25,18 @@ class MonitoredVersion:
         label: the name of its trial, for people.
         run: the id of its trial's MLflow run.
         objective: what it was trained for. Its first measure is the one that selected the trial.
-        is_baseline: nothing was trained, so that all of its outputs are the same number, not quantiles.
         test_errors: its errors on the test rows by the name of the measure, as far as MLflow has them.
         known_until: the time of the last target that it was trained or selected on.
+        validated_from: the time of the last input of the first window that it was selected on; None: that is not known.
     """
 
     version: int
     label: str
     run: str
     objective: Objective
-    is_baseline: bool
     test_errors: Mapping[str, float]
     known_until: np.datetime64
+    validated_from: np.datetime64 | None
 
     @property
     def selection_measure(self) -> Measure:
@@ -60,16 +57,21 @@ def read_monitored_versions(problem: str) -> dict[int, MonitoredVersion]:
 def _read_version(version: Version) -> MonitoredVersion:
     with store.translate_errors():
         data = store.get_client().get_run(version.run).data
+    validated_from = registry.read_validated_from(version)
     architecture = REGISTRY.get(data.params.get("architecture", ""))
+    objective = _objective(data.params)
+    if validated_from is None and architecture is not None and not architecture.trainable:
+        # Earlier versions of Recast gave a baseline one number for every quantile, and measured it by them on test.
+        objective = LOSSES[MAE](())
     tests = {name.removeprefix("test_"): value for name, value in data.metrics.items() if name.startswith("test_")}
     return MonitoredVersion(
         version=version.version,
         label=version.label,
         run=version.run,
-        objective=_objective(data.params),
-        is_baseline=architecture is not None and not architecture.trainable,
+        objective=objective,
         test_errors=tests,
         known_until=registry.read_validated_until(version),
+        validated_from=validated_from,
     )
 
 

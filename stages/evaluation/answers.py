@@ -1,22 +1,23 @@
 """The answers of a trained network to the windows of a split, and the scores of these answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from architectures import REGISTRY, Axes, Network, ShapeError
+from architectures import Axes, Network, ShapeError, combined
 from learning.answers import ANSWER_KINDS
 from learning.objectives import Objective
 from learning.scores import sort_quantiles
 from stages.evaluation.baseline import BASELINE
 from stages.evaluation.metrics import Errors
 from stages.tables.windows import AnyWindows
+from stages.training.baselines import spread_baseline
 from stages.training.batches import SplitData
-from stages.training.objectives import choose_shape
-from stages.training.scoring import ScoreSums, answer_windows, score_batch
+from stages.training.objectives import choose_objective, choose_shape
+from stages.training.scoring import ScoreSums, answer_windows, find_errors, score_batch
 from stages.training.trials import Trial
 
 MAX_CONFUSION_CLASSES = 20
@@ -76,36 +77,40 @@ def collect_answers(network: Network, data: SplitData, objective: Objective, kin
     )
 
 
-def find_errors(y_BSO: torch.Tensor, y_BSK: torch.Tensor, quantiles: Sequence[float]) -> Errors:
-    """The errors (B, S) of answers (B, S, O): of the medians, where quantiles are forecast.
-
-    Args:
-        y_BSK: the targets.
-        quantiles: those that the outputs forecast; empty where there is one output.
-    """
-    forecast_BS = sort_quantiles(y_BSO)[:, :, quantiles.index(0.5)] if quantiles else y_BSO[:, :, 0]
-    errors_BS: Errors = (forecast_BS - y_BSK[:, :, 0]).double().numpy()
-    return errors_BS
-
-
 def _count_answers(class_B: torch.Tensor, answer_B: torch.Tensor, classes: int) -> NDArray[np.float64]:
     """How often each class (a row) got each answer (a column)."""
     flat = np.bincount((class_B * classes + answer_B).numpy(), minlength=classes * classes)
     return flat.reshape(classes, classes).astype(np.float64)
 
 
-def measure_baseline(
-    test: SplitData, windows: AnyWindows, trial: Trial, objective: Objective, scale: float
-) -> float | None:
-    """The test error of the baseline by the selection measure; None where the baseline cannot answer the problem.
+def build_baseline(windows: AnyWindows, trial: Trial, validation: SplitData) -> Network | None:
+    """The baseline of the skill score; None where it cannot answer the problem.
 
     Args:
         trial: any trial of the grid: its settings decide what a network's outputs are.
-        scale: one unit of a normalised error in the target's unit.
+        validation: the windows whose errors decide how far its quantiles are from its forecast.
     """
     try:
-        baseline = REGISTRY[BASELINE](choose_shape(windows, trial.train), Axes())
+        baseline = combined.build_network(BASELINE, Axes(), choose_shape(windows, trial.train))
     except ShapeError:
         return None
-    answers = collect_answers(baseline, test, objective, windows.objective)
-    return objective.compute_measures(answers.means, scale)[objective.selection_measure.name]
+    spread_baseline(baseline, choose_objective(windows, trial.train).quantiles, validation)
+    return baseline.eval()
+
+
+def measure_baseline(
+    splits: Mapping[str, SplitData], windows: AnyWindows, trial: Trial, scale: float
+) -> dict[str, float]:
+    """The test errors of the baseline by the name of the measure; empty where it cannot answer the problem.
+
+    Args:
+        splits: validation and test.
+        trial: any trial of the grid.
+        scale: one unit of a normalised error in the target's unit.
+    """
+    baseline = build_baseline(windows, trial, splits["validation"])
+    if baseline is None:
+        return {}
+    objective = choose_objective(windows, trial.train)
+    answers = collect_answers(baseline, splits["test"], objective, windows.objective)
+    return objective.compute_measures(answers.means, scale)

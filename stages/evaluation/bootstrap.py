@@ -35,6 +35,31 @@ class Comparison:
     resamples: int
 
 
+LEAST_BLOCKS = 7
+"""The fewest blocks that a comparison may rest on; see docs/retraining.md for what more and fewer would do."""
+
+
+def choose_block(block: float, horizon: float) -> int:
+    """The moments in a block: at least as many as a forecast reaches ahead.
+
+    Errors of forecasts that have a part of their horizon in common are correlated.
+
+    Args:
+        block: the length of a block in the settings, in moments.
+        horizon: moments from the last input to the last target.
+    """
+    return max(round(block), round(horizon), 1)
+
+
+def count_required_moments(block: int) -> int:
+    """The fewest moments, at which targets were observed, that a comparison may rest on.
+
+    Args:
+        block: moments in a block.
+    """
+    return LEAST_BLOCKS * block
+
+
 def paired_block_bootstrap(
     first_N: Errors,
     second_N: Errors,

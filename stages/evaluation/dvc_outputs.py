@@ -4,14 +4,16 @@ from typing import Any
 
 import polars as pl
 
+from learning.measures import MAE
 from stages.evaluation.leaderboard import Evaluation
 
 
 def summarize_metrics(evaluation: Evaluation) -> dict[str, Any]:
-    """The metrics of `dvc metrics show`: the test error of persistence, and the errors of the best configuration."""
+    """The metrics of `dvc metrics show`: the test errors of persistence, and the errors of the best configuration."""
     metrics: dict[str, Any] = {}
-    if evaluation.persistence_test is not None:
-        metrics["persistence"] = {f"test_{evaluation.selection_measure.name}": round(evaluation.persistence_test, 4)}
+    baseline = {evaluation.selection_measure.name: evaluation.persistence_test, MAE: evaluation.persistence_mae}
+    if errors := {f"test_{name}": round(error, 4) for name, error in baseline.items() if error is not None}:
+        metrics["persistence"] = errors
     row = evaluation.find_row(evaluation.best)
     if row:
         metrics["best"] = {
@@ -19,6 +21,7 @@ def summarize_metrics(evaluation: Evaluation) -> dict[str, Any]:
             **{f"validation_{name}": round(error.mean, 4) for name, error in row.validation.items()},
             **{f"test_{name}": round(error.mean, 4) for name, error in row.test.items()},
             "skill": row.skill and round(row.skill, 4),
+            **({} if evaluation.selects_by_mae else {"mae_skill": row.mae_skill and round(row.mae_skill, 4)}),
         }
     return metrics
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecasting.quantiles import find_interval_outputs
+from learning.conformal import conformal_half_width
 from stages.evaluation.leaderboard import Fan, Interval, Spread
-from stages.evaluation.metrics import Errors, conformal_half_width, coverage
+from stages.evaluation.metrics import Errors, coverage
 from stages.tables.table import Series
 
 TargetValues = NDArray[np.float64]

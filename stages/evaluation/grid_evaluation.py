@@ -12,12 +12,14 @@ import torch
 
 from architectures import Network
 from learning.answers import ANSWER_KINDS
+from learning.measures import MAE
 from learning.objectives import Objective
 from problems.durations import format_duration
 from problems.problem import AnyProblem, Problem
 from project.settings.sections import BootstrapSettings, EvaluateSettings
 from stages.evaluation.answers import Answers, collect_answers, measure_baseline
-from stages.evaluation.bootstrap import Comparison, paired_block_bootstrap
+from stages.evaluation.baseline import BASELINE
+from stages.evaluation.bootstrap import Comparison, choose_block, paired_block_bootstrap
 from stages.evaluation.forecasts import (
     Band,
     Forecasts,
@@ -32,9 +34,10 @@ from stages.evaluation.forecasts import (
     tabulate_stretch,
 )
 from stages.evaluation.leaderboard import Evaluation, LeaderboardRow, MeasureInfo, Spread
-from stages.evaluation.metrics import Errors, skill_score
+from stages.evaluation.metrics import Errors, measure_skill
 from stages.evaluation.ranking import group_by_configuration, rank_configurations
 from stages.evaluation.selection import select_configurations
+from stages.evaluation.warnings import list_warnings
 from stages.tables.ingested import read_quality
 from stages.tables.table import Table, read_times
 from stages.tables.windows import AnyWindows, TableWindows, read_windows
@@ -75,6 +78,11 @@ class EvaluationData:
     def center_and_scale(self) -> tuple[float, float]:
         """The normalised target is (target - center) / scale."""
         return self.table.preparation.target_scaling if self.table else (0.0, 1.0)
+
+    @property
+    def horizon_rows(self) -> int:
+        """Rows from the last input to the last target; 0 where the data have no clock."""
+        return self.windows.horizon if isinstance(self.windows, TableWindows) else 0
 
     def count_rows(self, duration: timedelta) -> int:
         """The number of rows in a length of time; a step of a sequence counts as a second."""
@@ -157,13 +165,16 @@ def evaluate_grid(
     measure, scale = objective.selection_measure, data.center_and_scale[1]
     groups = group_by_configuration(trials)
     rows = rank_configurations(groups.values(), objective)
-    baseline_error = measure_baseline(data.splits["test"], data.windows, trials[0], objective, scale)
     selected_groups = {row.configuration: groups[row.configuration] for row in select_configurations(rows)}
     answers = _collect_answers_of_trials(
         [trial for group in selected_groups.values() for trial in group], data, objective
     )
     selected = {label: _test_configuration(group, answers, data, objective) for label, group in selected_groups.items()}
 
+    if BASELINE in selected:
+        baseline = {name: spread.mean for name, spread in selected[BASELINE].test.items()}
+    else:
+        baseline = measure_baseline(data.splits, data.windows, trials[0], scale)
     forecasts = {label: result.forecasts for label, result in selected.items() if result.forecasts}
     targets = {split: _read_targets(data, split) for split in ("validation", "test")} if forecasts else {}
     bands = {
@@ -194,9 +205,7 @@ def evaluate_grid(
         window=problem.window.model_dump(mode="json"),
         measures=[MeasureInfo.of(shown, problem.unit) for shown in objective.measures],
         rows=[
-            _complete_row(
-                row, selected[row.configuration], bands.get(row.configuration, []), measure.name, baseline_error
-            )
+            _complete_row(row, selected[row.configuration], bands.get(row.configuration, []), measure.name, baseline)
             if row.configuration in selected
             else row
             for row in rows
@@ -205,7 +214,7 @@ def evaluate_grid(
         runner_up=runner_up,
         comparison=comparison,
         comparison_unit=problem.unit if measure.scaled else "nats",
-        persistence_test=baseline_error,
+        persistence_test=baseline.get(measure.name),
         curves={label: result.curves for label, result in selected.items() if result.curves},
         leads={label: error_NL.mean(axis=0).tolist() for label, error_NL in errors.items() if len(lead_names) > 1},
         lead_names=lead_names,
@@ -217,6 +226,8 @@ def evaluate_grid(
         confusion={label: result.confusion for label, result in selected.items() if result.confusion},
         quality=read_quality(ingested),
         windows=asdict(data.windows),
+        persistence_mae=baseline.get(MAE),
+        warnings=list_warnings(name, problem, normalized, windowed) if isinstance(problem, Problem) else [],
     )
     errors_by_key = {
         key: of_trial.validation.errors_NL
@@ -255,15 +266,11 @@ def _test_configuration(
     forecasts = None
     if validation:
         validation_SNLO, test_SNLO = (_stack_values(of_split) for of_split in (validation, answers))
-        quantiles = objective.quantiles if group[0].trainable else ()
-        if objective.quantiles and not quantiles:
-            # A baseline does not forecast quantiles: all of its outputs are the same number.
-            validation_SNLO, test_SNLO = validation_SNLO[..., :1], test_SNLO[..., :1]
-        forecasts = Forecasts(validation_SNLO * scale + center, test_SNLO * scale + center, quantiles)
+        forecasts = Forecasts(validation_SNLO * scale + center, test_SNLO * scale + center, objective.quantiles)
     measures = [objective.compute_measures(of_seed.means, scale) for of_seed in answers]
     return SelectedConfiguration(
         answers,
-        {name: Spread.of([values[name] for values in measures]) for name in measures[0]},
+        Spread.by_name(measures),
         forecasts,
         {str(trial.seed): history.read_history(trial_folder(trial)) for trial in group} if group[0].trainable else {},
     )
@@ -287,7 +294,7 @@ def _compare(
         second_N,
         number_moments(targets["test"], data.table.cadence) if data.table else np.arange(len(data.splits["test"])),
         # Sequences do not follow each other in time: each is a block of its own.
-        block=data.count_rows(settings.block) if data.table else 1,
+        block=choose_block(data.count_rows(settings.block), data.horizon_rows) if data.table else 1,
         resamples=settings.resamples,
         level=settings.level,
     )
@@ -298,15 +305,23 @@ def _complete_row(
     result: SelectedConfiguration,
     bands: Sequence[Band],
     measure: str,
-    baseline_error: float | None,
+    baseline: Mapping[str, float],
 ) -> LeaderboardRow:
     """The row of a selected configuration with its test results.
 
     Args:
         measure: the name of the selection measure.
+        baseline: the test errors of the baseline, by the name of the measure.
     """
-    skill = None if baseline_error is None else skill_score(result.test[measure].mean, baseline_error)
-    return replace(row, selected=True, test=result.test, skill=skill, intervals=[band.interval for band in bands])
+    errors = {name: spread.mean for name, spread in result.test.items()}
+    return replace(
+        row,
+        selected=True,
+        test=result.test,
+        skill=measure_skill(measure, errors, baseline),
+        intervals=[band.interval for band in bands],
+        mae_skill=measure_skill(MAE, errors, baseline),
+    )
 
 
 def _name_leads(problem: AnyProblem) -> list[str]:

@@ -1,12 +1,12 @@
 """The leaderboard: the results of an evaluation, as `leaderboard.json` stores them and as pages show them."""
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from learning.measures import Measure
+from learning.measures import MAE, Measure
 from project.records import read_record
 from stages.evaluation.bootstrap import Comparison
 from stages.training.history import Epoch
@@ -23,6 +23,15 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, list(values))
+
+    @classmethod
+    def by_name(cls, measures: Sequence[Mapping[str, float]]) -> "dict[str, Spread]":
+        """The spread of each measure, by its name.
+
+        Args:
+            measures: those of each seed.
+        """
+        return {name: cls.of([of_seed[name] for of_seed in measures]) for name in measures[0]} if measures else {}
 
 
 @dataclass(frozen=True)
@@ -90,10 +99,12 @@ class LeaderboardRow:
             tested on the test rows.
         validation: spreads by name; empty where no trial finished.
         test: spreads by name; empty where the configuration was not selected.
-        skill: the skill score of the mean test error, with persistence on the same windows as the reference; None
-            where persistence cannot answer the problem.
+        skill: the skill score of the mean test error by the selection measure, with persistence on the same windows
+            as the reference; None where persistence cannot answer the problem.
         intervals: by level, for a selected configuration. A level that needs more validation windows than there are
             is left out.
+        mae_skill: the skill score by MAE, whatever measure selects; None as for `skill`. Leaderboards of earlier
+            versions of Recast do not have it.
     """
 
     configuration: str
@@ -107,6 +118,7 @@ class LeaderboardRow:
     test: dict[str, Spread]
     skill: float | None
     intervals: list[Interval]
+    mae_skill: float | None = None
 
     @property
     def complete(self) -> bool:
@@ -129,8 +141,8 @@ class Evaluation:
         best, runner_up: the best complete configurations of the first two architectures.
         comparison: of the best with the runner-up on the test rows; the errors of each are averaged over its seeds.
         comparison_unit: the unit of the differences in the comparison.
-        persistence_test: the test error of persistence, the reference of the skill score; None where persistence
-            cannot answer the problem.
+        persistence_test: the test error of persistence by the selection measure, the reference of the skill score; None
+            where persistence cannot answer the problem.
         curves: the training history, by selected configuration and seed.
         leads: test MAE by lead, by selected configuration; empty where there is only one lead.
         lead_names: the leads as text, such as 1d; the shortest first.
@@ -144,6 +156,9 @@ class Evaluation:
             mean over seeds; empty unless the answers are classes, and few.
         quality: the report of `ingest` on the data.
         windows: the number of windows in each split, and what was left out.
+        persistence_mae: the test MAE of persistence; None as for `persistence_test`. Leaderboards of earlier versions
+            of Recast do not have it, nor `warnings`.
+        warnings: what is wrong with the data or the settings, a sentence each.
     """
 
     problem: str
@@ -171,6 +186,13 @@ class Evaluation:
     confusion: dict[str, list[list[float]]]
     quality: dict[str, Any]
     windows: dict[str, Any]
+    persistence_mae: float | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def selects_by_mae(self) -> bool:
+        """Whether the MAE is the measure that ranks, so that there is only one skill score."""
+        return self.selection_measure.name == MAE
 
     @property
     def selection_measure(self) -> MeasureInfo:

@@ -1,6 +1,6 @@
-"""Errors of forecasts, the skill score, conformal intervals and their coverage."""
+"""Errors of forecasts, the skill score, and the coverage of intervals."""
 
-import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +22,13 @@ def skill_score(error: float, reference: float) -> float | None:
     return 1 - error / reference if reference > 0 else None
 
 
-def conformal_half_width(errors_N: Errors, level: float) -> float | None:
-    """Half the width of an interval around a forecast that contains the target with a probability of `level`.
+def measure_skill(measure: str, errors: Mapping[str, float], baseline: Mapping[str, float]) -> float | None:
+    """The skill score by a measure; None where the baseline cannot answer the problem, or has no error.
 
-    Split conformal prediction (Papadopoulos et al. 2002; Lei et al. 2018, "Distribution-Free Predictive Inference for
-    Regression", theorem 2.2): the k-th smallest absolute error of N windows that the network was not fitted to, where k
-    is (N + 1) level, rounded up. The theorem assumes exchangeable windows. Those of weather are not, and the coverage
-    on other windows shows how much that matters.
-
-    Returns:
-        In the errors' unit; None where there are too few windows for the level.
+    Args:
+        errors, baseline: the errors of the forecast and of the baseline, by the name of the measure.
     """
-    k = math.ceil((len(errors_N) + 1) * level)
-    if k > len(errors_N):
-        return None
-    return float(np.partition(np.abs(errors_N), k - 1)[k - 1])
+    return skill_score(errors[measure], baseline[measure]) if measure in baseline else None
 
 
 def coverage(errors_N: Errors, half_width_N: Errors | float) -> float:

@@ -108,8 +108,11 @@ def _phrase_result(evaluation: Evaluation, best: LeaderboardRow, test_errors: di
         reference = format_quantity(evaluation.persistence_test, digits, measure.unit)
         result += (
             f", {format_percent(abs(best.skill))} {direction} than that of persistence ({reference}): skill score "
-            f"{format_signed(best.skill, 3)}."
+            f"{format_signed(best.skill, 3)}"
         )
+        if not evaluation.selects_by_mae and best.mae_skill is not None:
+            result += f"; by MAE {format_signed(best.mae_skill, 3)}"
+        result += "."
     if best.configuration not in evaluation.curves:
         result += " It is a baseline: no trained network was better on validation."
     lowest, lowest_error = min(test_errors.items(), key=lambda item: item[1].mean)

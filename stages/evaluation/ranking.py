@@ -52,7 +52,7 @@ def summarize_validation(group: Sequence[Trial], outcomes: Mapping[str, Any]) ->
         finished_seeds=[trial.seed for trial in finished],
         failed=[f"seed {trial.seed}: {outcomes[trial.key]['reason']}" for trial in failed],
         selected=False,
-        validation={name: Spread.of([of_seed[name] for of_seed in errors]) for name in errors[0]} if errors else {},
+        validation=Spread.by_name(errors),
         test={},
         skill=None,
         intervals=[],

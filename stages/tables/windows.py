@@ -47,6 +47,11 @@ class TableWindows:
     token: ClassVar[None] = None
 
     @property
+    def horizon(self) -> int:
+        """The number of rows from the last input of a window to its last target."""
+        return self.step + self.delay
+
+    @property
     def leads(self) -> list[int]:
         """The number of rows from a window's own row to each of its targets."""
         return [self.delay - self.step * later for later in reversed(range(self.shape.leads))]

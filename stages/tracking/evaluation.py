@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from learning.measures import MAE
 from stages.evaluation.leaderboard import Evaluation
 from stages.evaluation.selection import select_best_trials
 from stages.report.pictures import PICTURES_FOLDER, picture_folder
@@ -58,17 +59,19 @@ def _log_trial_metrics(context: RunContext, evaluation: Evaluation, trials: Sequ
 
 
 def _list_grid_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """The metrics of the parent run: the errors of the best configuration, and that of persistence."""
+    """The metrics of the parent run: errors and skill scores of the best configuration, and errors of persistence."""
     measure = evaluation.selection_measure.name
     metrics: dict[str, float] = {}
-    if evaluation.persistence_test is not None:
-        metrics[f"persistence_test_{measure}"] = evaluation.persistence_test
+    for name, error in ((measure, evaluation.persistence_test), (MAE, evaluation.persistence_mae)):
+        if error is not None:
+            metrics[f"persistence_test_{name}"] = error
     best = evaluation.find_row(evaluation.best)
     if best is not None and best.selected:
         metrics[f"best_validation_{measure}"] = best.validation[measure].mean
         metrics[f"best_test_{measure}"] = best.test[measure].mean
-        if best.skill is not None:
-            metrics["best_skill"] = best.skill
+        for name, skill in (("best_skill", best.skill), ("best_mae_skill", best.mae_skill)):
+            if skill is not None:
+                metrics[name] = skill
     return metrics
 
 

@@ -13,20 +13,20 @@ import polars as pl
 import torch
 from pydantic import TypeAdapter
 
-from architectures import REGISTRY, Network
+from architectures import REGISTRY
 from forecasting.about import About
 from forecasting.forecaster import Forecaster
 from forecasting.quantiles import find_interval_outputs
+from learning.conformal import conformal_half_width
 from project import paths
 from project.source_code import ROOT, digest_source, find_imported_modules
-from stages.evaluation.answers import find_errors
-from stages.evaluation.metrics import Errors, conformal_half_width
+from stages.evaluation.metrics import Errors
 from stages.tables.table import CHUNK_ROWS, Table, read_times, read_values
 from stages.tables.windows import TableWindows, read_ranges, read_windows
 from stages.training import reading
 from stages.training.networks import load_network
 from stages.training.objectives import choose_objective, choose_shape
-from stages.training.scoring import answer_windows
+from stages.training.scoring import collect_errors
 from stages.training.trials import Trial
 
 MODEL_MODULE = "forecasting.mlflow_model"
@@ -78,8 +78,7 @@ def describe_model(trial: Trial, unit: str, synthetic: bool, levels: Sequence[fl
     if isinstance(windows, TableWindows):
         table = Table.read(paths.stage_folder("normalize", trial.problem))
         of_rows = {
-            # A baseline does not forecast quantiles.
-            "quantiles": choose_objective(windows, trial.train).quantiles if trial.trainable else (),
+            "quantiles": choose_objective(windows, trial.train).quantiles,
             "preparation": table.preparation,
             "cadence": table.cadence,
             "lookback": windows.lookback,
@@ -117,19 +116,12 @@ def build_forecaster(trial: Trial, about: About, errors_NL: Errors | None = None
         table = Table.read(normalized)
         levels = [level for level in about.levels if not find_interval_outputs(about.quantiles, level)]
         if levels and errors_NL is None:
-            errors_NL = _measure_errors(network, about.quantiles, normalized, windowed)
+            validation = reading.read_batches(normalized, windowed, torch.device("cpu"))["validation"]
+            errors_NL = collect_errors(network, about.quantiles, validation)
         if levels and errors_NL is not None:
             about = replace(about, reaches=_find_half_widths(errors_NL * table.preparation.target_scaling[1], levels))
         about = replace(about, ranges=_measure_ranges(table, normalized))
     return Forecaster(about, network)
-
-
-def _measure_errors(network: Network, quantiles: tuple[float, ...], normalized: Path, windowed: Path) -> Errors:
-    """The normalised errors (N, L) of a network on validation: of the medians, where it forecasts quantiles."""
-    data = reading.read_batches(normalized, windowed, torch.device("cpu"))["validation"]
-    return np.concatenate(
-        [find_errors(y_BSO, batch.y_BSK, quantiles) for y_BSO, batch in answer_windows(network, data)]
-    )
 
 
 def _find_half_widths(errors_NL: Errors, levels: Sequence[float]) -> dict[float, tuple[float, ...]]:

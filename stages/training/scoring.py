@@ -1,12 +1,15 @@
 """A trained network's answers to windows, and their scores."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from architectures import Network
 from learning.objectives import Objective
+from learning.scores import sort_quantiles
 from stages.training.batches import Batch, SplitData
 
 EVALUATION_BATCH = 1024
@@ -32,6 +35,25 @@ def _choose_batch_size(network: Network, data: SplitData) -> int:
     _, steps, features = data.select(torch.arange(1)).x_BTF.shape
     widest = max([features, 32, *(layer.out_features for layer in network.modules() if isinstance(layer, nn.Linear))])
     return max(1, min(EVALUATION_BATCH, EVALUATION_NUMBERS // (steps * widest)))
+
+
+def collect_errors(network: Network, quantiles: Sequence[float], data: SplitData) -> NDArray[np.float64]:
+    """The errors (N, S) of a network's answers to every window, normalised; see `find_errors`."""
+    return np.concatenate(
+        [find_errors(y_BSO, batch.y_BSK, quantiles) for y_BSO, batch in answer_windows(network, data)]
+    )
+
+
+def find_errors(y_BSO: Tensor, y_BSK: Tensor, quantiles: Sequence[float]) -> NDArray[np.float64]:
+    """The errors (B, S) of answers (B, S, O): of the medians, where quantiles are forecast.
+
+    Args:
+        y_BSK: the targets.
+        quantiles: those that the outputs forecast; empty where there is one output.
+    """
+    forecast_BS = sort_quantiles(y_BSO)[:, :, quantiles.index(0.5)] if quantiles else y_BSO[:, :, 0]
+    errors_BS: NDArray[np.float64] = (forecast_BS - y_BSK[:, :, 0]).double().cpu().numpy()
+    return errors_BS
 
 
 def score_batch(objective: Objective, y_BSO: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:

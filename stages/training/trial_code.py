@@ -39,6 +39,7 @@ DECIDES_NO_TRIAL = {
     "stages.tables.polars_errors": "explains errors in the rows",
     "stages.tables.polars_limits": "bounds the memory that writing the rows takes",
     "stages.tables.quality": "reports on the rows",
+    "stages.tables.seasons": "measures how well a climatology describes the validation rows",
     "stages.tables.tabulation": "writes the rows, which the key hashes",
     "stages.tables.times": "writes the rows, which the key hashes",
     "stages.tracking": "records what happened",

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from architectures import REGISTRY, WindowShape
+from architectures import REGISTRY, Axes, WindowShape
+from architectures.combined import build_network
 from forecasting.about import About
 from forecasting.forecaster import Forecaster
 from forecasting.windows import InputError
@@ -33,8 +34,9 @@ from stages.tracking.served_model import build_forecaster, describe_model, read_
 from stages.training import fit, table_batches
 from stages.training.networks import load_network
 from stages.training.objectives import choose_objective, choose_shape
+from stages.training.results import describe_trial
 from stages.training.scoring import answer_windows
-from stages.training.trials import Trial, trial_folder
+from stages.training.trials import Trial, trial_folder, write_trial
 from stages.window import window
 from tests.conftest import CADENCE, START
 
@@ -87,12 +89,13 @@ def make_offline(
         grid = Grid.model_validate_json(json.dumps({"seeds": [0], "architectures": {architecture: {}}}))
         (configuration,) = expand_grid(grid)
         trial = Trial("demo", configuration, 0, TrainSettings.model_validate(train or {}), "data", "code")
+        trial_folder(trial).mkdir(parents=True)
         if trial.trainable:
             network = fit.initialize_network(
                 architecture, configuration.hyperparameters, choose_shape(windowing, trial.train), trial.seed
             )
-            trial_folder(trial).mkdir(parents=True)
             save_file(network.state_dict(), trial_folder(trial) / "weights.safetensors")
+        write_trial(trial_folder(trial), describe_trial(trial))
         return Offline(trial, pl.read_parquet(ingested / "table.parquet"), _forecasts(trial, normalized, windowed))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -418,3 +421,15 @@ def test_weights_under_changed_code_are_refused_with_the_commit_to_check_out(sto
         (stored / "model.json").write_text(json.dumps(about))
     with pytest.raises(RecastError, match=message):
         Forecaster.load(stored.parent)
+
+
+def test_a_baseline_of_an_earlier_version_is_read(make_offline: Callable[..., Offline], tmp_path: Path) -> None:
+    """It gave one number for every quantile, and had nothing to store."""
+    offline = make_offline("persistence")
+    expected = forecaster(offline)
+    about = replace(expected.about, shape=replace(expected.about.shape, outputs=3))
+    rows = expected.window_builder.select_newest(offline.ingested)
+    Forecaster(about, build_network("persistence", Axes(), about.shape)).write(tmp_path, rows)
+    (tmp_path / "weights.safetensors").unlink()
+    columns = ["forecast", *(column for column in expected.forecast(rows).columns if column.startswith("low_"))]
+    assert Forecaster.load(tmp_path).forecast(rows).select(columns).equals(expected.forecast(rows).select(columns))

@@ -24,6 +24,23 @@ from project.source_code import ROOT, list_modules
 QUANTILES = (0.1, 0.5, 0.75)
 
 
+def test_twice_the_mean_pinball_loss_is_the_weighted_interval_score() -> None:
+    """Bracher et al. 2021: of the median m and K intervals (l, u) of level 1 - a, with the weights 1/2 and a/2."""
+    quantiles, alphas = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975), (0.05, 0.2, 0.5)
+    random = np.random.default_rng(0)
+    forecasts, targets = np.sort(random.normal(size=(50, 7)), axis=1), 2 * random.normal(size=50)
+    expected = np.abs(targets - forecasts[:, 3]) / 2
+    for k, alpha in enumerate(alphas):
+        low, high = forecasts[:, k], forecasts[:, 6 - k]
+        score = high - low + 2 / alpha * (np.maximum(low - targets, 0) + np.maximum(targets - high, 0))
+        expected += alpha / 2 * score
+    measure = LOSSES["pinball"](quantiles).selection_measure
+    scores = measure.score(torch.tensor(forecasts)[:, None], torch.tensor(targets)[:, None, None])
+    assert scores[:, 0].numpy() == pytest.approx(expected / 3.5)
+    assert measure.title == "WIS"
+    assert LOSSES["pinball"](QUANTILES).selection_measure.title == "pinball loss", "they are the ends of no intervals"
+
+
 def test_the_tables_do_not_load_pytorch() -> None:
     """Settings and problems read them, in commands that must start at once."""
     modules = [module for module in list_modules() if module.startswith("learning")]

@@ -11,19 +11,27 @@ import numpy as np
 import pytest
 import torch
 
+from architectures.baselines import Persistence
+from lifecycle.backtests.plan import Origin
+from lifecycle.backtests.scoring import measure_origin
+from problems.columns import Harmonics
 from problems.errors import RecastError
 from problems.problem import Problem
+from problems.split import DateSplit
 from project import paths
+from project.settings.parsing import parse_settings
 from project.settings.sections import Settings
 from stages.evaluation.dvc_outputs import summarize_metrics, tabulate_plots
 from stages.evaluation.grid_evaluation import evaluate_grid
 from stages.evaluation.leaderboard import Evaluation
+from stages.evaluation.warnings import list_warnings
+from stages.ingest import ingest
 from stages.normalize import normalize
 from stages.training.bundle import train_bundle
 from stages.training.expansion import list_trials
-from stages.training.trials import Trial, trial_folder
+from stages.training.trials import Trial, trial_folder, write_trial
 from stages.window import window
-from tests.support.checkout import SETTINGS
+from tests.support.checkout import ROOT, SETTINGS
 
 HOUR = timedelta(hours=1)
 LOOKBACK, DELAY = 6, 24
@@ -44,16 +52,20 @@ class Case:
         times: list[list[datetime]],
         lookback: int = LOOKBACK,
         delay: int = DELAY,
+        table: dict[str, Any] | None = None,
+        **train: Any,
     ) -> None:
         self.ingested, self.normalized, self.windowed = (
             paths.stage_folder(name, "demo") for name in ("ingest", "normalize", "window")
         )
         self.settings = Settings.model_validate_json(
-            json.dumps(SETTINGS | {"grid": {"seeds": [0, 1], "architectures": grid}})
+            json.dumps(
+                SETTINGS | {"grid": {"seeds": [0, 1], "architectures": grid}, "train": SETTINGS["train"] | train}
+            )
         )
         write_ingested(self.ingested, series, times)
         lengths = {"lookback": f"{lookback}h", "step": "1h", "delay": f"{delay}h"}
-        self.problem = make_problem(2, window=lengths, fill="2h")
+        self.problem = make_problem(2, window=lengths, fill="2h", **table or {})
         normalize(self.problem, "standard", self.ingested, self.normalized)
         window(self.problem, 1, self.normalized, self.windowed)
         self.trials = list_trials(self.settings, "demo", self.windowed)
@@ -76,8 +88,8 @@ class Case:
 
     def ends(self, configuration: str, seed: int, **changes: Any) -> None:
         """Change the outcome of a trial."""
-        file = trial_folder(self.trial(configuration, seed)) / "trial.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+        folder = trial_folder(self.trial(configuration, seed))
+        write_trial(folder, json.loads((folder / "trial.json").read_text()) | changes)
 
 
 def weather(seed: int, rows: int, start: datetime, gap: int) -> tuple[np.ndarray, list[datetime]]:
@@ -113,6 +125,109 @@ def persistent_errors(
             known = values[last, 1] if not np.isnan(values[last, 1]) else values[last - 1, 1]
             found.append((moments[target], known - values[target, 1]))
     return found
+
+
+def interval_scores(points: np.ndarray, targets: np.ndarray, known_errors: np.ndarray) -> np.ndarray:
+    """The WIS (Bracher et al. 2021) of numbers with conformal intervals of the levels 0.8 and 0.5, for comparison."""
+    known = np.sort(np.abs(known_errors))
+    total = np.abs(targets - points) / 2
+    for level in (0.8, 0.5):
+        reach = known[math.ceil((len(known) + 1) * level) - 1]
+        outside = np.maximum(np.abs(targets - points) - reach, 0)
+        total += (1 - level) / 2 * 2 * reach + outside
+    return total / 2.5
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("grid", [{"persistence": {}, "dense": {"units": [4]}}, {"dense": {"units": [4]}}])
+def test_persistence_has_the_quantiles_of_its_own_validation_errors(
+    make_problem: Make, write_ingested: Write, grid: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One definition, in the leaderboard, DVC's metrics and a backtest, whether it is in the grid or not."""
+    values, times = weather(0, 800, datetime(2020, 12, 1), 660)
+    train = {"loss": "pinball", "quantiles": [0.1, 0.25, 0.5, 0.75, 0.9]}
+    case = Case(make_problem, write_ingested, grid, [values], [times], **train)
+    passes: list[int] = []
+    forward = Persistence.forward
+    monkeypatch.setattr(Persistence, "forward", lambda self, x_BTF: passes.append(1) or forward(self, x_BTF))
+    found = case.evaluate()
+    assert len(passes) == 2, "one batch of validation and one of test"
+    known, errors = (
+        np.array([error for _, error in persistent_errors([values], [times], split)])
+        for split in ("validation", "test")
+    )
+    wis, mae = interval_scores(errors, np.zeros(len(errors)), known).mean(), np.abs(errors).mean()
+    assert found.persistence_test == pytest.approx(wis, rel=1e-5)
+    assert found.persistence_mae == pytest.approx(mae, rel=1e-5)
+    assert wis < mae
+    row = next(row for row in found.rows if row.architecture == "dense")
+    assert row.skill == pytest.approx(1 - row.test["pinball"].mean / wis, rel=1e-5)
+    assert row.mae_skill == pytest.approx(1 - row.test["mae"].mean / mae, rel=1e-5)
+    if "persistence" in grid:
+        baseline = next(row for row in found.rows if row.architecture == "persistence")
+        own = interval_scores(known, np.zeros(len(known)), known).mean()
+        assert baseline.validation["pinball"].mean == pytest.approx(own, rel=1e-5), (
+            "it is ranked by the same definition"
+        )
+        assert baseline.skill == baseline.mae_skill == 0
+        best = found.find_row(found.best)
+        assert best is not None
+        assert summarize_metrics(found)["persistence"] == {"test_pinball": round(wis, 4), "test_mae": round(mae, 4)}
+        assert summarize_metrics(found)["best"]["mae_skill"] == round(best.mae_skill or 0, 4)
+    split = DateSplit(validation_from=times[400], test_from=times[600])
+    origin = measure_origin(case.problem, Origin("now", split), case.trials)
+    score = origin.scores[row.configuration]
+    assert (score.skill, score.mae_skill) == (row.skill, row.mae_skill)
+    assert (origin.origin.persistence, origin.origin.persistence_mae) == (found.persistence_test, found.persistence_mae)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("days", "walk", "warning"),
+    [
+        (360, 0.0, "The training rows cover 180 days, less than a year."),
+        (1500, 0.0, None),
+        (1500, 1.0, "the climatology is far worse than persistence: its MAE is "),
+    ],
+)
+def test_a_yearly_cycle_that_the_training_rows_do_not_teach_is_warned_of(
+    make_problem: Make, write_ingested: Write, days: int, walk: float, warning: str | None
+) -> None:
+    random = np.random.default_rng(0)
+    wave = 10 - 12 * np.cos(2 * np.pi * np.arange(days) / 365) + random.normal(size=days)
+    wave += walk * np.cumsum(random.normal(size=days))
+    values = np.stack([random.normal(size=days), wave], axis=1)
+    cadence = 24 * HOUR
+    ingested, normalized, windowed = Path("ingested/demo"), Path("normalized/demo"), Path("windowed/demo")
+    write_ingested(ingested, [values], cadence=cadence)
+    lengths = {"lookback": "4d", "step": "1d", "delay": "1d"}
+    for year, key in ((2, "climatology"), (1, "calendar"), (0, "climatology")):
+        problem = make_problem(2, window=lengths, **{key: {"year": year, "day": 0}})
+        normalize(problem, "standard", ingested, normalized)
+        window(problem, 1, normalized, windowed)
+        warnings = list_warnings("demo", problem, normalized, windowed)
+        assert bool(warnings) == (warning is not None and year > 0)
+        if warnings:
+            assert str(warning) in warnings[0]
+            assert f"Set {key}.year in problems.demo.table to 0" in warnings[0]
+
+
+@pytest.mark.usefixtures("here")
+def test_the_problem_that_needs_no_network_has_no_warning() -> None:
+    """Its first leaderboard should show trained networks that are better than persistence."""
+    problem = parse_settings(ROOT / "params.yaml").problem("nyc")
+    assert isinstance(problem, Problem)
+    folders = Path("raw/nyc"), Path("ingest/nyc"), Path("normalize/nyc"), Path("window/nyc")
+    for folder in folders:
+        folder.mkdir(parents=True)
+    problem.source.fetch(folders[0], lambda done, total: None, 1)
+    ingest(problem, folders[0], folders[1])
+    normalize(problem, "standard", folders[1], folders[2])
+    window(problem, 1, *folders[2:])
+    assert not list_warnings("nyc", problem, *folders[2:])
+    declared = problem.table.model_copy(update={"calendar": Harmonics(year=1, day=1)})
+    (warning,) = list_warnings("nyc", problem.model_copy(update={"table": declared}), *folders[2:])
+    assert "less than a year" in warning
 
 
 @pytest.mark.usefixtures("here")

@@ -104,6 +104,20 @@ def test_windows_that_the_champion_was_selected_on_are_left_out(checkout: Checko
     pages.render_decision(few)
 
 
+def test_the_number_of_windows_follows_from_blocks_and_every_decision_names_it(checkout: Checkout) -> None:
+    few = compared("persistence", "dense", windows=None)
+    # Hourly rows, one day ahead, blocks of two days; the window reaches two days back.
+    assert few.required == 7 * 48 > (few.moments or 0) == few.windows
+    assert few.comparison is None
+    assert f"{few.windows:,} times, and a comparison needs 336 times: 7 blocks of 2d" in few.reasons[0]
+    assert "lengthen the test part of problems.demo.split to at least 407h." in few.reasons[0]
+    assert "336" in pages.render_decision(few)
+    judged = replace(compared("persistence", "dense"), required=49)
+    _, reasons = comparison.judge(judged, changed().retrain)
+    assert f"on {judged.windows:,} windows at {judged.moments:,} times (at least 49 are needed)" in " ".join(reasons)
+    assert "49 needed" in pages.render_decision(judged)
+
+
 def test_no_part_may_be_worse_by_more_than_the_limit(checkout: Checkout) -> None:
     found = compared("persistence", "dense")
     change = max(each.change for each in found.slices if each.judged and each.change is not None)

@@ -1,4 +1,4 @@
-"""Champion and challenger are compared by the measure that selects: the pinball loss, where quantiles are forecast."""
+"""Champion and challenger are compared by the measure that selects: the WIS, where quantiles are forecast."""
 
 import json
 from collections.abc import Iterator
@@ -64,13 +64,13 @@ def quantile_grid(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) 
         yield copied, champion
 
 
-def test_the_decision_is_by_the_pinball_loss_and_names_it(checkout: Checkout) -> None:
+def test_the_decision_is_by_the_measure_that_selects_and_names_it(checkout: Checkout) -> None:
     trial, version = registered("dense")
     _, champion = registered("linear")
     # The champion was selected on the same rows as the challenger; only later windows count.
     first = decisions.decide(trial, version, champion, load_settings())
-    assert (first.measure, first.measure_title) == ("pinball", "pinball loss")
-    assert "its pinball loss is" in first.reasons[0]
+    assert (first.measure, first.measure_title) == ("pinball", "WIS")
+    assert "its WIS is" in first.reasons[0]
     board = json.loads(checkout.file("data/evaluate/demo/leaderboard.json").read_text())
     dense, linear = (next(row for row in board["rows"] if row["architecture"] == name) for name in ("dense", "linear"))
     assert first.challenger.error == pytest.approx(dense["test"]["pinball"]["mean"], abs=1e-5)
@@ -82,8 +82,8 @@ def test_the_decision_is_by_the_pinball_loss_and_names_it(checkout: Checkout) ->
     assert first.comparison is not None
     assert first.comparison.difference == pytest.approx(first.challenger.error - first.champion.error)
     page = pages.render_decision(first)
-    assert "Pinball loss of the challenger" in page
-    assert "The models are compared by pinball loss" in page
+    assert "WIS of the challenger" in page
+    assert "The models are compared by WIS" in page
     decisions.publish_decision(first, version, page)
     tags = store.get_client().get_model_version("demo", str(version.version)).tags
     assert tags["recast.measure"] == "pinball"
@@ -91,52 +91,51 @@ def test_the_decision_is_by_the_pinball_loss_and_names_it(checkout: Checkout) ->
         "demo",
         lambda entries: history.make_entry("refusal", version, entries, first.id, first.reasons[0], "retrain"),
     )
-    assert "pinball loss" in pages.write_history("demo").read_text()
+    assert "WIS" in pages.write_history("demo").read_text()
 
 
-def test_the_first_challenger_is_compared_with_persistence_by_mae(checkout: Checkout) -> None:
+def test_the_first_challenger_is_compared_with_the_reference_of_its_skill_score(checkout: Checkout) -> None:
     trial, version = registered("dense")
     first = decisions.decide(trial, version, None, load_settings())
-    assert first.measure == "mae"
+    assert first.measure == "pinball"
     board = json.loads(checkout.file("data/evaluate/demo/leaderboard.json").read_text())
-    persistence = next(row for row in board["rows"] if row["architecture"] == "persistence")
-    assert first.champion.error == pytest.approx(persistence["test"]["mae"]["mean"], abs=1e-5)
-    assert first.reasons[-1] == "A baseline forecasts no quantiles, so both are compared by MAE, not pinball loss."
+    assert first.champion.error == pytest.approx(board["persistence_test"], abs=1e-5)
+    assert first.champion.mae == pytest.approx(board["persistence_mae"], abs=1e-5)
+    assert first.champion.error < 0.95 * first.champion.mae, "it has quantiles"
+    # A baseline that is itself a version has the same.
+    _, baseline = registered("persistence")
+    second = decisions.decide(trial, version, baseline, load_settings())
+    assert (second.measure, second.champion.error) == ("pinball", pytest.approx(first.champion.error, abs=1e-5))
+    assert len(second.reasons) == 1, "it needs no remark"
 
 
-def test_a_champion_without_these_quantiles_is_compared_by_mae_and_the_decision_says_so(
+def test_the_intervals_of_a_champion_with_another_loss_are_its_quantiles_and_the_decision_says_so(
     checkout: Checkout, point_champion: Version
 ) -> None:
     trial, version = registered("dense")
     decision = decisions.decide(trial, version, point_champion, load_settings())
-    assert decision.measure == "mae"
-    assert decision.challenger.error == decision.challenger.mae
+    assert decision.measure == "pinball"
+    assert decision.champion.error < decision.champion.mae
     assert decision.reasons[-1] == (
-        "The champion was trained with another loss and does not forecast the quantiles 0.1, 0.5, 0.9, so both are "
-        "compared by MAE instead of pinball loss."
+        "The champion was trained with another loss; both are compared by WIS, the measure that selects by the "
+        "settings of the challenger; the ends of its intervals are taken for its quantiles."
     )
 
 
-def forecasts(quantiles: tuple[float, ...], is_baseline: bool = False) -> ModelForecasts:
+def forecasts(quantiles: tuple[float, ...]) -> ModelForecasts:
     outputs_NLO = np.sort(np.random.default_rng(0).normal(size=(5, 2, max(1, len(quantiles)))), axis=2)
-    point = quantiles.index(0.5) if quantiles else 0
-    return ModelForecasts(outputs_NLO[:, :, point], outputs_NLO, quantiles, is_baseline)
+    by_quantile = {quantile: outputs_NLO[:, :, output] for output, quantile in enumerate(quantiles or (0.5,))}
+    return ModelForecasts(by_quantile, quantiles)
 
 
 def test_the_measure_is_the_challengers_where_both_can_give_it() -> None:
     point, quantile = LOSSES["mae"](QUANTILES), LOSSES["pinball"](QUANTILES)
     assert choose_measure(point, forecasts(()), forecasts(())) == (point.selection_measure, None)
     assert choose_measure(quantile, forecasts(QUANTILES), forecasts(QUANTILES)) == (quantile.selection_measure, None)
-    baseline = forecasts((), is_baseline=True)
-    for pair in ((forecasts(QUANTILES), baseline), (baseline, forecasts(QUANTILES))):
-        measure, remark = choose_measure(quantile, *pair)
-        assert measure.name == "mae", "almost any quantiles beat a single number by the pinball loss"
-        assert remark == "A baseline forecasts no quantiles, so both are compared by MAE, not pinball loss."
-    assert choose_measure(point, forecasts(()), baseline) == (point.selection_measure, None)
     measure, remark = choose_measure(quantile, forecasts(QUANTILES), forecasts((0.05, *QUANTILES, 0.95)))
     assert measure.name == "pinball"
     assert remark is not None
-    assert "trained with another loss; both are compared by pinball loss" in remark
+    assert "trained with another loss; both are compared by WIS" in remark
     measure, remark = choose_measure(point, forecasts(()), forecasts(QUANTILES))
     assert measure.name == "mae"
     assert remark is not None
@@ -144,7 +143,11 @@ def test_the_measure_is_the_challengers_where_both_can_give_it() -> None:
     measure, remark = choose_measure(quantile, forecasts(QUANTILES), forecasts((0.2, 0.5, 0.8)))
     assert measure.name == "mae"
     assert remark is not None
-    assert "instead of pinball loss" in remark
+    assert "instead of WIS" in remark
+    measure, remark = choose_measure(quantile, forecasts(QUANTILES), forecasts(()))
+    assert measure.name == "mae", "almost any quantiles beat a single number by the WIS"
+    assert remark is not None
+    assert "does not forecast the quantiles 0.1, 0.5, 0.9" in remark
 
 
 def test_the_errors_are_those_of_the_quantiles_that_the_challenger_forecasts() -> None:
@@ -153,8 +156,8 @@ def test_the_errors_are_those_of_the_quantiles_that_the_challenger_forecasts() -
     model = forecasts((0.05, *QUANTILES, 0.95))
     errors_NL = compute_errors(measure, QUANTILES, model, observed_NL)
     expected_NL = np.zeros((5, 2))
-    for quantile, output in zip(QUANTILES, (1, 2, 3), strict=True):
-        error_NL = observed_NL - model.outputs_NLO[:, :, output]
+    for quantile in QUANTILES:
+        error_NL = observed_NL - model.by_quantile[quantile]
         expected_NL += 2 / 3 * np.maximum(quantile * error_NL, (quantile - 1) * error_NL)
     assert errors_NL == pytest.approx(expected_NL)
 

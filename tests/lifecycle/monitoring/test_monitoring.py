@@ -1,5 +1,6 @@
 """Monitoring: figures as a loop over forecasts computes them, the same however often it runs, each alert sent once."""
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -43,7 +44,10 @@ DAY = timedelta(days=1)
 def versions(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]]:
     """The versions of a checkout in which this process works; the second is the champion."""
     with finished.copy(tmp_path_factory.mktemp("monitored") / "checkout").entered():
-        tags = {registry.VALIDATED_UNTIL_TAG: decisions.find_validated_until("demo")}
+        tags = {
+            registry.VALIDATED_FROM_TAG: decisions.find_validated_from("demo"),
+            registry.VALIDATED_UNTIL_TAG: decisions.find_validated_until("demo"),
+        }
         trials = list_trials(load_settings(), "demo", paths.stage_folder("window", "demo"))
         registered = [registry.register_version(trial, tags) for trial in trials if registry.is_stored(trial)]
         promotion.promote("demo", registered[0], None)
@@ -336,7 +340,7 @@ def figures_of_quantiles(quantiles: tuple[float, ...]) -> tuple[pl.DataFrame, di
     return daily_figures(problem(), "demo", MonitorSettings(window="2d"), ingested, versions), versions
 
 
-def test_a_version_that_the_pinball_loss_selected_is_judged_by_it(log: pl.DataFrame) -> None:
+def test_a_version_that_the_wis_selected_is_judged_by_it(log: pl.DataFrame) -> None:
     computed, versions = figures_of_quantiles(QUANTILES)
     assert dict(computed.select("model_version", "selection_measure").iter_rows()) == {1: "mae", 2: "pinball"}
     observed = dict(pl.read_parquet(TABLE).select("time", "T (degC)").iter_rows())
@@ -357,16 +361,34 @@ def test_a_version_that_the_pinball_loss_selected_is_judged_by_it(log: pl.DataFr
     errors = [abs(forecast - y) for forecast, y in zip(forecasts["forecast"], targets, strict=True)]
     assert row["pinball"] == pytest.approx(np.mean(losses))
     assert row["error"] == pytest.approx(np.mean(losses) / 0.5)
-    assert row["skill"] == pytest.approx(1 - np.mean(errors) / np.mean(naive)), "a baseline has no quantiles"
+    assert row["mae_skill"] == pytest.approx(1 - np.mean(errors) / np.mean(naive))
+    # Persistence has the quantiles of its errors on the windows that the version was selected on.
+    first, until = (
+        datetime.fromisoformat(find("demo")) for find in (decisions.find_validated_from, decisions.find_validated_until)
+    )
+    known = sorted(abs(observed[at] - observed[at + DAY]) for at in observed if first <= at and at + DAY <= until)
+    reaches = [known[math.ceil((len(known) + 1) * level) - 1] for level in (0.95, 0.8, 0.5)]
+    spread = [-reach for reach in reaches] + [0] + reaches[::-1]
+    reference = [
+        loss([observed[at] + distance for distance in spread], y)
+        for at, y in zip(forecasts["origin"], targets, strict=True)
+    ]
+    assert row["persistence_pinball"] == pytest.approx(np.mean(reference))
+    assert row["skill"] == pytest.approx(1 - np.mean(losses) / np.mean(reference))
     assert row["persistence_mae"] == pytest.approx(np.mean(naive))
     assert row["mae"] is not None
     assert computed["pinball"].null_count() == len(computed.filter(model_version=1))
     (broken,) = monitoring.broken_rules(
         MonitorSettings(error=0.01, skill=None, coverage=None, missing=None, drift=None, least=1), row, 0.5, "°C"
     )
-    assert "times the pinball loss on the test rows, 0.5 °C" in broken.message
+    assert "times the WIS on the test rows, 0.5 °C" in broken.message
+    (broken,) = monitoring.broken_rules(
+        MonitorSettings(error=None, skill=0.99, coverage=None, drift=None, least=1), row, 0.5, "°C"
+    )
+    assert "by WIS" in broken.message
     page = render_page("demo", problem(), MonitorSettings(), computed, row, versions, [broken])
-    assert "Pinball loss or MAE" in page
+    assert "WIS or MAE" in page
+    assert "Skill against persistence, by WIS" in page
     assert "is judged by the" not in page
 
 
@@ -377,7 +399,7 @@ def test_where_the_log_lacks_a_quantile_the_mae_judges_and_the_page_says_so(log:
     row = computed.filter(pl.col("model_version") == 2).row(-1, named=True)
     assert row["error"] == pytest.approx(row["mae"] / 0.8)
     page = render_page("demo", problem(), MonitorSettings(), computed, row, versions, [])
-    assert "was selected by its pinball loss, but it is judged by the MAE" in page
+    assert "was selected by its WIS, but it is judged by the MAE" in page
 
 
 def test_a_history_of_an_earlier_version_was_judged_by_the_mae(log: pl.DataFrame) -> None:
@@ -387,3 +409,23 @@ def test_a_history_of_an_earlier_version_was_judged_by_the_mae(log: pl.DataFrame
     merged = history.merge_history(history.read_history("demo"), figures_of_quantiles(QUANTILES)[0])
     assert merged["selection_measure"].null_count() == 0
     assert len(merged) == len(former)
+    # Later versions had one skill score, by the MAE.
+    computed = figures_of_quantiles(QUANTILES)[0].drop("mae_skill")
+    history.write_history("demo", computed)
+    read = history.read_history("demo")
+    assert read["mae_skill"].equals(computed["skill"], check_names=False)
+    assert read.filter(pl.col("selection_measure") == "pinball")["skill"].null_count() > 0
+
+
+def test_forecasts_of_daily_rows_can_be_enough_to_judge() -> None:
+    assert monitoring.limit_least(MonitorSettings(), timedelta(hours=1)).least == 48
+    assert monitoring.limit_least(MonitorSettings(), DAY).least == 7
+    assert monitoring.limit_least(MonitorSettings(), 30 * DAY).least == 1
+
+
+def test_a_baseline_of_an_earlier_version_is_judged_by_the_mae(log: pl.DataFrame, versions: list[Version]) -> None:
+    """Its test error by the pinball loss was that of one number for every quantile."""
+    client = store.get_client()
+    client.delete_model_version_tag("demo", "1", registry.VALIDATED_FROM_TAG)
+    assert read_monitored_versions("demo")[1].selection_measure.name == "mae"
+    registry.set_tags(versions[0], {registry.VALIDATED_FROM_TAG: decisions.find_validated_from("demo")})

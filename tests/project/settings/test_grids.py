@@ -47,7 +47,7 @@ def test_all_has_every_architecture_at_two_comparable_sizes(tmp_path: Path) -> N
         assert len({configuration.hyperparameters.model_dump()["learning_rate"] for configuration in own}) > 1, name
         sizes = sorted({parameters(settings, "nyc", configuration) for configuration in own})
         if name == "linear":
-            assert sizes == [48 * 13 + 1]
+            assert sizes == [48 * 11 + 1]
         elif name == "constant":
             assert sizes == [1]
         else:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learning.answers import ANSWER_KINDS, LearningTask
-from stages.evaluation.bootstrap import Comparison, paired_block_bootstrap
-from stages.evaluation.metrics import conformal_half_width, coverage, mae, skill_score
+from learning.conformal import conformal_half_width, spread_quantiles
+from stages.evaluation.bootstrap import Comparison, choose_block, count_required_moments, paired_block_bootstrap
+from stages.evaluation.metrics import coverage, mae, skill_score
 
 
 def one_series(first: np.ndarray, second: np.ndarray, *rest: Any, **keys: Any) -> Comparison:
@@ -67,6 +68,27 @@ def test_intervals_hold_as_many_new_targets_as_they_should() -> None:
         assert reach is not None
         held.append(coverage(new, reach))
     assert 0.8 - 0.005 < np.mean(held) < 0.8 + 1 / 50 + 0.005
+
+
+def test_the_quantiles_of_a_single_number_are_the_ends_of_its_intervals() -> None:
+    errors_NL = np.random.default_rng(0).standard_t(3, (99, 2))
+    spread_LO = spread_quantiles(errors_NL, (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975))
+    for lead in (0, 1):
+        reaches = [conformal_half_width(errors_NL[:, lead], level) for level in (0.95, 0.8, 0.5)]
+        assert None not in reaches
+        expected = [-reach for reach in reaches if reach] + [0] + [reach for reach in reversed(reaches) if reach]
+        assert spread_LO[lead].tolist() == expected
+    few = spread_quantiles(errors_NL[:5], (0.025, 0.5))
+    assert few[:, 0].tolist() == (-np.abs(errors_NL[:5]).max(axis=0)).tolist(), "too few windows for this level"
+
+
+def test_a_comparison_needs_blocks_that_overlapping_forecasts_cannot_fill() -> None:
+    hour, day, week = 1 / 24, 1, 7
+    assert count_required_moments(choose_block(7 / hour, 24)) == 7 * 168
+    # What `recast new` proposes for daily rows leaves 56 windows in 90 days of test rows.
+    assert count_required_moments(choose_block(7 / day, 7)) == 49 < 90 - 28 - 7 + 1
+    assert choose_block(7 / week, 4) == 4, "the forecasts of successive weeks have three weeks in common"
+    assert choose_block(7 / 30, 1) == 1
 
 
 def test_skill_of_known_forecasts() -> None:
