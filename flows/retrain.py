@@ -5,10 +5,6 @@ of the champion: the file is written before anything is changed, and deleted aft
 are in `flows/retraining`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from filelock import FileLock, Timeout
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
@@ -16,11 +12,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import dag, experiments
+from flows.new_rows import breach_text
 from flows.pipeline import pipeline
 from flows.retraining.approval import ask_person
 from flows.retraining.conclusion import announce_decision, conclude_task
+from flows.retraining.links import link_decision
 from flows.retraining.marks import breach_mark, mark_open, open_mark, read_mark
-from flows.retraining.new_rows import RefreshResult, breach_text, refresh_task
+from flows.retraining.new_rows import BREACH_OUTCOME, RefreshResult, refresh_task
 from flows.retraining.proposal import PromotionProposal, compare_task, experiment_name, register_task
 from flows.train_flow import TrialsFailed
 from lifecycle.champions import decisions, pages, promotion, registry
@@ -32,9 +30,8 @@ from lifecycle.champions.history import (
     read_history,
 )
 from problems.errors import RecastError
-from project import paths
 from project.atomic import write_json
-from project.lock import LOCK_WAIT_SECONDS, hold_pipeline_lock
+from project.lock import hold_pipeline_lock, hold_retraining_lock
 from project.progress import console
 from project.retry import retry_while_unreachable
 from project.settings.loading import load_settings
@@ -60,7 +57,7 @@ def retrain(problem: str, force: bool = False) -> State[None]:
     decisions.require_table_problem(problem, settings)
     if problem not in settings.run:
         raise RecastError(f"{problem} is declared, but the pipeline does not run it; add it to `run` in params.yaml")
-    with _retraining_lock(problem):
+    with hold_retraining_lock(problem):
         unannounced = _find_unannounced(problem)
         earlier_state = _conclude(unannounced, None, settings) if unannounced else None
         with hold_pipeline_lock(wait=True):
@@ -68,28 +65,6 @@ def retrain(problem: str, force: bool = False) -> State[None]:
         if not isinstance(result, PromotionProposal):
             return earlier_state if earlier_state and result.name == NOTHING_NEW else result
         return _conclude(result, _find_refusal(result, settings), settings)
-
-
-@contextmanager
-def _retraining_lock(problem: str) -> Iterator[None]:
-    """Hold the lock of this problem's retraining. It is released however its holder ends.
-
-    Raises:
-        RecastError: another process holds it.
-    """
-    paths.STATE.mkdir(exist_ok=True)
-    lock = FileLock(paths.STATE / f"retrain-{problem}.lock")
-    try:
-        lock.acquire(timeout=LOCK_WAIT_SECONDS)
-    except Timeout:
-        raise RecastError(
-            f"another retraining of {problem} runs in this checkout, or waits for a person's answer on Prefect's page; "
-            "wait for it"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _propose(problem: str, settings: Settings, force: bool) -> State[None] | PromotionProposal:
@@ -169,7 +144,7 @@ def _end_unchanged(problem: str, reason: str) -> State[None]:
 
 def _end_with_breach(problem: str, refreshed: RefreshResult, patience: float) -> State[None]:
     """End a retraining whose rows break the contract. People have had their alert; nothing is trained."""
-    text = breach_text(problem, refreshed.breaches)
+    text = breach_text(problem, refreshed.breaches, BREACH_OUTCOME)
     console.print(f"[red]{problem}: new rows break the data contract.[/]")
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     retry_while_unreachable(_forbid_retries, patience, "Prefect")
@@ -208,7 +183,8 @@ def _find_refusal(proposal: PromotionProposal, settings: Settings) -> str | None
         return decision.reasons[0]
     if settings.retrain.approval is None:
         return None
-    answer = ask_person(decision, settings.retrain.approval)
+    page = link_decision(proposal.challenger, decision.id, settings.retrain.patience.total_seconds())
+    answer = ask_person(decision, page, settings.retrain.approval)
     comment = f": {answer.comment}" if answer.comment else ""
     return None if answer.promote else f"{decision.reasons[0]} But a person has refused it{comment}."
 

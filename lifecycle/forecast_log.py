@@ -16,6 +16,8 @@ from typing import Any
 
 import polars as pl
 
+from problems.errors import RecastError
+
 FORECASTS_FOLDER = Path("data/forecasts")
 LOCK_WAIT_SECONDS = 30
 """How long a writer waits for another one."""
@@ -54,6 +56,17 @@ def add_ids(problem: str, version: int, forecasts: pl.DataFrame) -> pl.DataFrame
     )
 
 
+def row_age(now: datetime) -> pl.Expr:
+    """How old the newest row is that a forecast is made from.
+
+    Args:
+        now: with a time zone.
+    """
+    return (pl.lit(now.astimezone(UTC).replace(tzinfo=None), pl.Datetime("ms")) - pl.col("origin")).cast(
+        pl.Duration("ms")
+    )
+
+
 def record_forecasts(problem: str, forecasts: pl.DataFrame) -> None:
     """Write forecasts with ids to the log, in one transaction. Those that are in the log already stay as they are."""
     levels = [name.removeprefix("low_") for name in forecasts.columns if name.startswith("low_")]
@@ -78,15 +91,28 @@ def record_forecasts(problem: str, forecasts: pl.DataFrame) -> None:
         database.executemany("insert or ignore into forecasts values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
-def find_forecast(forecast_id: str) -> dict[str, Any] | None:
-    """The forecast with this id, of any problem; None: it is not in a log.
+def find_forecast(forecast_id: str, problem: str | None = None) -> dict[str, Any] | None:
+    """The forecast with this id; None: it is not in a log.
 
     Beside the columns of `read_forecasts` it has `problem`. `made` is the time (UTC) when it was made first.
+
+    Args:
+        problem: the problem whose log is read; None: those of all problems are.
+
+    Raises:
+        RecastError: it is in none of the logs that can be read, and another log cannot be read.
     """
-    for file in sorted(FORECASTS_FOLDER.glob("*.db")):
-        forecasts = _select(file, "forecast_id = ?", (forecast_id,))
+    unreadable: RecastError | None = None
+    for file in sorted(FORECASTS_FOLDER.glob("*.db")) if problem is None else [log_file(problem)]:
+        try:
+            forecasts = _select(file, "forecast_id = ?", (forecast_id,))
+        except RecastError as error:
+            unreadable = error
+            continue
         if forecasts.height:
             return {"problem": file.stem, **forecasts.row(0, named=True)}
+    if unreadable is not None:
+        raise unreadable
     return None
 
 
@@ -105,6 +131,11 @@ def forecasts_of_version(problem: str, version: int) -> pl.DataFrame:
 
 
 def _select(file: Path, where: str, values: tuple[Any, ...]) -> pl.DataFrame:
+    """The forecasts that fulfil a condition.
+
+    Raises:
+        RecastError: the file cannot be read.
+    """
     columns = {
         "forecast_id": pl.String,
         "model_version": pl.Int64,
@@ -119,12 +150,15 @@ def _select(file: Path, where: str, values: tuple[Any, ...]) -> pl.DataFrame:
     }
     rows: list[Any] = []
     if file.exists():
-        with _connect(file) as database:
-            # The names of the columns and the condition are not input.
-            query = (
-                f"select {', '.join(columns)} from forecasts where {where} order by target_time, series, origin, made"
-            )
-            rows = database.execute(query, values).fetchall()
+        # The names of the columns and the condition are not input.
+        query = f"select {', '.join(columns)} from forecasts where {where} order by target_time, series, origin, made"
+        try:
+            with _connect(file) as database:
+                rows = database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise RecastError(
+                f"{file}: the log of forecasts cannot be read: {error}; restore it from a backup, or move it elsewhere"
+            ) from error
     frame = pl.DataFrame(rows, schema=columns, orient="row")
     intervals = [json.loads(text) for text in frame["intervals"]]
     levels = sorted({level for by_level in intervals for level in by_level}, key=float)

@@ -52,6 +52,12 @@ class Contract(BaseModel):
         description="how far the mean of a column may be from its mean in the known rows of the same season, in "
         "standard deviations of those rows; a third more for less than a week; null: no limit",
     )
+    change: float | None = Field(
+        2.0,
+        ge=1,
+        description="how much a column may change from one row to the next, and from a day, a week and four weeks to "
+        "the same time after them, as a multiple of the largest such change in the known rows; null: no limit",
+    )
 
     @model_validator(mode="after")
     def _check_bounds(self) -> "Contract":

@@ -35,3 +35,12 @@ Duration = Annotated[
     PlainSerializer(format_duration, return_type=str),
     WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?[smhdw]$", "examples": ["10m", "1h", "5d"]}),
 ]
+
+
+def format_length(duration: timedelta) -> str:
+    """Write a duration in hours or days, with one decimal."""
+    return (
+        f"{duration / timedelta(days=1):.1f} d"
+        if duration >= 2 * timedelta(days=1)
+        else f"{duration / timedelta(hours=1):.1f} h"
+    )

@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from problems.addresses import fill_in_variables, name_variables, refuse_password
 from problems.durations import Duration
-from problems.errors import RecastError
+from problems.errors import RecastError, Unreachable
 from problems.files.web_copy import update_copy
 from problems.growing_source import GrowingSource, KnownRows
 from problems.lazy_modules import httpx, pl
+from problems.passwords import VARIABLE
 from problems.source import EPOCHS, DownloadProgress
 
 _COPIED_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".gz", ".zip")
@@ -30,6 +32,12 @@ class Fresh(BaseModel):
     """A place that new rows come from; each kind of place is a subclass. Each source says which kinds it allows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_age: Duration | None = Field(
+        None,
+        description="how old the newest row may be when a forecast is made from it; with older rows the forecast is "
+        "stale; null: three times the cadence",
+    )
 
     def bring_files(
         self,
@@ -64,14 +72,12 @@ class Fresh(BaseModel):
 
 def _check_address(value: str) -> str:
     try:
-        parts = httpx.URL(value)
+        parts = httpx.URL(VARIABLE.sub("x", value))
     except httpx.InvalidURL as error:
         raise ValueError(f"not an address: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.host:
         raise ValueError("write http://... or https://...")
-    if parts.password:
-        raise ValueError("a password must not stand in the file; httpx takes it from ~/.netrc")
-    return value
+    return refuse_password(value)
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
@@ -83,7 +89,7 @@ class HttpFresh(Fresh):
     kind: Literal["http"]
     url: Address | Annotated[tuple[Address, ...], Field(min_length=1)] = Field(
         description="the address of a file, or a list of them; of several rows with the same time, the one of the last "
-        "file counts"
+        "file counts; ${NAME} is the value of an environment variable"
     )
     whole: Duration = Field(
         "7d",
@@ -105,7 +111,11 @@ class HttpFresh(Fresh):
         copies = [_copy_path(url, cache) for url in urls]
         fix = f"correct problems.{problem}.fresh.url, or try again later"
         for url, copy in zip(urls, copies, strict=True):
-            update_copy(url, copy, progress, attempts, self.whole, fix)
+            address = fill_in_variables(url, f"problems.{problem}.fresh.url")
+            try:
+                update_copy(address, copy, progress, attempts, self.whole, fix)
+            except Unreachable as error:
+                raise Unreachable(name_variables(str(error), url)) from None
         return copies
 
 

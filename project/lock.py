@@ -1,4 +1,4 @@
-"""One pipeline at a time in a checkout, whether `dvc repro` or a flow runs it."""
+"""One pipeline at a time in a checkout, whether `dvc repro` or a flow runs it; and one retraining of a problem."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +14,23 @@ LOCK_WAIT_SECONDS = 1
 """A process that only asks whether a pipeline runs (`is_pipeline_running`) holds the lock for a moment."""
 
 
+class PipelineRuns(RecastError):
+    """Another process holds the lock of this checkout."""
+
+
 @contextmanager
 def hold_pipeline_lock(wait: bool = False) -> Iterator[None]:
     """Hold the lock of this checkout. It is released however the process that holds it ends.
 
     Raises:
-        RecastError: another process holds it, and `wait` is not set.
+        PipelineRuns: another process holds it, and `wait` is not set.
     """
     STATE.mkdir(exist_ok=True)
     lock = FileLock(_LOCK_FILE)
     try:
         lock.acquire(timeout=-1 if wait else LOCK_WAIT_SECONDS)
     except Timeout:
-        raise RecastError(
+        raise PipelineRuns(
             "another pipeline runs in this checkout (`recast status` shows it); wait for it, or `recast run --wait`"
         ) from None
     try:
@@ -44,3 +48,25 @@ def is_pipeline_running() -> bool:
             return False
     except Timeout:
         return True
+
+
+@contextmanager
+def hold_retraining_lock(problem: str) -> Iterator[None]:
+    """Hold the lock of a problem's retraining. It is released however the process that holds it ends.
+
+    Raises:
+        RecastError: another process holds it.
+    """
+    STATE.mkdir(exist_ok=True)
+    lock = FileLock(STATE / f"retrain-{problem}.lock")
+    try:
+        lock.acquire(timeout=LOCK_WAIT_SECONDS)
+    except Timeout:
+        raise RecastError(
+            f"another retraining of {problem} runs in this checkout, or waits for a person's answer on Prefect's page; "
+            "wait for it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

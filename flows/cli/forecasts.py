@@ -13,6 +13,9 @@ from project.progress import console
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+STALE_STATUS = 5
+"""The status of a command that has made forecasts from rows that are too old."""
+
 
 @app.command()
 def serve(
@@ -21,6 +24,13 @@ def serve(
         str, typer.Option(help="the address to listen on; any other than loopback is open to everybody who reaches it")
     ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="another name by which clients may call it, such as that of a proxy before it; beside addresses in "
+            "digits, localhost and the name of this machine; * for any"
+        ),
+    ] = None,
 ) -> None:
     """Answer requests for forecasts over HTTP with the champion, and switch when another version is promoted."""
     from project.settings.loading import load_settings
@@ -47,7 +57,7 @@ def serve(
             soft_wrap=True,
         )
     config = uvicorn.Config(
-        make_app(service),
+        make_app(service, [host, *(allowed_host or [])]),
         host=host,
         port=port,
         log_level="warning",
@@ -70,7 +80,8 @@ def predict(
     rows: Annotated[
         Path | None,
         typer.Option(
-            help="Parquet or CSV: time (UTC), series, the problem's columns; left out: the newest ingested rows"
+            help="Parquet or CSV: time (UTC), series, the problem's columns; left out: new rows are taken in, and the "
+            "newest rows are forecast from"
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="a Parquet file; left out: data/forecasts/<problem>.parquet")] = None,
@@ -78,12 +89,20 @@ def predict(
         bool, typer.Option("--all", help="forecast at every row at which a window is complete, not only at the last")
     ] = False,
 ) -> None:
-    """Forecast with the champion from a file of rows, or from the newest ingested rows, into a Parquet file."""
+    """Forecast with the champion from a file of rows, or from the newest rows, into a Parquet file.
+
+    The status is 5 if the forecasts are stale: their newest row is older than `fresh.max_age` allows.
+    """
     from flows.connection import connect
+    from flows.predict import STALE
     from flows.predict import predict as flow
     from project.settings.loading import load_settings
 
     paths.require_root()
     load_settings().problem(problem)
     connect()
-    flow(problem, rows, out, all_windows)
+    state = flow(problem, rows, out, all_windows, return_state=True)
+    if state.name == STALE:
+        raise typer.Exit(STALE_STATUS)
+    if not state.is_completed():
+        state.result()

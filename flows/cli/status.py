@@ -8,12 +8,13 @@ from rich.table import Table
 
 from flows.cli.app import ProblemArguments, app, select_problems
 from flows.cli.pipeline import server_addresses, server_line
+from problems.errors import RecastError
 from project import paths
 from project.lock import is_pipeline_running
 from project.progress import output
 
 if TYPE_CHECKING:
-    pass
+    from project.settings.sections import Settings
 
 
 @app.command()
@@ -24,22 +25,45 @@ def status(problems: ProblemArguments = None) -> None:
     from infra.servers import WORKER
     from project.settings.parsing import parse_settings
 
-    names = select_problems(parse_settings(), problems)
+    settings = parse_settings()
+    names = select_problems(settings, problems)
     running = is_pipeline_running()
-    table = Table("problem", "stale stages", "trials", title="Status")
+    table = Table("problem", "stale stages", "trials", "newest row", title="Status")
     stale = stale_stages(names) if not running else []
     for name in names:
         stages = [stage.partition("@")[0] for stage in stale if stage.endswith(f"@{name}")]
         # Of a grid that has ended, the stage has listed the trials. To expand the present one takes PyTorch.
         is_complete = not running and "train" not in stages
         trials = _count_listed_trials(name) if is_complete else _count_trials(name, running)
-        table.add_row(name, "?" if running else ", ".join(stages) or "none", escape(trials))
+        table.add_row(
+            name,
+            "?" if running else ", ".join(stages) or "none",
+            escape(trials),
+            _describe_newest_row(name, settings),
+        )
     output.print(table)
     output.print("A pipeline runs in this checkout." if running else "No pipeline runs in this checkout.")
     _show_grids()
     worker = f"runs, its log: {WORKER.log}" if running_address(WORKER) else None
     for title, address in (server_addresses() | {WORKER.title: worker}).items():
         output.print(server_line(title, address), soft_wrap=True)
+
+
+def _describe_newest_row(problem: str, settings: "Settings") -> str:
+    """The time and the age of the newest row that was ingested or accepted since, in red where it is too old."""
+    from lifecycle.new_rows.row_age import measure_age
+    from problems.problem import Problem
+
+    declared = settings.problem(problem)
+    if not isinstance(declared, Problem):
+        return "has no times"
+    try:
+        age = measure_age(declared, paths.raw_folder(problem), paths.stage_folder("ingest", problem))
+    except RecastError as error:
+        return f"[red]not known: {escape(str(error))}[/]"
+    if age is None:
+        return "nothing is ingested"
+    return f"[red]{age.describe()}[/]" if age.is_stale else age.describe()
 
 
 def _count_listed_trials(problem: str) -> str:
@@ -55,21 +79,26 @@ def _count_trials(problem: str, running: bool) -> str:
     from project.settings.loading import load_settings
     from stages.training.expansion import list_trials
     from stages.training.outcomes import read_outcome
-    from stages.training.trials import read_run_notes, trial_folder
+    from stages.training.trials import DamagedTrial, read_run_notes, trial_folder
 
     settings, windowed = load_settings(), paths.stage_folder("window", problem)
     if not (windowed / "windows.json").exists():
         return "not known until the stage `window` has run"
     trials = list_trials(settings, problem, windowed)
-    outcomes = [read_outcome(trial) for trial in trials]
-    failed = sum(outcome is not None and outcome.status == "failed" for outcome in outcomes)
-    unfinished = [trial for trial, outcome in zip(trials, outcomes, strict=True) if outcome is None]
-    begun = [trial for trial in unfinished if trial_folder(trial).exists()]
+    outcomes, damaged = {}, []
+    for trial in trials:
+        try:
+            outcomes[trial.key] = read_outcome(trial)
+        except DamagedTrial:
+            damaged.append(f"{trial.label}: damaged; the next run trains it again")
+    failed = sum(outcome is not None and outcome.status == "failed" for outcome in outcomes.values())
+    unfinished = [trial for trial in trials if outcomes.get(trial.key) is None]
+    begun = [trial for trial in unfinished if trial.key in outcomes and trial_folder(trial).exists()]
     epochs = {trial.label: read_run_notes(trial_folder(trial)).get("epoch", 0) for trial in begun}
     under_way = [
         f"{label}: epoch {epoch}" if running else f"{label}: {epoch} epochs kept" for label, epoch in epochs.items()
     ]
-    return "\n".join([_format_counts(len(trials), failed, len(unfinished)), *under_way])
+    return "\n".join([_format_counts(len(trials), failed, len(unfinished)), *damaged, *under_way])
 
 
 def _format_counts(trials: int, failed: int, unfinished: int) -> str:

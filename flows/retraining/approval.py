@@ -25,14 +25,14 @@ class Approval(RunInput):
     comment: str = ""
 
 
-def ask_person(decision: Decision, limit: timedelta) -> Approval:
+def ask_person(decision: Decision, page: str, limit: timedelta) -> Approval:
     """Ask a person on Prefect's page; the answer. Without one in time it is a no.
 
     Args:
+        page: the address of the page with the evidence.
         limit: how long to wait for the answer.
     """
     run_id = flow_run.id
-    page = (decision.folder / "page.html").absolute().as_uri()
     form = Approval.with_initial_data(
         description=f"**{decision.problem}: promote version {decision.challenger.version}, "
         f"{decision.challenger.label}?**\n\n{decision.reasons[0]}\n\nThe evidence: {page}",

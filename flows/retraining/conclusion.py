@@ -6,6 +6,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from flows.alerts import alert
+from flows.retraining.links import link_decision, link_versions
 from flows.retraining.proposal import PromotionProposal
 from lifecycle.champions import promotion, registry
 from lifecycle.champions.history import Entry, find_outcome
@@ -48,15 +49,16 @@ def conclude_task(proposal: PromotionProposal, refusal: str | None, patience: fl
 def announce_decision(proposal: PromotionProposal, entry: Entry, history: Path, patience: float) -> None:
     """Send an alert that says what became of the challenger, and show it on the flow run's page."""
     decision, problem = proposal.decision, proposal.decision.problem
-    page = (decision.folder / "page.html").absolute().as_uri()
+    page = link_decision(proposal.challenger, decision.id, patience)
+    champions = f"All champions: {history}, and in MLflow {link_versions(problem)}"
     outcome = "promoted" if entry.kind == "promotion" else "refused"
     title = f"{problem}: version {entry.version}, {entry.label}, is {outcome}"
-    text = f"{entry.reason}\nThe evidence: {page}\nAll champions: {history.absolute().as_uri()}"
+    text = f"{entry.reason}\nThe evidence: {page}\n{champions}"
     alert("promotion" if entry.kind == "promotion" else "refusal", title, text)
     reasons = "\n".join(f"- {reason}" for reason in decision.reasons)
     markdown = (
         f"**{title}**\n\n{entry.reason}\n\n{reasons}\n\nThe evidence: {page}\n\n"
-        f"All champions: {history.absolute().as_uri()}\n\nDVC experiment: `{entry.experiment}`\n"
+        f"{champions}\n\nDVC experiment: `{entry.experiment}`\n"
     )
     description = "What became of the challenger, and why"
     key = f"champion-{problem.replace('_', '-')}"

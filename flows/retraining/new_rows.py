@@ -1,4 +1,4 @@
-"""The first step of a retraining: fetch new rows, check them, and accept them or put them into quarantine."""
+"""The first step of a retraining: take in new rows."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,10 @@ from prefect import task
 
 from flows import dag
 from flows.alerts import alert
+from flows.new_rows import CheckedIncrement, alert_of_breach, describe_breaches, hold_arrival_lock, take_in_rows
 from flows.retraining.marks import breach_mark, mark_open
-from lifecycle.new_rows import contract, quarantine, refresh
+from lifecycle.new_rows.unchecked_rows import find_unchecked_rows
+from problems.files.raw_store import INCREMENTS_FOLDER
 from problems.problem import Problem
 from project import paths
 from project.atomic import write_json
@@ -15,6 +17,9 @@ from project.progress import console
 from project.records import read_record
 from project.settings.sections import Settings
 from stages.fetching import fetch
+
+BREACH_OUTCOME = "Nothing was trained, and the champion stays."
+"""What rows that break the contract mean for a retraining."""
 
 
 @dataclass(frozen=True)
@@ -40,33 +45,36 @@ def refresh_task(problem: str, settings: Settings) -> RefreshResult:
     breaches: list[str] = (
         read_record(breach_mark(problem), list[str], fix="delete it") if breach_mark(problem).exists() else []
     )
-    while isinstance(declared, Problem) and declared.fresh is not None:
-        arrival = refresh.fetch_increment(problem, settings, lambda done, total: None)
-        if arrival is None:
-            break
-        description = f"{arrival.rows:,} rows from {arrival.first} to {arrival.last}"
-        broken_rules = contract.check_contract(problem, settings, arrival)
-        if broken_rules:
-            lines = [f"{description}, in {paths.quarantine_folder(problem) / arrival.pending.name}:"]
-            lines += [f"- {breach.rule}: {breach.message}" for breach in broken_rules]
+
+    def note(increment: CheckedIncrement) -> None:
+        if increment.breaches:
+            lines = describe_breaches(problem, increment)
             # The alert goes first: what is in quarantine does not come again, even if this process is killed.
-            alert("breach", f"{problem}: new rows break the data contract", breach_text(problem, lines))
-            breaches += lines
+            alert_of_breach(problem, lines, BREACH_OUTCOME)
+            breaches.extend(lines)
             write_json(breach_mark(problem), breaches)
-            quarantine.quarantine_increment(arrival, broken_rules)
         else:
             # From here on there is something to train on, even if this process is killed.
             mark_open(problem)
-            quarantine.accept_increment(arrival)
-            accepted.append(f"{description}, {arrival.corrected:,} of them corrections")
+            accepted.append(f"{increment.description}, {increment.arrival.corrected:,} of them corrections")
             console.print(f"{problem}: {accepted[-1]}", highlight=False, soft_wrap=True)
-    increments = paths.raw_folder(problem) / "fresh"
+
+    if isinstance(declared, Problem):
+        report_unchecked_rows(problem, declared)
+        if declared.fresh is not None:
+            with hold_arrival_lock(problem):
+                take_in_rows(problem, settings, lambda done, total: None, before_placing=note)
+    increments = paths.raw_folder(problem) / INCREMENTS_FOLDER
     if increments.exists():
+        # What a killed process has accepted may not be tracked yet.
         dag.track_folder(increments)
     return RefreshResult(accepted, breaches)
 
 
-def breach_text(problem: str, breaches: list[str]) -> str:
-    """The text of the alert about rows that break the contract."""
-    next_step = f"Nothing was trained, and the champion stays. `recast quarantine {problem}` shows what to do."
-    return "\n".join([*breaches, next_step])
+def report_unchecked_rows(problem: str, declared: Problem) -> None:
+    """Tell people about rows that were added to the source's own files, on which the retraining trains unchecked."""
+    unchecked = find_unchecked_rows(declared, paths.raw_folder(problem), paths.stage_folder("ingest", problem))
+    if unchecked is not None:
+        text = unchecked.describe(problem)
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        alert("breach", f"{problem}: {unchecked.rows:,} rows are unchecked", text)

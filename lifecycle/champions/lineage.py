@@ -91,12 +91,17 @@ def read_lineage(problem: str, version: int) -> Lineage:
     """
     file = _lineage_file(problem, version)
     if not file.exists():
-        numbers = sorted(int(other.stem) for other in file.parent.glob("*.json"))
+        numbers = list_known_versions(problem)
         raise RecastError(
             f"{file}: what version {version} of {problem} was made of is not known in this checkout; known versions: "
             f"{', '.join(map(str, numbers)) or 'none'}"
         )
     return read_record(file, Lineage, fix="restore the file from a backup")
+
+
+def list_known_versions(problem: str) -> list[int]:
+    """The numbers of the versions of which this checkout knows what they were made of."""
+    return sorted(int(file.stem) for file in _lineage_file(problem, 0).parent.glob("*.json"))
 
 
 def _lineage_file(problem: str, version: int) -> Path:

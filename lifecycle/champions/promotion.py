@@ -28,7 +28,6 @@ from lifecycle.champions.history import (
 )
 from lifecycle.champions.registry import list_versions
 from problems.errors import RecastError
-from project.redaction import hide_passwords
 from stages.tracking import store
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -182,8 +181,8 @@ def _set_aliases(problem: str, entries: Sequence[Entry]) -> None:
 
 
 def _missing_versions_error(problem: str) -> RecastError:
-    address = hide_passwords(store.tracking_uri())
     return RecastError(
-        f"{history_file(problem)} names versions that MLflow at {address} does not have. Set MLFLOW_TRACKING_URI to "
-        f"the store that has them, or move {champion_folder(problem)} aside to begin a new history"
+        f"{history_file(problem)} names versions that MLflow at {store.tracking_uri()} does not have. Set "
+        "MLFLOW_TRACKING_URI to the store that has them, or move "
+        f"{champion_folder(problem)} aside to begin a new history"
     )

@@ -21,8 +21,12 @@ from stages.training.trials import Trial, read_run_notes, trial_folder
 
 KEY_TAG, LABEL_TAG = "recast.key", "recast.label"
 """Tags of a version: the key of its trial, and its name for people."""
+VALIDATED_FROM_TAG = "recast.validated_from"
+"""Tag of a version: the time of the last input of the first window that it was selected on."""
 VALIDATED_UNTIL_TAG = "recast.validated_until"
 """Tag of a version: the time of the last target that it was trained or selected on."""
+UNDONE_TAG = "recast.undone"
+"""Tag of a version: the increment that it was trained on and that a person has taken back since."""
 
 
 def list_versions(problem: str) -> dict[int, Version]:
@@ -164,11 +168,32 @@ def read_validated_until(version: Version) -> np.datetime64:
         TrackingError: MLflow has failed.
         RecastError: the version was not registered by Recast.
     """
-    with store.translate_errors():
-        tags = store.get_client().get_model_version(version.problem, str(version.version)).tags
+    tags = _read_tags(version)
     if VALIDATED_UNTIL_TAG not in tags:
         raise RecastError(
             f"{version.uri} has no tag {VALIDATED_UNTIL_TAG}, so it is not known which windows it was selected on; set "
             "the tag to the time of the last target that it was trained or selected on, such as 2020-01-31T23:00:00"
         )
     return np.datetime64(tags[VALIDATED_UNTIL_TAG], "ms")
+
+
+def read_validated_from(version: Version) -> np.datetime64 | None:
+    """The time of the last input of the first window that a version was selected on.
+
+    Returns:
+        None: an earlier version of Recast has registered it, which did not note the time.
+
+    Raises:
+        TrackingError: MLflow has failed.
+    """
+    time = _read_tags(version).get(VALIDATED_FROM_TAG)
+    return None if time is None else np.datetime64(time, "ms")
+
+
+@store.translate_errors()
+def _read_tags(version: Version) -> dict[str, str]:
+    """
+    Raises:
+        TrackingError: MLflow has failed.
+    """
+    return dict(store.get_client().get_model_version(version.problem, str(version.version)).tags)

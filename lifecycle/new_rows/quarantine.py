@@ -8,11 +8,15 @@ from typing import Any
 
 from lifecycle.new_rows.increment_table import find_growing_problem, read_increment_table
 from problems.errors import RecastError
+from problems.files.file_hash import file_sha256
 from problems.files.raw_store import INCREMENTS_FOLDER, list_increments
 from project import paths
 from project.atomic import write_json
 from project.records import read_record
 from project.settings.sections import Settings
+
+UNDONE = "undone"
+"""The rule that an increment breaks which a person has taken back; see `Breach`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Breach:
     """A rule of the contract that new rows break.
 
     Attributes:
-        rule: its name: types, series, range, stuck, cadence, gap, missing, clock or drift.
+        rule: its name: types, series, range, stuck, cadence, gap, missing, clock, drift or change; or undone, where a
+            person has taken back rows that keep all of them.
         column: the column that breaks it; None where the rule is not about one column.
         message: what is wrong, for people, with figures.
         evidence: the figures, as JSON.
@@ -120,9 +125,66 @@ def release_increment(problem: str, name: str, settings: Settings) -> Path:
     declared, growth = find_growing_problem(problem, settings)
     file = _find_in_quarantine(problem, name)
     read_increment_table(growth.source, file, declared)
+    _note_accepted(problem, _read_reasons(file)["arrival"]["first"])
     released = _move(file, paths.raw_folder(problem) / INCREMENTS_FOLDER)
     file.with_suffix(".json").unlink()
     return released
+
+
+def _note_accepted(problem: str, first: str | None) -> None:
+    """Note that a person has accepted rows that break the contract.
+
+    Args:
+        first: their first time; None: it cannot be read.
+    """
+    noted = list(map(str, read_accepted_times(problem)))
+    if first is not None and first not in noted:
+        write_json(_accepted_note(problem), [*noted, first])
+
+
+def read_accepted_times(problem: str) -> list[datetime]:
+    """The first times of the increments that broke the contract and were accepted by a person all the same.
+
+    What changed there is right: it is neither a breach nor usual.
+    """
+    note = _accepted_note(problem)
+    if not note.exists():
+        return []
+    fix = "delete it; changes that were accepted by hand are refused again then"
+    return [datetime.fromisoformat(time) for time in read_record(note, list[str], fix)]
+
+
+def _accepted_note(problem: str) -> Path:
+    return paths.quarantine_folder(problem) / "accepted.json"
+
+
+def undo_increment(problem: str, name: str, by: str, settings: Settings) -> Path:
+    """Move an increment from the raw store into quarantine; the caller then lets DVC track the store.
+
+    Its rows do not come again while it is there, and it can be accepted again. If it was undone before, do nothing.
+
+    Args:
+        by: the person who asks for it.
+
+    Raises:
+        RecastError: the raw store has no increment of this name.
+    """
+    undone = {
+        increment.file.stem: increment.file
+        for increment in list_quarantine(problem)
+        if increment.breaches and increment.breaches[0]["rule"] == UNDONE
+    }
+    if file := undone.get(Path(name).stem):
+        return file
+    increments = list_increments(paths.raw_folder(problem) / INCREMENTS_FOLDER)
+    file = _find_increment(increments, name, paths.raw_folder(problem) / INCREMENTS_FOLDER)
+    declared, growth = find_growing_problem(problem, settings)
+    times = read_increment_table(growth.source, file, declared)["time"]
+    first, last = (None if time is None else str(time) for time in (times.min(), times.max()))
+    arrival = Arrival(problem, len(times), 0, 0, 0, first, last, file, file_sha256(file))
+    when = f"{datetime.now().astimezone():%Y-%m-%d %H:%M}"
+    reason = f"taken back by {by} at {when}; `recast quarantine --accept {file.stem}` accepts it again"
+    return quarantine_increment(arrival, [Breach(UNDONE, None, reason, {"by": by})])
 
 
 def drop_increment(problem: str, name: str) -> None:
@@ -168,12 +230,20 @@ def _find_in_quarantine(problem: str, name: str) -> Path:
     Raises:
         RecastError: there is none of this name.
     """
-    increments = list_increments(paths.quarantine_folder(problem))
+    return _find_increment(list_increments(paths.quarantine_folder(problem)), name, paths.quarantine_folder(problem))
+
+
+def _find_increment(increments: Sequence[Path], name: str, folder: Path) -> Path:
+    """Find an increment among those of a folder by its name, with its suffix or without.
+
+    Raises:
+        RecastError: there is none of this name.
+    """
     for file in increments:
         if name in (file.name, file.stem):
             return file
     names = ", ".join(file.stem for file in increments) or "none"
-    raise RecastError(f"{paths.quarantine_folder(problem)}: no increment {name}; there are: {names}")
+    raise RecastError(f"{folder}: no increment {name}; there are: {names}")
 
 
 def _move(file: Path, folder: Path) -> Path:

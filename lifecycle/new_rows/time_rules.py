@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 
 from lifecycle.new_rows import clock
-from lifecycle.new_rows.known_table import DAY, NEW_COLUMN, KnownTable, format_length, select_season, time_range
+from lifecycle.new_rows.known_table import DAY, NEW_COLUMN, KnownTable, select_season, time_range
 from lifecycle.new_rows.quarantine import Breach
 from problems.contract import Contract
-from problems.durations import format_duration
+from problems.durations import format_duration, format_length
 from problems.problem import Problem
 
 CLOCK_DAYS = 14

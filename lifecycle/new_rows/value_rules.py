@@ -6,9 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from lifecycle.new_rows.known_table import DAY, NEW_COLUMN, KnownTable, format_length, select_season
+from lifecycle.new_rows.known_table import DAY, NEW_COLUMN, KnownTable, select_season
 from lifecycle.new_rows.quarantine import Breach
 from problems.contract import DEFAULT_CONSTANT_LIMIT, Contract
+from problems.durations import format_length
 
 LEAST_SPAN = timedelta(days=3)
 """Missing rows and values are counted over at least this time: an outage of an hour is not a third of the data."""

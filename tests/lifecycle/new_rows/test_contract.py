@@ -195,7 +195,8 @@ def test_bounds_and_lengths_can_be_set_and_rules_switched_off(month: pl.DataFram
     ahead = month.with_columns(pl.col("time") + HOUR)
     assert rules(checked(ahead, problem(clock=False))) == set()
     warm = month.with_columns(pl.col(T) * 1.8 + 32)
-    assert rules(checked(warm, problem(drift=None, margin=None))) == set()
+    assert rules(checked(warm, problem(drift=None, margin=None))) == {"change"}
+    assert rules(checked(warm, problem(drift=None, margin=None, change=None))) == set()
 
 
 def test_rows_that_come_more_often_are_thinned_or_reported(
@@ -207,6 +208,50 @@ def test_rows_that_come_more_often_are_thinned_or_reported(
     assert "table.cadence: 1h and table.thin: true" in breach.message
     assert checked(often, problem("1h", thin=True)) == []
     assert rules(checked(often.gather_every(4), problem("1h", thin=True))) >= {"cadence"}
+
+
+def to_fahrenheit(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(pl.col(T) * 1.8 + 32)
+
+
+@pytest.mark.parametrize("count", [1, 24, 240])
+def test_another_unit_is_found_by_the_rows_just_before(count: int, month: pl.DataFrame, checked: Check) -> None:
+    """An hour in degrees Fahrenheit is within the range and hardly moves the mean of its day."""
+    by_column = {"rh (%)": 0.01, P: 0.750062, T: 1.8}
+    for column, factor in by_column.items():
+        converted = month.head(count).with_columns(pl.col(column) * factor + (32 if column == T else 0))
+        (breach,) = (item for item in checked(converted) if item.rule == "change")
+        assert breach.column == column
+        assert breach.evidence["times"] > 2
+        assert "(contract.change). Has its unit changed, or its sensor?" in breach.message
+        json.dumps(breach.evidence, allow_nan=False)
+
+
+def test_ten_days_of_june_in_another_unit_are_found_before_there_is_a_year_of_rows(rows: pl.DataFrame) -> None:
+    june = datetime(2009, 6, 1)
+    known = KnownTable(rows.filter(pl.col("time") < june).lazy(), HOUR, first=False)
+    days = rows.filter(pl.col("time").is_between(june, june + timedelta(days=10), closed="left"))
+    assert find_breaches(problem(), days, known) == []
+    found = find_breaches(problem(margin=None, drift=None), to_fahrenheit(days), known)
+    assert [(breach.rule, breach.column) for breach in found] == [("change", T)]
+    assert "times as much as with a year of known rows" in found[0].message
+
+
+def test_a_column_that_changes_in_the_middle_of_an_increment_is_found(month: pl.DataFrame, checked: Check) -> None:
+    changed = pl.concat([month.head(400), to_fahrenheit(month.slice(400, 100))])
+    (breach,) = (item for item in checked(changed) if item.rule == "change")
+    assert breach.evidence["figure"] == "step"
+    assert breach.evidence["time"] == str(month["time"][400])
+
+
+def test_a_change_that_a_person_has_accepted_is_not_refused_again(rows: pl.DataFrame, month: pl.DataFrame) -> None:
+    before = pl.concat([rows.filter(pl.col("time") < FROM), to_fahrenheit(month.head(12))])
+    known, declared = KnownTable(before.lazy(), HOUR, first=False), problem(drift=None, margin=None)
+    later = to_fahrenheit(month.slice(12, 12))
+    assert rules(find_breaches(declared, later, known)) == {"change"}, "a day of which most is in another unit"
+    assert find_breaches(declared, later, known, [FROM]) == []
+    back = find_breaches(declared, month.slice(12, 1), known, [FROM])
+    assert rules(back) == {"change"}, "the step that was accepted is not a usual one"
 
 
 def test_a_day_turns_with_its_clock() -> None:

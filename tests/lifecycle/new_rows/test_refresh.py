@@ -17,7 +17,10 @@ from tenacity import wait_none
 from typer.testing import CliRunner
 
 from lifecycle.new_rows import quarantine, refresh
+from lifecycle.new_rows.known_table import KnownTable, open_known_table
 from lifecycle.new_rows.quarantine import Arrival, Breach
+from lifecycle.new_rows.row_age import judge_age
+from lifecycle.new_rows.unchecked_rows import find_unchecked_rows
 from problems.errors import RecastError, Unreachable
 from problems.files import download as downloading
 from problems.files import web_copy
@@ -401,6 +404,7 @@ class Station:
     def __init__(self, body: bytes) -> None:
         self.body, self.broken = body, False
         self.asked: list[tuple[int, int]] = []
+        self.last_path = ""
         station = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -416,6 +420,7 @@ class Station:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """As RFC 9110 says: first whether it is another version, then which part; note the status and the bytes."""
+        self.last_path = request.path
         etag = f'"{hash(self.body)}"'
         if request.headers.get("If-None-Match") == etag:
             self.asked.append((304, 0))
@@ -610,6 +615,77 @@ def test_a_query_brings_again_what_was_dropped(settings: Make) -> None:
     assert ingest_table(declared).height == 12
 
 
+def test_what_was_accepted_can_be_taken_back_and_accepted_again(lines: list[bytes], settings: Make) -> None:
+    declared = settings()
+    Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:650]]))
+    name = accept_new(declared).pending.stem
+    Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:700]]))
+    accept_new(declared)
+    ingest_table(declared)
+    with pytest.raises(RecastError, match=r"no increment 0009-00000000; there are: 0001-\w+, 0002-"):
+        quarantine.undo_increment("demo", "0009-00000000", "anna", declared)
+    moved = quarantine.undo_increment("demo", name, "anna", declared)
+    assert quarantine.undo_increment("demo", f"{name}.csv", "anna", declared) == moved, "as after a kill"
+    (undone,) = quarantine.list_quarantine("demo")
+    assert (undone.file, undone.arrival["rows"]) == (moved, 49)
+    assert [breach["rule"] for breach in undone.breaches] == ["undone"]
+    assert "taken back by anna" in undone.breaches[0]["message"]
+    assert fetch_new(declared) is None, "its rows do not come again"
+    with open_known_table(declared.problem("demo"), paths.raw_folder("demo"), Path("out")) as known:  # type: ignore[arg-type]
+        assert known.table.collect().height == 650, "what was ingested of it is not known any more"
+    quarantine.release_increment("demo", name, declared)
+    assert ingest_table(declared).height == 699
+    assert [time.isoformat() for time in quarantine.read_accepted_times("demo")] == ["2020-01-26T00:00:00"]
+
+
+def test_rows_that_were_added_to_the_source_itself_are_unchecked(lines: list[bytes], settings: Make) -> None:
+    declared, store = settings(), paths.raw_folder("demo")
+    Path("incoming/a.csv").write_bytes(b"".join([lines[0], *lines[601:650]]))
+    accept_new(declared)
+    problem: Any = declared.problem("demo")
+    assert find_unchecked_rows(problem, store, Path("out")) is None
+    ingest_table(declared)
+    assert find_unchecked_rows(problem, store, Path("out")) is None
+    with Path("demo.csv").open("ab") as own:
+        own.writelines(lines[650:660])
+    unchecked = find_unchecked_rows(problem, store, Path("out"))
+    assert unchecked is not None
+    assert (unchecked.files, unchecked.rows, str(unchecked.first)) == (("demo.csv",), 10, "2020-01-28 01:00:00")
+    assert "10 rows from 2020-01-28 01:00:00 to 2020-01-28 10:00:00" in unchecked.describe("demo")
+    ingest_table(declared)
+    assert find_unchecked_rows(problem, store, Path("out")) is None
+
+
+def test_the_newest_rows_are_those_that_ingest_would_write() -> None:
+    """Hourly rows, then rows every ten minutes, of which one came late and one is a correction."""
+    hour = datetime(2020, 1, 1)
+
+    def table(moments: Sequence[datetime], value: float) -> pl.DataFrame:
+        frame = pl.DataFrame({"time": moments, "series": "all", "a": [value] * len(moments)})
+        return frame.with_columns(pl.col("time").cast(pl.Datetime("ms")))
+
+    known = KnownTable(table([hour + timedelta(hours=i) for i in range(48)], 1.0).lazy(), timedelta(hours=1), False)
+    assert known.read_newest(5, thin=True)["time"][0] == hour + timedelta(hours=43)
+    late = [hour + timedelta(hours=20, minutes=10), hour + timedelta(hours=46)]
+    later = [hour + timedelta(hours=47, minutes=10 * i) for i in range(1, 13)]
+    grown = known.with_rows(table(late, 2.0)).with_rows(table(later, 3.0)).with_rows(table(later[-1:], 4.0))
+    newest = grown.read_newest(5, thin=True)
+    assert newest["time"].to_list() == [hour + timedelta(hours=i) for i in range(43, 50)]
+    assert newest["a"].to_list() == [1, 1, 1, 2, 1, 3, 4]
+
+
+def test_the_newest_row_is_that_of_the_series_that_is_behind(settings: Make) -> None:
+    declared: Any = settings().problem("demo")
+    now, hour = datetime(2020, 2, 1, 12), timedelta(hours=1)
+    age = judge_age(declared, {"a": now, "b": now - 4 * hour, "ended": now - timedelta(days=6)}, hour, now)
+    assert (age.series, age.age, age.limit, age.is_stale) == ("b", 4 * hour, 3 * hour, True)
+    assert age.describe() == "2020-02-01 08:00 UTC, 4.0 h old, at most 3h"
+    patient: Any = settings(fresh={"kind": "folder", "path": "incoming", "max_age": "5h"}).problem("demo")
+    assert not judge_age(patient, {"b": now - 4 * hour}, hour, now).is_stale
+    archive: Any = settings(fresh=None).problem("demo")
+    assert not judge_age(archive, {"b": now - timedelta(days=900)}, hour, now).is_stale, "no row is expected"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -719,3 +795,27 @@ def read_lock_entry(made: Checkout, stage: str) -> Any:
     from ruamel.yaml import YAML
 
     return YAML(typ="safe").load(made.file("dvc.lock").read_text())["stages"][stage]
+
+
+def test_a_secret_of_an_address_is_used_and_never_shown(
+    station: Station, settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "hunter2")
+    monkeypatch.setenv("FOLDER", "folder-s3cret")
+    url = station.url.replace("roof.csv", "${FOLDER}/roof.csv?station=7&token=${TOKEN}")
+    declared = settings(fresh={"kind": "http", "url": url})
+    assert accept_new(declared).rows == 99
+    assert station.last_path == "/folder-s3cret/roof.csv?station=7&token=hunter2"
+    station.server.shutdown()
+    station.server.server_close()
+    with pytest.raises(
+        Unreachable, match=r"/\$\{FOLDER\}/roof\.csv\?station=7&token=.* could not be fetched"
+    ) as raised:
+        fetch_new(declared)
+    monkeypatch.delenv("TOKEN")
+    with pytest.raises(RecastError, match=r"fresh\.url: the environment has no variable TOKEN; set it"):
+        fetch_new(declared)
+    written = b"".join(file.read_bytes() for file in Path().rglob("*") if file.is_file())
+    for secret in ("hunter2", "s3cret"):
+        assert secret not in str(raised.value)
+        assert secret.encode() not in written

@@ -6,21 +6,27 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import polars as pl
 import pytest
+import requests
+import schemathesis
 import uvicorn
+from fastapi import Response
 from prometheus_client.parser import text_string_to_metric_families
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from lifecycle import forecast_log
 from lifecycle.champions import promotion, registry
 from lifecycle.champions.history import Version, champion_folder, find_champion
 from lifecycle.serving.api import MAX_BODY_BYTES, make_app
+from lifecycle.serving.hosts import HostCheck
 from lifecycle.serving.requests import RefusedRequest, parse_request
 from lifecycle.serving.service import PendingRequest, Service
 from problems.errors import RecastError
@@ -29,6 +35,7 @@ from project.settings.loading import load_settings
 from stages.training.expansion import list_trials
 from tests.support.champions import roll_back
 from tests.support.checkout import Checkout
+from tests.support.fuzzing import count_cases, limited_time
 
 Body = dict[str, Any]
 
@@ -134,6 +141,7 @@ def test_a_forecast_is_found_by_its_id(client: httpx.Client) -> None:
         pass
     logged = answer.json()
     assert {name: logged[name] for name in made} == made
+    assert logged["age_seconds"] > 365 * 86400
     assert (logged["problem"], logged["model_version"], logged["unit"]) == ("demo", 2, "°C")
     assert client.get("/forecasts/0123456789abcdef").json() == {
         "detail": "no forecast of demo has the id '0123456789abcdef'"
@@ -152,6 +160,9 @@ def test_what_answers_and_how_it_does(client: httpx.Client, served_versions: lis
     assert (model["rows"], model["cadence"], model["leads"], model["unit"]) == (48, "1h", ["1d"], "°C")
     assert model["columns"].keys() == {"T (degC)", "p (mbar)"}
     assert model["columns"]["p (mbar)"]["high"] == 1008
+    newest = model["newest_row"]
+    assert (newest["time"], newest["max_age_seconds"], newest["stale"]) == ("2020-01-25T23:00:00Z", None, False)
+    assert newest["age_seconds"] > 365 * 86400
     client.post("/forecast", json={"windows": [body(100), body(101)]})
     client.post("/forecast", content="{", headers={"Content-Type": "application/json"})
     client.get("/nowhere/at/all")
@@ -463,3 +474,137 @@ def test_a_log_that_refuses_is_reported_and_loses_nothing(
         while not client.get("/ready").is_success:
             pass
     assert logged()["forecast_id"].to_list() == [made["forecast_id"]]
+
+
+def test_a_client_that_goes_away_is_not_an_error_of_the_service(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
+        connection.sendall(
+            b"POST /forecast HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 1000\r\n\r\n{"
+        )
+    while "499" not in (metrics := client.get("/metrics").text):
+        pass
+    assert 'recast_requests_total{path="/forecast",status="499"} 1.0' in metrics
+    assert 'status="500"' not in metrics
+    assert not caplog.records
+
+
+def test_a_body_that_does_not_end_is_refused_in_time(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lifecycle.serving.api.BODY_SECONDS", 0.05)
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60) as connection:
+        connection.sendall(
+            b"POST /forecast HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+        )
+        with connection.makefile("rb") as answer:
+            text = answer.read()
+    assert text.startswith(b"HTTP/1.1 408"), text
+    assert b"the body did not come within 0.05 seconds" in text
+    assert client.get("/health").is_success
+
+
+def test_a_request_for_another_host_is_refused(client: httpx.Client) -> None:
+    """A web page whose name resolves to 127.0.0.1 must not reach the service through its reader's browser."""
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[evil]", "a:b:c", "@"):
+        answer = client.get("/model", headers={"Host": host})
+        assert answer.status_code == 421, host
+        assert "start it with --allowed-host" in answer.json()["detail"]
+        assert client.post("/forecast", json=body(), headers={"Host": host}).status_code == 421
+    for host in ("localhost", "LOCALHOST:80", "127.0.0.1:1", "[::1]:8000", "10.0.0.7", socket.gethostname()):
+        assert client.get("/health", headers={"Host": host}).is_success, host
+
+
+def test_the_name_of_a_proxy_may_be_allowed() -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await Response("own")(scope, receive, send)
+
+    def ask(host: str, *names: str) -> int:
+        transport = httpx.ASGITransport(HostCheck(answer, names))
+
+        async def get() -> int:
+            async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as to:
+                return (await to.get("/")).status_code
+
+        return asyncio.run(get())
+
+    assert ask("forecasts.example.org", "Forecasts.example.org") == 200
+    assert ask("other.example.org", "forecasts.example.org") == 421
+    assert ask("other.example.org", "*") == 200
+
+
+def test_a_log_of_another_problem_that_is_damaged_does_no_harm(
+    client: httpx.Client, served_versions: list[Version]
+) -> None:
+    made = client.post("/forecast", json=body()).json()["forecasts"][0]["forecast_id"]
+    other = forecast_log.log_file("a_problem_before_demo")
+    other.parent.mkdir(parents=True, exist_ok=True)
+    other.write_bytes(b"not a database" * 100)
+    while (answer := client.get(f"/forecasts/{made}")).status_code == 404:
+        pass
+    assert answer.json()["forecast_id"] == made
+    # `recast trace` reads all logs.
+    assert (forecast_log.find_forecast(made) or {})["problem"] == "demo"
+    with pytest.raises(RecastError, match=r"a_problem_before_demo\.db: the log of forecasts cannot be read"):
+        forecast_log.find_forecast("0" * 16)
+
+
+def test_a_damaged_log_is_reported(served_versions: list[Version]) -> None:
+    forecast_log.FORECASTS_FOLDER.mkdir(parents=True)
+    forecast_log.log_file("demo").write_bytes(b"not a database" * 100)
+    with served(Service("demo", registry)) as client:
+        answer = client.get(f"/forecasts/{'0' * 16}")
+        assert answer.status_code == 503
+        assert "demo.db: the log of forecasts cannot be read: file is not a database" in answer.json()["detail"]
+
+
+def test_a_service_without_a_champion_stops_without_a_word(
+    served_versions: list[Version], caplog: pytest.LogCaptureFixture
+) -> None:
+    history = champion_folder("demo") / "history.json"
+    aside = history.rename(history.with_suffix(".aside"))
+    with served(Service("demo", registry)) as client:
+        assert client.get("/health").is_success
+    aside.rename(history)
+    assert not caplog.records
+
+
+def fuzz_service(client: httpx.Client, cases: int) -> None:
+    """Send requests that fit the OpenAPI document, and such that do not; check the answers against the document.
+
+    Args:
+        cases: how many, about.
+    """
+    schema = schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
+    operations = [result.ok() for result in schema.get_all_operations()]
+    kinds = [(operation, mode) for operation in operations for mode in schemathesis.GenerationMode]
+    session = requests.Session()
+    for operation, mode in kinds:
+
+        @hypothesis.settings(
+            max_examples=max(cases // len(kinds), 1),
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(hypothesis.HealthCheck),
+            phases=[hypothesis.Phase.generate],
+        )
+        @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+        def send(case: schemathesis.Case) -> None:
+            with limited_time(case):
+                # Times that do not follow each other fit the document, and are refused all the same.
+                case.call_and_validate(session=session, excluded_checks=[positive_data_acceptance])
+
+        with suppress(hypothesis.errors.Unsatisfiable):
+            send()
+
+
+def test_no_request_breaks_the_service(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    fuzz_service(client, 60)
+    assert not caplog.records
+
+
+@pytest.mark.long
+def test_none_of_many_requests_breaks_the_service(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    fuzz_service(client, count_cases(2000))
+    assert not caplog.records
