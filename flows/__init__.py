@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+from project.redaction import hide_passwords_in_logs
+
 # Prefect, MLflow and PyTorch create half a million objects that are never freed. Python's garbage collector examined
 # all of them repeatedly during the imports, which took a tenth of a process's start. It still examines new objects.
 gc.set_threshold(*gc.get_threshold()[:2], 100)
@@ -26,6 +28,9 @@ os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
 # A proxy is for the web only: the project's own servers are on loopback.
 for _name in ("NO_PROXY", "no_proxy"):
     os.environ[_name] = ",".join(filter(None, [os.environ.get(_name), "127.0.0.1", "localhost"]))
+
+# In every process that imports Prefect: what it logs goes to a server, where many people read it.
+hide_passwords_in_logs()
 
 STARTED = time.time()
 """When this process began to load the project's code. It does not run what is edited later."""

@@ -25,9 +25,9 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.settings import get_current_settings
 
 from problems.errors import RecastError
+from problems.passwords import hide_passwords
 from project.paths import STATE
 from project.progress import console
-from project.redaction import hide_passwords
 from project.settings.operation import AlertKind, AlertSettings, EmailSettings, WebhookSettings
 from project.settings.parsing import parse_settings
 
@@ -73,6 +73,8 @@ def alert(kind: AlertKind, title: str, text: str) -> None:
 
 
 def _send(kind: AlertKind, title: str, text: str, log: Log) -> None:
+    # The text may hold the reason of a failure as a library gives it.
+    text = hide_passwords(text)
     try:
         alerts = parse_settings().alerts
     except RecastError as error:

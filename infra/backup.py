@@ -108,6 +108,8 @@ def _check_target(target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}."):
             pass
+    except FileExistsError:
+        raise RecastError(f"{target} cannot be written: {target.parent} is not a folder; name another one") from None
     except OSError as error:
         raise RecastError(f"{target} cannot be written: {error.strerror}; name another file or folder") from None
     for folder in (ARTIFACTS, DVC_CACHE, *RECORD_FOLDERS):

@@ -55,8 +55,9 @@ def external_store() -> str | None:
         RecastError: the name is not valid.
     """
     store = os.environ.get(EXTERNAL_STORE_VARIABLE)
-    if store and not re.fullmatch(r"s3://[^/]+(/.+)?", store):
-        raise RecastError(f"{EXTERNAL_STORE_VARIABLE}={store}: write s3://bucket or s3://bucket/prefix")
+    # It is recorded, and stands in MLflow's runs; keys have variables of their own.
+    if store and not re.fullmatch(r"s3://[^/@?]+(/[^?]+)?", store):
+        raise RecastError(f"{EXTERNAL_STORE_VARIABLE}={store}: write s3://bucket or s3://bucket/prefix, without keys")
     return store.rstrip("/") if store else None
 
 

@@ -21,7 +21,7 @@ from filelock import FileLock
 from infra.processes import creation_time, find_process
 from problems.errors import RecastError
 from problems.lazy_modules import httpx
-from project.atomic import write_json
+from project.atomic import replace_file, write_json
 from project.paths import STATE
 from project.records import read_disposable_record
 
@@ -52,7 +52,8 @@ def http_health_check(page: str) -> Callable[[int], bool]:
     def is_healthy(port: int) -> bool:
         try:
             return httpx.get(f"http://127.0.0.1:{port}{page}", timeout=5, trust_env=False).is_success
-        except httpx.TransportError:
+        # Whatever it is that listens there: it may not even speak HTTP.
+        except httpx.HTTPError:
             return False
 
     return is_healthy
@@ -63,7 +64,7 @@ class Server:
     """How a server is started, checked and stopped.
 
     Attributes:
-        port: the port that it gets if it is free; else it gets any free port. 0: any.
+        port: the port that it gets the first time, if it is free; else it gets any free port. 0: any.
         launch: how its process is started, by the port.
         is_healthy: whether it works, by the port. It is called once the process listens on the port.
         prepare: called with the port each time that the server was started or found healthy.
@@ -90,6 +91,11 @@ class Server:
     def log(self) -> Path:
         return STATE / f"{self.name}.log"
 
+    @property
+    def port_file(self) -> Path:
+        """Where its port is noted, see `reserve_port`."""
+        return STATE / f"{self.name}.port"
+
 
 @dataclass(frozen=True)
 class ServerRecord:
@@ -109,6 +115,31 @@ class ServerRecord:
 def address_at(server: Server, port: int) -> str:
     """The address of a server that listens on this port."""
     return f"{server.scheme}127.0.0.1:{port}"
+
+
+def reserve_port(server: Server) -> int:
+    """The port that the server has in this checkout, or will have once it is started.
+
+    It is chosen once, so that links to its pages hold however often it is stopped and started. It changes only if
+    another program has taken it when the server is started.
+    """
+    if record := _read_record(server):
+        return record.port
+    try:
+        port = int(server.port_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        port = 0
+    if not 0 < port < 1 << 16:
+        port = _free_port((server.port, 0))
+        _note_port(server, port)
+    return port
+
+
+def _note_port(server: Server, port: int) -> None:
+    STATE.mkdir(exist_ok=True)
+    # One command may make a link while another one starts the server.
+    with FileLock(STATE / f"{server.name}.port.lock"), replace_file(server.port_file) as temporary:
+        temporary.write_text(f"{port}\n", encoding="utf-8")
 
 
 def running_port(server: Server) -> int:
@@ -189,16 +220,16 @@ def _start_until_healthy(server: Server, needs: tuple[str, ...]) -> str:
     Returns:
         Its address.
     """
-    # The port that it had before it died: its clients look for it there. A server that was stopped has no record.
-    last = _read_record(server)
+    reserved = reserve_port(server)
     stop(server)
     # The second attempt is on any port: another program may have taken the first one between the check and the start.
-    for preferred in (last.port if last else server.port, 0):
-        process = _launch_process(server, _free_port(preferred), needs)
+    for ports in ((reserved, server.port, 0), (0,)):
+        process = _launch_process(server, _free_port(ports), needs)
         deadline = time.monotonic() + MAX_START_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
             address = running_address(server)
             if address:
+                _note_port(server, running_port(server))
                 return address
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
@@ -264,9 +295,9 @@ def _server_environment() -> dict[str, str | None]:
     }
 
 
-def _free_port(preferred: int) -> int:
-    """The preferred port if it is free, else one that the system picks."""
-    for port in (preferred, 0):
+def _free_port(ports: Sequence[int]) -> int:
+    """The first of these ports that is free; for 0, the system picks one."""
+    for port in ports:
         with socket.socket() as probe:
             # Closed connections of a dead server on this port do not matter.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

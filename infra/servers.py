@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from infra import laptop, postgres, s3, secrets
-from infra.server_process import Launch, Server, address_at, http_health_check, running_address, running_port, start
+from infra.server_process import (
+    Launch,
+    Server,
+    address_at,
+    http_health_check,
+    reserve_port,
+    running_address,
+    running_port,
+    start,
+)
 from problems.errors import RecastError
+from problems.passwords import hide_passwords
 from project import profile
 from project.paths import STATE
 from project.profile import Profile
@@ -51,6 +61,10 @@ def _launch_mlflow(port: int) -> Launch:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     current = profile.read_profile()
     if current.name == "laptop":
+        from stages.tracking import store  # noqa: PLC0415 - saves seconds: MLflow is loaded only where it is started
+
+        # Not by the server: it creates the tables one by one, and is no use if it is killed meanwhile.
+        store.prepare_own_database()
         database, artifacts = f"sqlite:///{laptop.DATABASES['mlflow']}", str(laptop.ARTIFACTS)
         options = ("--workers", "1", "--backend-store-uri", database, "--default-artifact-root", artifacts)
         return Launch((*command, *options), MLFLOW_CONNECTIONS)
@@ -191,6 +205,19 @@ def switch_profile(name: Literal["laptop", "servers"] | None) -> None:
 def _stores_in_use(*stores: Server) -> tuple[Server, ...]:
     """Those of the stores that the project's profile uses."""
     return tuple(store for store in stores if store in servers_of_profile())
+
+
+def mlflow_page(path: str) -> str:
+    """The address of one of MLflow's pages, on the server to which runs are written, or else on the project's own.
+
+    It stays the same while the project's own server is down, because that keeps its port.
+
+    Args:
+        path: of the page, as MLflow writes it after the #.
+    """
+    named = os.environ.get("MLFLOW_TRACKING_URI") or profile.read_profile().mlflow or ""
+    server = hide_passwords(named) if named.startswith("http") else address_at(MLFLOW, reserve_port(MLFLOW))
+    return f"{server.rstrip('/')}/#{path}"
 
 
 def connect_object_store() -> tuple[Any, str, str]:

@@ -171,7 +171,7 @@ def _choose_tag(value: Any) -> str:
     """The tag of the class that a problem belongs to, which follows from its source; `value` is written or read."""
     source = value.get("source") if isinstance(value, dict) else getattr(value, "source", None)
     kind = source.get("kind") if isinstance(source, dict) else getattr(source, "kind", None)
-    return SEQUENCES_TAG if kind in _SEQUENCE_KINDS else TABLE_TAG
+    return SEQUENCES_TAG if isinstance(kind, str) and kind in _SEQUENCE_KINDS else TABLE_TAG
 
 
 AnyProblem = Annotated[

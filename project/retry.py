@@ -14,7 +14,7 @@ import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from problems.errors import RecastError
-from project.redaction import hide_passwords
+from problems.passwords import hide_passwords
 
 LONGEST_PAUSE_SECONDS = 15
 """Between two attempts. The first pause is one second, and each further one twice as long."""
@@ -50,7 +50,7 @@ class ServerError(RecastError):
             fix: what to do about it, in sentences.
         """
         self.summary, self.lasting = hide_passwords(summary), lasting
-        super().__init__(f"{self.summary}. {hide_passwords(fix)}" if fix else self.summary)
+        super().__init__(f"{self.summary}. {fix}" if fix else self.summary)
 
 
 def retry_while_unreachable(action: Callable[[], Answer], patience: float, server: str) -> Answer:

@@ -29,6 +29,8 @@ START_MODULES = {
 """The modules whose imports are the code of each stage."""
 
 DECIDES_NO_OUTPUT = {
+    "problems.passwords": "hides passwords in messages",
+    "problems.wording": "shortens messages",
     "project.atomic": "says how a file is written, not what is in it",
     "project.command": "runs a stage and reports its errors",
     "project.disk": "explains errors of the disk",
@@ -37,7 +39,7 @@ DECIDES_NO_OUTPUT = {
     "project.paths": "says where files are; dvc.yaml names the same folders",
     "project.profile": "says which servers are used",
     "project.progress": "shows progress",
-    "project.redaction": "removes passwords from messages",
+    "project.redaction": "removes passwords from logs",
     "project.retry": "says how long a server is waited for",
     "project.settings.explaining": "explains errors in params.yaml",
     "project.settings.operation": "says where trials run and what happens to their results",

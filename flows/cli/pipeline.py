@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.cli.app import ProblemArguments, WaitOption, app, select_problems
+from problems.passwords import hide_passwords
 from project import paths
 from project.lock import hold_pipeline_lock
 from project.progress import console, output
-from project.redaction import hide_passwords
 from project.timings import list_phases, time_phase
 
 if TYPE_CHECKING:
@@ -65,6 +65,14 @@ def run(
             console.print("[green]Everything is up to date.[/]")
     failed = [line for name in names if (board := _show(name)) for line in boards.list_failures(board)]
     _print_links(names)
+    if not_run := [name for name in dict.fromkeys([*selected, *settings.run]) if name not in names]:
+        listed = " ".join(not_run)
+        console.print(
+            f"[yellow]Not run:[/] {listed}. `recast run {listed}` does it; until then, `dvc status` may show stages of "
+            "these problems as changed.",
+            highlight=False,
+            soft_wrap=True,
+        )
     if timings:
         output.print(_timings_table(list_phases()))
     if failed:
@@ -168,6 +176,8 @@ def _show(problem: str) -> "Evaluation | None":
         console.print(f"{problem}: there is no leaderboard yet; `recast run {problem}` makes one")
     else:
         output.print(_table(board))
+        for warning in board.warnings:
+            console.print(f"[yellow]Warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
     return board
 
 
@@ -179,13 +189,19 @@ def _table(board: "Evaluation") -> Table:
     verdict = phrase_verdict(board)
     table = Table(
         title=escape(f"{board.title} ({board.problem}){simulated}"),
-        caption=escape(f"{verdict.headline}. {verdict.comparison} Selected by validation; tested once."),
+        caption=escape(
+            f"{verdict.headline}. {verdict.comparison} Selected by validation {board.selection_measure.title}; "
+            "tested once."
+        ),
     )
     for heading in ("", "configuration"):
         table.add_column(heading)
     measures = board.measures[:1] if board.selection_measure.scaled else board.measures
     errors = [f"{split} {measure.title} {measure.unit}" for split in ("validation", "test") for measure in measures]
-    for heading in ("parameters", "seeds", *errors, *(["skill"] if board.persistence_test is not None else [])):
+    skills = ["skill"] if board.selects_by_mae else [f"skill by {board.selection_measure.title}", "skill by MAE"]
+    if board.persistence_test is None:
+        skills = []
+    for heading in ("parameters", "seeds", *errors, *skills):
         table.add_column(escape(heading.rstrip()), justify="right")
     for rank, row in enumerate(board.rows, 1):
         failed = f" ({len(row.failed)} failed)" if row.failed else ""
@@ -199,7 +215,7 @@ def _table(board: "Evaluation") -> Table:
                 for scores in (row.validation, row.test)
                 for measure in measures
             ),
-            *([] if board.persistence_test is None else ["" if row.skill is None else f"{row.skill:+.3f}"]),
+            *("" if skill is None else f"{skill:+.3f}" for skill in (row.skill, row.mae_skill)[: len(skills)]),
             style="bold" if row.configuration == board.best else "red" if row.failed else None,
         )
     return table

@@ -8,7 +8,6 @@ from flows.cli.app import app
 from problems.errors import RecastError
 from project import paths
 from project.lock import is_pipeline_running
-from project.profile import read_profile
 from project.progress import console
 
 
@@ -22,17 +21,14 @@ def up(
     ] = None,
 ) -> None:
     """Start the project's servers in the background, on loopback, and a worker for deployments."""
-    from infra.server_process import start
+    from infra.processes import describe_listener
+    from infra.server_process import running_port, start
     from infra.servers import WORKER, servers_of_profile, switch_profile
     from project.settings.parsing import parse_settings
-    from stages.tracking.store import get_client
 
     paths.require_root()
     pool = parse_settings().deploy.pool
     switch_profile(profile)
-    if read_profile().name == "laptop":
-        # Creates the database: the server and a run that starts at the same time must not both do so.
-        get_client()
     for server in servers_of_profile():
         with console.status(f"starting {server.title}"):
             address = start(server)
@@ -40,6 +36,13 @@ def up(
             f"runs what is due in the work pool {pool}; its log: {server.log}" if server is WORKER else address
         )
         console.print(f"{server.title}: {description}", soft_wrap=True)
+        if running_port(server) != server.port and (listener := describe_listener(server.port)):
+            console.print(
+                f"  {listener} has port {server.port}; this checkout keeps port {running_port(server)}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 @app.command()

@@ -34,11 +34,20 @@ class LoggedForecast(Forecast):
     model_version: int
     unit: str
     made: datetime = Field(description="when it was made for the first time")
+    age_seconds: float = Field(description="how old the last row was then, that it is made from")
 
 
 class ColumnRange(BaseModel):
     low: float = Field(description="the smallest value in the training rows")
     high: float = Field(description="the largest value in the training rows")
+
+
+class NewestRow(BaseModel):
+    time: datetime | None = Field(description="of the series whose newest row is the oldest; null: not known")
+    age_seconds: float | None
+    max_age_seconds: float | None = Field(description="how old it may be; null: the source does not grow")
+    stale: bool | None = Field(description="whether it is older than it may be")
+    reason: str | None = Field(description="why it is not known")
 
 
 class ServedModel(BaseModel):
@@ -64,6 +73,7 @@ class ServedModel(BaseModel):
     known: list[str] = Field(
         description="columns that are known in advance; a request gives them up to the last target"
     )
+    newest_row: NewestRow = Field(description="of the rows that the project has taken in; requests bring their own")
 
 
 class Reason(BaseModel):

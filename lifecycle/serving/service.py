@@ -128,7 +128,8 @@ class Service:
             requests = [
                 request for request in batch if request is not None and request.answer.set_running_or_notify_cancel()
             ]
-            self.answer_all(requests)
+            if requests:
+                self.answer_all(requests)
             if batch[-1] is None:
                 return
 

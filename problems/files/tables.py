@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import glob
 import gzip
-from collections.abc import Collection, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from problems.errors import RecastError
+from problems.files.local_paths import resolve_path
 from problems.lazy_modules import pl
 from problems.source import PLACE_COLUMN
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 _LINE_COLUMN = "__line__"
+
+MAX_COLUMNS, MAX_HEADER_BYTES = 10_000, 1 << 20
+"""Of a CSV file. Polars takes minutes to find out what a million columns are called."""
+
+MAX_LINE_CHARACTERS = 1 << 24
+"""A table with a longer line is not a table, and reading the line would take all memory."""
+
+MAX_EXPANSION, HARMLESS_BYTES = 200, 1 << 28
+"""A file that unpacks to more than `HARMLESS_BYTES` and to more than so many times its size is refused. Tables shrink
+to a tenth, and what was made to fill the disk to a thousandth.
+"""
 
 
 def is_parquet(file: Path) -> bool:
@@ -31,6 +45,53 @@ def open_unpacked(file: Path) -> BinaryIO:
     return gzip.open(file) if is_packed(file) else file.open("rb")  # type: ignore[return-value]
 
 
+@contextmanager
+def explain_gzip_errors(file: Path) -> Iterator[None]:
+    """Turn errors that occur while a file is unpacked into one that a user can act on.
+
+    Raises:
+        RecastError: the file is cut short or broken.
+    """
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise RecastError(f"{file}: not a whole gzip file: {error}") from None
+
+
+def unpack(file: Path, target: Path) -> None:
+    """Write the unpacked content of a file.
+
+    Raises:
+        RecastError: the file is cut short or broken, or its content is far too large for a table.
+    """
+    left = max(HARMLESS_BYTES, MAX_EXPANSION * file.stat().st_size)
+    with open_unpacked(file) as content, target.open("wb") as out, explain_gzip_errors(file):
+        while chunk := content.read(1 << 20):
+            left -= len(chunk)
+            if left < 0:
+                raise RecastError(
+                    f"{file}: it unpacks to more than {MAX_EXPANSION} times its size, as no table does; if it is one, "
+                    "unpack it yourself and name the unpacked file"
+                )
+            out.write(chunk)
+
+
+def read_lines(text: TextIO, file: Path) -> Iterator[str]:
+    """Read the lines of a text file, with their ends.
+
+    Raises:
+        RecastError: a line is too long.
+    """
+    number = 0
+    while line := text.readline(MAX_LINE_CHARACTERS):
+        number += 1
+        if len(line) == MAX_LINE_CHARACTERS:
+            raise RecastError(
+                f"{file}, line {number}: longer than {MAX_LINE_CHARACTERS:,} characters; a table has a row on each line"
+            )
+        yield line
+
+
 def find_data_files(path: str, setting: str) -> list[Path]:
     """Find the files that a path names: a file, those of a folder, or those that match a pattern.
 
@@ -40,7 +101,7 @@ def find_data_files(path: str, setting: str) -> list[Path]:
     Raises:
         RecastError: there are none, or there are both CSV and Parquet files.
     """
-    place = Path(path).expanduser()
+    place = resolve_path(path, setting)
     # glob.glob, not Path.glob: a pattern may be absolute.
     candidates = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place)))  # noqa: PTH207
     files = [
@@ -79,6 +140,10 @@ def scan_table(
         RecastError: the file is empty or cannot be read as a table.
     """
     name = name or str(file)
+    if name.encode(errors="replace").decode() != name:
+        raise RecastError(f"{name}: this name has bytes that are not UTF-8; rename the file or the folder")
+    if not is_parquet(file):
+        _check_header(file, name, separator, skip_lines)
     try:
         if is_parquet(file):
             frame, word = pl.scan_parquet(file, row_index_name=_LINE_COLUMN, row_index_offset=1), "row"
@@ -100,8 +165,25 @@ def scan_table(
         frame.collect_schema()
     except pl.exceptions.NoDataError as error:
         raise RecastError(f"{name}: the file is empty") from error
-    except pl.exceptions.PolarsError as error:
-        raise RecastError(f"{name}: not a readable table: {str(error).splitlines()[0]}") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RecastError(f"{name}: not a readable table: {reason}") from error
     # The column costs nothing unless an error message reads it.
     place = pl.format("{}, {} {}", pl.lit(name), pl.lit(word), _LINE_COLUMN).alias(PLACE_COLUMN)
     return frame.with_columns(place).drop(_LINE_COLUMN)
+
+
+def _check_header(file: Path, name: str, separator: str, skip_lines: int) -> None:
+    """Check that the header of a CSV file is not too long.
+
+    Raises:
+        RecastError: it is.
+    """
+    header = b""
+    with file.open("rb") as content:
+        for line in range(1, skip_lines + 2):
+            header = content.readline(MAX_HEADER_BYTES)
+            if len(header) == MAX_HEADER_BYTES:
+                raise RecastError(f"{name}, line {line}: longer than {MAX_HEADER_BYTES:,} bytes, so it is not a header")
+    if (columns := header.count(separator.encode()) + 1) > MAX_COLUMNS:
+        raise RecastError(f"{name}: {columns:,} columns are more than the {MAX_COLUMNS:,} that Recast reads")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from problems.addresses import PASSWORD_RULE, fill_in_variables, name_variables, refuse_password
 from problems.errors import RecastError, Unreachable
 from problems.files.download import checksum_file, verify_checksum
 from problems.files.file_hash import file_sha256
@@ -21,6 +20,7 @@ from problems.files.raw_store import replace_with_links
 from problems.files.tables import is_parquet, scan_table
 from problems.growing_source import GrowingSource
 from problems.lazy_modules import pl
+from problems.passwords import VARIABLE
 from problems.source import DownloadProgress, RepeatedHour, Rows, TimeZone
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 BATCH_ROWS = 100_000
 """How many rows of the answer are in memory at once."""
 ANSWER_FILE = "rows.parquet"
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class DatabaseSource(GrowingSource):
@@ -67,12 +66,12 @@ class DatabaseSource(GrowingSource):
         from sqlalchemy.exc import ArgumentError  # noqa: PLC0415 - saves start-up time
 
         try:
-            url = make_url(_VARIABLE.sub("x", address))
-        except ArgumentError:
+            url = make_url(VARIABLE.sub("1", address))
+        except (ArgumentError, ValueError):
             raise ValueError("write dialect://user:${PASSWORD}@host/database, or sqlite:///file.db") from None
-        if url.password not in (None, "x"):
-            raise ValueError("a password must not stand in the file: write ${NAME}, and set that variable")
-        return address
+        if url.password not in (None, "1"):
+            raise ValueError(PASSWORD_RULE)
+        return refuse_password(address)
 
     @property
     def row_order_matters(self) -> bool:
@@ -156,11 +155,15 @@ class DatabaseSource(GrowingSource):
         # SQLAlchemy takes a while to import, and few problems need it.
         from sqlalchemy import create_engine  # noqa: PLC0415 - saves start-up time
         from sqlalchemy.engine import make_url  # noqa: PLC0415 - saves start-up time
-        from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError  # noqa: PLC0415 - saves start-up time
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError  # noqa: PLC0415 - saves start-up time
 
-        if missing := [name for name in _VARIABLE.findall(self.address) if name not in os.environ]:
-            raise RecastError(f"{setting}.address: the environment has no variable {missing[0]}; set it")
-        url = make_url(_VARIABLE.sub(lambda match: os.environ[match[1]], self.address))
+        try:
+            url = make_url(fill_in_variables(self.address, f"{setting}.address"))
+        except (ArgumentError, ValueError):
+            raise RecastError(
+                f"{setting}.address: {self.address} is not an address once its variables have their values; characters "
+                "such as @ and / in a value must be written as %40 and %2F"
+            ) from None
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").expanduser().is_file():
             # SQLite would create an empty database.
             raise RecastError(f"{setting}.address: there is no file {url.database}")
@@ -168,9 +171,15 @@ class DatabaseSource(GrowingSource):
             engine = create_engine(url)
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise RecastError(f"{setting}.address: no driver for {url.drivername} is installed: {error}") from None
-        public_address = url.render_as_string(hide_password=True)
+        # Parameters that SQLAlchemy or a driver does not know raise errors of Python.
+        except (SQLAlchemyError, TypeError, ValueError) as error:
+            raise RecastError(f"{setting}.address: {self.address} is refused: {self._explain(error)}") from None
         try:
-            with engine.connect() as connection:
+            try:
+                connection = engine.connect()
+            except (SQLAlchemyError, TypeError, ValueError) as error:
+                raise Unreachable(self._describe_failure(setting, error)) from None
+            with connection:
                 try:
                     yield from pl.read_database(
                         query,
@@ -180,11 +189,19 @@ class DatabaseSource(GrowingSource):
                         infer_schema_length=None,
                     )
                 except SQLAlchemyError as error:
-                    raise RecastError(f"{query_setting}: {public_address} refuses it: {_error_reason(error)}") from None
+                    raise RecastError(f"{query_setting}: {self.address} refuses it: {self._explain(error)}") from None
         except SQLAlchemyError as error:
-            raise Unreachable(f"{setting}.address: {public_address} does not answer: {_error_reason(error)}") from None
+            raise Unreachable(self._describe_failure(setting, error)) from None
         finally:
             engine.dispose()
+
+    def _describe_failure(self, setting: str, error: Exception) -> str:
+        return f"{setting}.address: {self.address} does not answer: {self._explain(error)}"
+
+    def _explain(self, error: Exception) -> str:
+        """Why the database refuses, in one line; a driver may repeat parts of the address."""
+        lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+        return name_variables(lines[0], self.address) if lines else type(error).__name__
 
     def read_base(self, store: Path, scratch: Path, numbers: Collection[str] = ()) -> Rows:
         """Read the stored answer.
@@ -210,7 +227,3 @@ class DatabaseSource(GrowingSource):
 
     def _as_rows(self, frame: pl.LazyFrame) -> Rows:
         return Rows(frame, self.time, self.time_format, self.series, self.time_zone, self.repeated_hour)
-
-
-def _error_reason(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]

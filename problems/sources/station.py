@@ -44,8 +44,13 @@ class StationSource(Source):
     def _check_length(self) -> StationSource:
         if (self.rows is None) == (self.years is None):
             raise ValueError("give either rows or years")
-        if self._row_count() < 2:
-            raise ValueError("years is too short for two rows at this cadence")
+        try:
+            if self._row_count() < 2:
+                raise ValueError("years is too short for two rows at this cadence")
+            START + self.longest_span
+        except OverflowError:
+            length = "years" if self.rows is None else "rows"
+            raise ValueError(f"{length} is too large: the last row would be after the year 9999") from None
         return self
 
     def _row_count(self) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import shutil
-import zlib
 from collections.abc import Collection
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,19 +15,38 @@ from pydantic import AfterValidator, Field
 
 from problems.errors import RecastError
 from problems.files.raw_store import INCREMENTS_FOLDER, list_increments, list_stored_files, replace_with_links
-from problems.files.tables import TABLE_SUFFIXES, find_data_files, is_packed, is_parquet, open_unpacked, scan_table
+from problems.files.tables import (
+    TABLE_SUFFIXES,
+    explain_gzip_errors,
+    find_data_files,
+    is_packed,
+    is_parquet,
+    open_unpacked,
+    read_lines,
+    scan_table,
+    unpack,
+)
 from problems.growing_source import GrowingSource
 from problems.lazy_modules import pl
 from problems.source import DownloadProgress, RepeatedHour, Rows, TimeZone
+from problems.wording import list_names
 
 
 def _check_encoding(value: str) -> str:
     try:
+        # Not every codec is one of text: hex and zlib turn bytes into other bytes.
+        "a".encode(value)
         return codecs.lookup(value).name
-    except LookupError:
+    except (LookupError, ValueError):
         raise ValueError(
             "no such encoding; write utf-8, latin-1, cp1252, utf-16 or another that Python knows"
         ) from None
+
+
+def _check_separator(value: str) -> str:
+    if not value.isascii() or value.isalnum() or value in '"\r\n\0.+-':
+        raise ValueError('write one character such as , or ; or |, "\\t" for a tab, or a space')
+    return value
 
 
 class TableSource(GrowingSource):
@@ -54,7 +72,7 @@ class TableSource(GrowingSource):
         "order: of two rows, the one that stands first is the earlier",
     )
     series: str | None = Field(None, description="the column that names the series of a row; null: there is one series")
-    separator: str = Field(
+    separator: Annotated[str, AfterValidator(_check_separator)] = Field(
         ",",
         min_length=1,
         max_length=1,
@@ -64,7 +82,7 @@ class TableSource(GrowingSource):
     encoding: Annotated[str, AfterValidator(_check_encoding)] = Field(
         "utf-8", description="the text encoding of a CSV file"
     )
-    skip_lines: int = Field(0, ge=0, description="number of lines before the header of a CSV file")
+    skip_lines: int = Field(0, ge=0, le=1_000_000, description="number of lines before the header of a CSV file")
     comment: str | None = Field(
         None,
         min_length=1,
@@ -115,7 +133,7 @@ class TableSource(GrowingSource):
             if differing := sorted(names[first] ^ names[other]):
                 raise RecastError(
                     f"{first.resolve()} and {other.resolve()} differ in their columns: only one has "
-                    f"{', '.join(differing)}; name the files of one kind with a pattern, or correct a header"
+                    f"{list_names(differing)}; name the files of one kind with a pattern, or correct a header"
                 )
         frame = pl.concat([frame.select(sorted(names[first])) for frame in frames.values()], how="vertical_relaxed")
         return self._as_rows(frame, first, f"problems.{store.name}.source.time")
@@ -136,16 +154,12 @@ class TableSource(GrowingSource):
         """Unpack a file whose name ends in .gz.
 
         Raises:
-            RecastError: the file is cut short or broken.
+            RecastError: the file is cut short or broken, or far too large once it is unpacked.
         """
         if not is_packed(file):
             return file
         copy = scratch / file.name.removesuffix(file.suffix)
-        try:
-            with open_unpacked(file) as content, copy.open("wb") as out:
-                shutil.copyfileobj(content, out, 1 << 20)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise RecastError(f"{file}: not a whole gzip file: {error}") from None
+        unpack(file.resolve(), copy)
         return copy
 
     def check_line_ends(self, file: Path) -> None:
@@ -194,14 +208,16 @@ class TableSource(GrowingSource):
         """Find the first such line in one file, see `find_fault`."""
         if is_parquet(file):
             return None
-        with open_unpacked(file) as content:
+        with open_unpacked(file) as content, explain_gzip_errors(file):
             text = io.TextIOWrapper(content, self.encoding, errors="replace", newline="")
-            for _ in range(self.skip_lines):
-                next(text)
-            rows = csv.reader(text, delimiter=self.separator, skipinitialspace=self.separator == " ", strict=True)
-            width, line = len(next(rows)), 1
+            lines = islice(read_lines(text, file), self.skip_lines, None)
+            rows = csv.reader(lines, delimiter=self.separator, skipinitialspace=self.separator == " ", strict=True)
+            width: int | None = None
+            line = 0
             try:
                 for row in rows:
+                    if width is None:
+                        width = len(row)
                     if len(row) > width:
                         fault = f"there are {len(row)} cells, and the header has {width}"
                         break
@@ -225,27 +241,20 @@ class TableSource(GrowingSource):
             RecastError: the file is empty or cannot be read as a table, or its bytes are not in the encoding.
         """
         is_utf_8, name = self.encoding == "utf-8", str(file.resolve())
-        copy = file
-        if not is_parquet(file) and (is_packed(file) or not is_utf_8 or self.separator == " "):
+        plain = copy = self.unpack(file, scratch)
+        if not is_parquet(plain) and (not is_utf_8 or self.separator == " "):
             copy = scratch / f"{file.name}.csv"
             try:
-                with open_unpacked(file) as content:
+                with plain.open("rb") as content, copy.open("w", encoding="utf-8", newline="") as out:
                     if self.separator == " ":
                         text = io.TextIOWrapper(content, self.encoding, errors="replace" if is_utf_8 else "strict")
-                        with copy.open("w", encoding="utf-8", newline="") as lines:
-                            lines.writelines(f"{' '.join(line.split())}\n" for line in text)
-                    elif is_utf_8:
-                        with copy.open("wb") as out:
-                            shutil.copyfileobj(content, out, 1 << 20)
+                        out.writelines(f"{' '.join(line.split())}\n" for line in read_lines(text, file))
                     else:
-                        with copy.open("w", encoding="utf-8", newline="") as decoded:
-                            shutil.copyfileobj(codecs.getreader(self.encoding)(content), decoded, 1 << 20)
+                        shutil.copyfileobj(codecs.getreader(self.encoding)(content), out, 1 << 20)
             except UnicodeError as error:
                 raise RecastError(
                     f"{name}: not all of its bytes are {self.encoding}: {error}; correct encoding"
                 ) from None
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise RecastError(f"{name}: not a whole gzip file: {error}") from None
         times = (self.time,) if isinstance(self.time, str) else self.time
         frame = scan_table(
             copy,
@@ -255,7 +264,7 @@ class TableSource(GrowingSource):
             skip_lines=self.skip_lines,
             numbers={*numbers} - {*times, self.series},
         )
-        if self.comment is None or is_parquet(file):
+        if self.comment is None or is_parquet(plain):
             return frame
         # Comments are read and then left out, so that lines are counted as an editor counts them.
         first = pl.col(frame.collect_schema().names()[0])

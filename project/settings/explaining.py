@@ -42,6 +42,7 @@ _MUST_BE = {
     "bool_type": "true or false",
     "string_type": "text",
     "string_pattern_mismatch": "small letters, digits and _, because it names folders",
+    "string_too_long": "at most {max_length} characters long",
     "list_type": "a list, in brackets",
     "tuple_type": "a list, in brackets",
     "dict_type": "a mapping, such as {{}} or {{key: value}}",

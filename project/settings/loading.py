@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark
+from ruamel.yaml.tokens import CommentToken
 
 from problems.errors import RecastError
 from project.atomic import replace_file
@@ -61,5 +64,78 @@ def _merge(part: Any, whole: Any, key: tuple[str, ...] = ()) -> Iterator[str]:
         if is_section and path != ("grid", "architectures"):
             yield from _merge(value, whole[name], path)
         elif name not in whole or whole[name] != value:
-            whole[name] = value
-            yield ".".join(path)
+            _put(whole, name, value)
+            yield ".".join(map(str, path))
+
+
+def _put(whole: CommentedMap, name: Any, value: Any) -> None:
+    """Put a value into a mapping: in the place of another one, whose comments and style stay, or at the end.
+
+    The parser gives the comments after a value to the value's last part, however deep that is, also those that are
+    about the next section of the file. They stay before that section.
+    """
+    old = whole.get(name)
+    before = name if name in whole else next(reversed(whole), None)
+    following = _take_following_comments(whole, before) if _is_block(whole) else ""
+    if isinstance(old, CommentedSeq) and isinstance(value, CommentedSeq):
+        for i, item in enumerate(value):
+            if item in old and (comment := old.ca.items.get(old.index(item))):
+                value.ca.items[i] = comment
+    if _is_block(old) and isinstance(value, CommentedSeq | CommentedMap) and len(value):
+        value.fa.set_block_style()
+    elif _is_block(old):
+        _move_comments_behind(whole, name)
+    whole[name] = value
+    if following:
+        _add_following_comments(whole, name, following)
+
+
+def _is_block(value: Any) -> bool:
+    """Whether a list or a mapping is written over several lines, without brackets."""
+    return isinstance(value, CommentedSeq | CommentedMap) and len(value) > 0 and value.fa.flow_style() is not True
+
+
+def _move_comments_behind(mapping: CommentedMap, name: Any) -> None:
+    """Write the comments that stand between a key and a block behind the key's value, which is not a block any more."""
+    comments = mapping.ca.items.get(name)
+    if not comments:
+        return
+    behind, between = comments[2:4]
+    first, *others = [*([behind] if behind else []), *(between or [])] or [None]
+    for other in others:
+        first.value += other.value
+    comments[2], comments[3] = first, None
+
+
+def _find_last_part(mapping: CommentedMap, name: Any) -> tuple[Any, Any, int]:
+    """Where the comments after a value are: the collection, the key or the index in it, and their place there."""
+    holder: Any = mapping
+    while _is_block(holder[name]):
+        holder = holder[name]
+        name = len(holder) - 1 if isinstance(holder, CommentedSeq) else next(reversed(holder))
+    return holder, name, 0 if isinstance(holder, CommentedSeq) else 2
+
+
+def _take_following_comments(mapping: CommentedMap, name: Any) -> str:
+    """Remove the lines of comments after a value, and return them; the rest of the value's own last line stays."""
+    holder, key, place = _find_last_part(mapping, name)
+    comments = holder.ca.items.get(key)
+    token = comments[place] if comments else None
+    if token is None:
+        return ""
+    own, end, following = token.value.partition("\n")
+    if own.strip():
+        token.value = own + end
+    else:
+        comments[place] = None
+    return str(following)
+
+
+def _add_following_comments(mapping: CommentedMap, name: Any, following: str) -> None:
+    """Add lines of comments after a value."""
+    holder, key, place = _find_last_part(mapping, name)
+    comments = holder.ca.items.setdefault(key, [None, None] if place == 0 else [None, None, None, None])
+    if comments[place] is None:
+        comments[place] = CommentToken("\n" + following, CommentMark(0), None)
+    else:
+        comments[place].value = comments[place].value.rstrip("\n") + "\n" + following

@@ -164,7 +164,12 @@ class RetrainSettings(Section):
     worse: float = Field(
         0.1, ge=0, description="no season, hour of the day or extreme tenth may be worse by more than this share"
     )
-    windows: int = Field(200, ge=20, description="least number of windows for a comparison")
+    windows: int | None = Field(
+        None,
+        ge=20,
+        description="least number of windows for a comparison; null: seven blocks of `evaluate.bootstrap.block`, or of "
+        "the horizon if that is longer",
+    )
     slice_windows: int = Field(
         30, ge=1, description="seasons, hours and extreme tenths with fewer targets are not judged"
     )
@@ -181,11 +186,22 @@ class MonitorSettings(Section):
     window: Duration = Field(
         timedelta(days=14), description="the days over which a figure is computed, up to its own day; whole days"
     )
-    least: int = Field(48, ge=1, description="figures of fewer forecasts are shown but not judged")
-    error: float | None = Field(
-        1.3, gt=0, description="largest MAE, as a multiple of the test MAE of the model version"
+    least: int = Field(
+        48,
+        ge=1,
+        description="figures of fewer forecasts are shown but not judged; at most half as many as `window` covers rows",
     )
-    skill: float | None = Field(None, lt=1, description="least skill score against persistence at the same moments")
+    error: float | None = Field(
+        1.3,
+        gt=0,
+        description="largest error by the problem's selection measure, as a multiple of the version's error on the "
+        "test rows",
+    )
+    skill: float | None = Field(
+        None,
+        lt=1,
+        description="least skill score, by the problem's selection measure, against persistence at the same moments",
+    )
     coverage: float | None = Field(
         0.1, gt=0, lt=1, description="how far the coverage of an interval may be below its level"
     )

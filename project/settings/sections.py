@@ -24,7 +24,10 @@ from project.settings.operation import AlertSettings, DeploySettings, MonitorSet
 from project.settings.section import Section, reject_duplicates
 from project.spelling import did_you_mean
 
-ProblemName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
+MAX_NAME_CHARACTERS = 100
+"""In the name of a problem: a file system allows 255 bytes, and names of files are made of it."""
+
+ProblemName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=MAX_NAME_CHARACTERS)]
 """Small letters, digits and _, because folders are named after problems."""
 
 

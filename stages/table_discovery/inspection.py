@@ -16,6 +16,7 @@ from problems.errors import RecastError
 from problems.files.tables import find_data_files, is_parquet
 from problems.source import PLACE_COLUMN
 from problems.sources.table import TableSource
+from problems.wording import list_names
 from stages.table_discovery.columns import (
     MARKERS,
     Column,
@@ -90,7 +91,9 @@ def inspect_file(
             raise RecastError(f"{file}: no row after the header")
         for column in (*time, *([series] if series else [])):
             if column not in sample.columns:
-                raise RecastError(f"{file}: there is no column {column!r}; the columns are {', '.join(sample.columns)}")
+                raise RecastError(
+                    f"{file}: there is no column {column!r}; the columns are {list_names(sample.columns)}"
+                )
         if not is_parquet(file) and has_decimal_commas(sample, source.separator, questions):
             layout["decimal"] = ","
         counted = frame.head(COUNTED_ROWS)

@@ -13,7 +13,8 @@ from typing import Any
 from charset_normalizer import from_bytes
 
 from problems.errors import RecastError
-from problems.files.tables import open_unpacked
+from problems.files.tables import explain_gzip_errors, open_unpacked
+from problems.wording import shorten
 
 SAMPLE_BYTES = 1 << 20
 
@@ -40,7 +41,7 @@ def detect_layout(file: Path, questions: list[str]) -> dict[str, Any]:
     Raises:
         RecastError: the file is empty, is not text, or is not a table with a header.
     """
-    with open_unpacked(file) as content:
+    with open_unpacked(file) as content, explain_gzip_errors(file):
         head = content.read(SAMPLE_BYTES)
     if not head.strip():
         raise RecastError(f"{file}: the file is empty")
@@ -52,6 +53,12 @@ def detect_layout(file: Path, questions: list[str]) -> dict[str, Any]:
         raise RecastError(f"{file}: its lines end with a carriage return alone; save it with line feeds")
     # The last line of a sample may be incomplete.
     lines = text.splitlines()[: -1 if len(head) == SAMPLE_BYTES else None]
+    if not lines:
+        raise RecastError(
+            f"{file}: its first line has more than {SAMPLE_BYTES:,} bytes; a table has a header, and a row on each line"
+        )
+    if not any(line.strip() for line in lines):
+        raise RecastError(f"{file}: its first {len(lines):,} lines are empty; a table begins with a header")
     separator, width = _detect_separator(file, lines)
     header = _find_header(file, lines, separator, width)
     if encoding not in ("utf-8", "utf-8-sig") and not text.isascii():
@@ -87,7 +94,7 @@ def _find_header(file: Path, lines: Sequence[str], separator: str, width: int) -
         cells = _split_cells(lines[i], separator)
         if _is_header(cells) and not any(map(_begins_like_number, cells)):
             return i
-    header = ", ".join(_split_cells(lines[first], separator))
+    header = shorten(", ".join(_split_cells(lines[first], separator)))
     hint = f"; line {first} has fewer cells than most lines, which have {width}" if first else ""
     raise RecastError(
         f"{file}, line {first + 1}: not a header, which names every column once: {header}; add or fix the header{hint}"
@@ -140,7 +147,7 @@ def _detect_separator(file: Path, lines: Sequence[str]) -> tuple[str, int]:
             return " ", width
         raise RecastError(
             f"{file}: no columns: none of the separators , ; tab | and space is in most lines, such as "
-            f"{lines[0][:60]!r}"
+            f"{shorten(lines[0])!r}"
         )
     return separator, width
 
@@ -148,7 +155,12 @@ def _detect_separator(file: Path, lines: Sequence[str]) -> tuple[str, int]:
 def _split_cells(line: str, separator: str) -> list[str]:
     if separator == " ":
         line = " ".join(line.split())
-    return [cell.strip() for cell in next(csv.reader(io.StringIO(line), delimiter=separator), [])]
+    try:
+        cells = next(csv.reader(io.StringIO(line), delimiter=separator), [])
+    except csv.Error:
+        # Of more than 128 KiB, which no name, time or number has: the separator is not in this line.
+        cells = [line]
+    return [cell.strip() for cell in cells]
 
 
 def _is_number(cell: str) -> bool:

@@ -12,19 +12,23 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from problems.columns import Harmonics
 from problems.durations import format_duration
 from problems.errors import RecastError
 from problems.files.raw_store import replace_with_links
 from problems.files.tables import find_data_files
 from problems.problem import Problem
 from problems.source import TimeZone
+from problems.wording import shorten
 from project.settings.loading import overlay_settings
 from project.settings.parsing import parse_settings
+from project.settings.sections import MAX_NAME_CHARACTERS, ProblemName
 from stages.ingest import ingest
 from stages.normalize import make_climatology_error, normalize
 from stages.table_discovery.columns import parse_unit
 from stages.table_discovery.inspection import Inspection, inspect_file
 from stages.tables.quality import Quality
+from stages.tables.seasons import YEAR, measure_seasons, measure_training_time
 from stages.tables.table import read_observed
 from stages.window import window
 
@@ -77,6 +81,8 @@ def propose_problem(
     Raises:
         RecastError: the file cannot be read as the table of a problem; the message names the place and the fix.
     """
+    if name is not None:
+        _check_name(name)
     inspection = inspect_file(path, time, series, target)
     name = name or _derive_name(
         find_data_files(path, "FILE")[0] if len(find_data_files(path, "FILE")) == 1 else Path(path)
@@ -124,7 +130,22 @@ def propose_problem(
 def _derive_name(path: Path) -> str:
     """A problem's name from that of its file."""
     stem = path.name.partition(".")[0] if path.suffix else path.name
-    return re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_") or "table"
+    return re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:MAX_NAME_CHARACTERS] or "table"
+
+
+def _check_name(name: str) -> None:
+    """Check the name of a problem.
+
+    Raises:
+        RecastError: params.yaml cannot have a problem of this name.
+    """
+    try:
+        TypeAdapter(ProblemName).validate_python(name)
+    except ValidationError:
+        raise RecastError(
+            f"--name {shorten(name)!r}: write at most {MAX_NAME_CHARACTERS} small letters, digits and _, because it "
+            "names folders"
+        ) from None
 
 
 def _try_section(
@@ -149,8 +170,7 @@ def _try_section(
             "be mixed (--series), or a clock may have been set back (--time-zone)"
         )
     section["table"]["fill"] = format_duration(3 * cadence)
-    shortest = min(series.rows for series in quality.series.values()) * cadence * SPLIT["train"]
-    section["table"] |= _choose_harmonics(cadence, shortest)
+    section["table"] |= _describe_harmonics(0, cadence)
     _normalize_declared_columns(Problem.model_validate(section), ingested, normalized)
     lookback, step, delay = _choose_lengths(cadence)
     while True:
@@ -169,6 +189,11 @@ def _try_section(
             lookback, delay = (max(length // 2 // step, 1) * step for length in (lookback, delay))
             continue
         break
+    trained = measure_training_time(normalized)
+    year = _choose_year(cadence, trained, normalized, out)
+    section["table"] |= _describe_harmonics(year, cadence)
+    if not year:
+        guesses["table", "climatology"] = f"no yearly cycle: {_explain_no_year(trained)}"
     guesses["window",] = "guesses"
     questions.append(
         f"How far ahead should Recast forecast, and from how far back? Assumed: {format_duration(delay)} "
@@ -207,12 +232,45 @@ def _check_regular(path: str, quality: Quality, cadence: timedelta) -> None:
         )
 
 
-def _choose_harmonics(cadence: timedelta, trained: timedelta) -> dict[str, Any]:
-    """Harmonics of a day where rows are hours apart, and of a year where at least half a year is trained on."""
-    day = 2 if cadence <= 3 * HOUR else 1 if cadence < 12 * HOUR else 0
-    year = 2 if trained >= 730 * DAY else 1 if trained >= 180 * DAY else 0
+def _describe_harmonics(year: int, cadence: timedelta) -> dict[str, Any]:
+    """The settings of climatology and calendar.
+
+    Args:
+        year: the harmonics of a year.
+    """
+    day = _choose_day(cadence)
     climatology = {"climatology": {"year": year, "day": day}}
     return climatology | ({"calendar": {"year": min(year, 1), "day": min(day, 1)}} if year or day else {})
+
+
+def _choose_day(cadence: timedelta) -> int:
+    return 2 if cadence <= 3 * HOUR else 1 if cadence < 12 * HOUR else 0
+
+
+def _choose_year(cadence: timedelta, trained: timedelta, normalized: Path, windowed: Path) -> int:
+    """The harmonics of a year that describe the validation rows best; 0 where the training rows do not teach the cycle.
+
+    The rows have to show it as a whole: otherwise the waves oscillate freely after them, and may hit the validation
+    rows by chance.
+
+    Args:
+        trained: the time that the training rows cover.
+    """
+    day = _choose_day(cadence)
+    errors = {
+        year: measure_seasons(Harmonics(year=year, day=day), normalized, windowed)
+        for year in range(min(trained // YEAR, 2) + 1)
+    }
+    usable = {year: error for year, error in errors.items() if error and not (year and error.is_misleading)}
+    return min(usable, key=lambda year: usable[year].climatology, default=0)
+
+
+def _explain_no_year(trained: timedelta) -> str:
+    return (
+        "the training rows cover less than a year"
+        if trained < YEAR
+        else "it describes the validation rows worse than the mean of the training rows"
+    )
 
 
 def _choose_lengths(cadence: timedelta) -> tuple[timedelta, timedelta, timedelta]:

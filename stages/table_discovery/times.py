@@ -11,6 +11,7 @@ import polars as pl
 
 from problems.errors import RecastError
 from problems.source import EPOCHS, Rows
+from problems.wording import list_names
 from stages.table_discovery.text import list_text_columns
 from stages.tables.times import parse_written_times
 
@@ -112,7 +113,7 @@ def find_time(
     _check_few_unreadable(sample, candidates, describe_place)
     raise RecastError(
         f"{file}: no column holds times that can be read in all of its first {sample.height:,} rows; the columns are "
-        f"{', '.join(sample.columns)}. A year or a month alone is not a time, because years and months differ in "
+        f"{list_names(sample.columns)}. A year or a month alone is not a time, because years and months differ in "
         "length. If a column does hold times, write the section by hand and give their format in source.time_format"
     )
 

@@ -1,5 +1,6 @@
 """The cells of a source's rows as Polars expressions: names of series, numbers, and what may not be in a table."""
 
+import numpy as np
 import polars as pl
 
 from problems.problem import Problem
@@ -10,6 +11,10 @@ ONLY_SERIES = "all"
 
 UNDECODABLE = "\N{REPLACEMENT CHARACTER}"
 """Stands in a text for bytes that are not in the file's encoding."""
+
+
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+"""The largest number that fits into a normalized table and into a network, whose numbers have 32 bits."""
 
 
 def parse_series(rows: Rows) -> pl.Expr:
@@ -40,12 +45,21 @@ def null_missing_values(problem: Problem, feature: str) -> pl.Expr:
     return number.fill_nan(None).alias(feature)
 
 
-def is_wrong_number(rows: Rows, feature: str) -> pl.Expr:
-    """Whether a cell holds something that is neither a finite number nor a missing value."""
+def is_too_large(problem: Problem, feature: str, number: pl.Expr) -> pl.Expr:
+    """Whether a number does not fit into a table, and is not a sentinel either."""
+    # To Polars, NaN is larger than any number.
+    is_large = (number.abs() > LARGEST_NUMBER) & number.is_not_nan()
+    sentinels = problem.table.sentinels.get(feature)
+    return is_large & ~number.is_in(list(sentinels)) if sentinels else is_large
+
+
+def is_wrong_number(problem: Problem, rows: Rows, feature: str) -> pl.Expr:
+    """Whether a cell holds something that is neither a number that fits into a table nor a missing value."""
     number, column = parse_number(rows, feature), pl.col(feature)
+    too_large = is_too_large(problem, feature, number)
     if rows.frame.collect_schema()[feature] == pl.String:
-        return (column.str.strip_chars() != "") & ~(number.is_finite() | number.is_nan()).fill_null(False)
-    return number.is_infinite()
+        return (column.str.strip_chars() != "") & (number.is_null() | too_large)
+    return too_large
 
 
 def is_unnamed(series: pl.Expr) -> pl.Expr:

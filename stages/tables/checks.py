@@ -1,5 +1,6 @@
 """Checks of a source's columns and cells; every message names the file, the line and the fix."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,8 @@ import polars as pl
 from problems.errors import RecastError
 from problems.problem import Problem
 from problems.source import AGE_COLUMN, PLACE_COLUMN, Rows
-from stages.tables.cells import UNDECODABLE, is_unnamed, is_wrong_number, parse_series
+from problems.wording import list_names, shorten
+from stages.tables.cells import LARGEST_NUMBER, UNDECODABLE, is_unnamed, is_wrong_number, parse_number, parse_series
 from stages.tables.times import parse_time, parse_written_times
 
 
@@ -24,7 +26,7 @@ class CellCounts:
         impossible_times: rows whose time is null in UTC, which includes local times that the clock showed twice or
             never.
         unnamed_series: rows without a readable name of their series.
-        wrong: cells that are neither a finite number nor a missing value, by feature.
+        wrong: cells that are neither a number that fits into a table nor a missing value, by feature.
         sentinels: cells that hold a sentinel, by feature; features without sentinels are left out.
     """
 
@@ -61,7 +63,7 @@ def check_columns(rows: Rows, features: tuple[str, ...]) -> None:
             if len(columns) == 1 and (separator := re.search(r"[,;\t|]", columns[0])):
                 fix = f"The whole header is one column: is {separator[0]!r} the separator? (source.separator)"
             raise RecastError(
-                f"{name_first_file(rows)}: there is no column {column!r}; the columns are {', '.join(columns)}. {fix}"
+                f"{name_first_file(rows)}: there is no column {column!r}; the columns are {list_names(columns)}. {fix}"
             )
     time = schema[rows.time]
     if not (time in (pl.String, pl.Date, pl.Datetime) or (time.is_numeric() and rows.time_format)):
@@ -122,11 +124,16 @@ def refuse_wrong_cells(rows: Rows, problem: Problem, counts: CellCounts) -> None
         raise RecastError(f"{place}: column {rows.series!r}, which names the series, {fault}; fix the file")
     for feature in problem.table.features:
         if counts.wrong[feature]:
-            place, value = _find_first(rows, is_wrong_number(rows, feature), feature)
+            wrong = is_wrong_number(problem, rows, feature)
+            place, value = _find_first(rows, wrong, feature)
+            number = rows.frame.filter(wrong).select(parse_number(rows, feature)).head(1).collect().item()
+            fix = "fix the cell, or leave it empty"
             if UNDECODABLE in str(value):
                 fault, fix = f"has bytes that are not UTF-8 ({value!r})", "save the file as UTF-8"
+            elif number is not None and math.isfinite(number):
+                fault = f"holds {value!r}, which is too large: a table holds numbers up to {LARGEST_NUMBER:.2g}"
             else:
-                fault, fix = f"holds {value!r}, which is not a finite number", "fix the cell, or leave it empty"
+                fault = f"holds {value!r}, which is not a finite number"
             raise RecastError(
                 f"{place}: column {feature!r} {fault}; {fix} ({counts.wrong[feature]:,} such cells in this column)"
             )
@@ -135,4 +142,4 @@ def refuse_wrong_cells(rows: Rows, problem: Problem, counts: CellCounts) -> None
 def _find_first(rows: Rows, wrong: pl.Expr, column: str) -> tuple[str, Any]:
     """The place of the first wrong row, and its value in the column."""
     place, value = rows.frame.filter(wrong).select(PLACE_COLUMN, pl.col(column).alias("value")).head(1).collect().row(0)
-    return place, value
+    return place, shorten(value) if isinstance(value, str) else value

@@ -28,7 +28,9 @@ def explain_polars_errors(
     """
     try:
         yield
-    except pl.exceptions.PolarsError as error:
+    # Damaged Parquet files make Polars panic.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         if os.strerror(errno.ENOSPC) in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
-        raise RecastError(f"{find_fault(path) or f'{path}: {str(error).splitlines()[0]}'}; fix the file") from error
+        reason = f"cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        raise RecastError(f"{find_fault(path) or f'{path}: {reason}'}; fix the file") from error

@@ -13,7 +13,7 @@ import polars as pl
 
 from problems.problem import Problem
 from problems.source import AGE_COLUMN, Rows
-from stages.tables.cells import is_unnamed, null_missing_values, parse_number, parse_series
+from stages.tables.cells import is_too_large, is_unnamed, null_missing_values, parse_number, parse_series
 from stages.tables.checks import CellCounts, check_columns, refuse_wrong_cells
 from stages.tables.times import detect_time_format, mark_repeated_hours, parse_time, parse_written_times
 
@@ -199,11 +199,11 @@ def _write_as_read(rows: Rows, problem: Problem, file: Path) -> Tabulated:
     )
 
     def count_wrong(feature: str) -> pl.Expr:
-        infinite = pl.col(feature).is_infinite().sum().cast(pl.Int64)
+        too_large = is_too_large(problem, feature, pl.col(feature)).sum().cast(pl.Int64)
         if feature not in texts:
-            return infinite
+            return too_large
         filled = (pl.col(_helper_column(feature)) != "").sum().cast(pl.Int64)
-        return infinite + filled - pl.col(feature).count().cast(pl.Int64)
+        return too_large + filled - pl.col(feature).count().cast(pl.Int64)
 
     table = cells.select("time", "series", *age, *(null_missing_values(problem, feature) for feature in features))
     with _open_new_file(file) as out:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from datetime import datetime
 from typing import Literal
 
 import polars as pl
@@ -21,23 +22,33 @@ _WHOLE_SECONDS = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
 _WITH_ZONE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 
 
+_FIRST_TIME, _LAST_TIME = datetime(1, 1, 2), datetime(9999, 12, 30)
+"""Times outside are not read: not all parts of the software know other years. A day is left for the time zones."""
+
+
 def parse_time(rows: Rows) -> pl.Expr:
     """The time of a row in UTC; null where it cannot be read, or where the clock showed it twice or never."""
     return pl.coalesce(parse_written_times(rows)[0], _convert_local_time(rows))
 
 
 def parse_written_times(rows: Rows) -> tuple[pl.Expr, pl.Expr]:
-    """The time of a row as it is written.
+    """The time of a row as it is written; null where it cannot be read.
 
     Returns:
         The time in UTC where the cell names a time zone, else null; and the time that the local clock showed where the
         cell names none, else null.
     """
+    zoned, local = _parse_any_time(rows)
+    return _leave_out_far_times(zoned), _leave_out_far_times(local)
+
+
+def _parse_any_time(rows: Rows) -> tuple[pl.Expr, pl.Expr]:
+    """The two times of `parse_written_times`, of any year."""
     dtype, column = rows.frame.collect_schema()[rows.time], pl.col(rows.time)
     never = pl.lit(None, pl.Datetime("ms"))
     if rows.time_format in EPOCHS:
         ticks = column.cast(pl.Float64, strict=False) * EPOCHS[rows.time_format]
-        return ticks.round().cast(pl.Int64).cast(pl.Datetime("ms")), never
+        return ticks.round().cast(pl.Int64, strict=False).cast(pl.Datetime("ms")), never
     if isinstance(dtype, pl.Datetime) and dtype.time_zone:
         return _drop_zone(column), never
     if dtype in (pl.Date, pl.Datetime):
@@ -57,6 +68,10 @@ def parse_written_times(rows: Rows) -> tuple[pl.Expr, pl.Expr]:
     if not re.search("%[McsTRrX+]", rows.time_format):
         return never, (text + " 0").str.to_datetime(f"{rows.time_format} %M", strict=False, time_unit="ms")
     return never, text.str.to_datetime(rows.time_format, strict=False, time_unit="ms")
+
+
+def _leave_out_far_times(time: pl.Expr) -> pl.Expr:
+    return pl.when(time.is_between(_FIRST_TIME, _LAST_TIME)).then(time)
 
 
 def _drop_zone(time: pl.Expr) -> pl.Expr:

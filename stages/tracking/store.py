@@ -142,8 +142,9 @@ def _explain_first_errors() -> Iterator[None]:
     """
     try:
         yield
-    except RecastError:
-        raise
+    except RecastError as error:
+        # The message says already what to do about the database.
+        raise TrackingError(str(error), lasting=True) from error
     # Not only errors of MLflow: the driver of a database may be missing, and another program may answer at its address.
     except Exception as error:
         raise _explain(
@@ -158,8 +159,7 @@ def prepare_own_database() -> None:
     """Create the project's own database, or migrate it, unless it is complete.
 
     Raises:
-        TrackingError: it cannot be read or written.
-        RecastError: it has runs, but cannot be migrated, or is in use.
+        TrackingError: it cannot be read or written; or it has runs, but cannot be migrated, or is in use.
     """
     with _explain_first_errors():
         prepare_database(OWN_DATABASE)

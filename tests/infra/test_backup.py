@@ -1,13 +1,17 @@
 """A backup restores what it contains, in another folder too; a damaged one restores nothing."""
 
+import re
 import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 
+from infra.backup import back_up
+from problems.errors import RecastError
 from tests.support.checkout import Checkout, copy_database
 
 
@@ -62,3 +66,29 @@ def test_a_damaged_backup_is_refused_and_nothing_is_changed(finished: Checkout, 
     assert "lacks" in copied.recast("restore", str(folder), "--replace", status=1)
     assert "is not a backup" in copied.recast("restore", str(copied.file("demo.csv")), status=1)
     assert copied.file("mlruns/mlflow.db").read_bytes() == database
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("/dev/null/x.tar", "/dev/null is not a folder"),
+        ("/proc/x.tar", "cannot be written: "),
+        ("file/x.tar", "file is not a folder"),
+        ("file/x", "file is not a folder"),
+        (f"{'n' * 300}.tar", "File name too long"),
+        (f"{'n' * 250}.tar", "File name too long"),
+        (f"{'n' * 300}/x", "File name too long"),
+        ("/", "exists already"),
+        (".", "exists already"),
+        ("data/forecasts/x.tar", "is in data/forecasts, which is backed up itself"),
+        ("mlruns/artifacts/../artifacts/x", "is in mlruns/artifacts, which is backed up itself"),
+    ],
+)
+def test_a_place_that_cannot_hold_a_backup_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    with pytest.raises(RecastError, match=re.escape(message)) as raised:
+        back_up(Path(target))
+    assert "\n" not in str(raised.value)

@@ -3,9 +3,11 @@
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ import psutil
 import pytest
 from filelock import FileLock, Timeout
 
-from infra import server_process, servers
+from infra import s3, server_process, servers
 from infra.devices.slots import Slot, claim_slot, machine_slots, usable_cores
 from infra.devices.status import DeviceStatus, RunningBundle, running_grids, status_file
-from infra.processes import creation_time, find_process
+from infra.processes import creation_time, describe_listener, find_process
 from problems.errors import RecastError
 from project import paths
 from project.atomic import write_json
@@ -215,3 +217,70 @@ def test_the_status_of_a_killed_grid_is_removed_and_a_damaged_one_ignored(
         assert (grid.title, grid.queued, grid.running[0].label) == ("this grid", 2, "gru")
         assert not killed.exists()
     assert not running_grids()
+
+
+def test_a_checkout_keeps_its_ports_and_says_who_has_the_usual_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        server = replace(servers.MLFLOW, port=taken)
+        port = server_process.reserve_port(server)
+        assert port != taken
+        listener = describe_listener(taken)
+        assert listener
+        assert listener.startswith(f"process {os.getpid()} (`")
+        assert listener.endswith(f" in {tmp_path})")
+    # The usual port is free now, but links name the other one.
+    assert server_process.reserve_port(server) == port
+    assert describe_listener(taken) is None
+    for damaged in ("", "x", "0", "99999", "-1"):
+        server.port_file.write_text(damaged)
+        assert server_process.reserve_port(server) == taken
+        server.port_file.write_text(str(port))
+
+
+def test_a_server_that_was_stopped_is_at_the_same_address_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "import sys, http.server as h; h.test(h.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind='127.0.0.1')"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        server = server_process.Server(
+            "files",
+            "Files",
+            other.getsockname()[1],
+            lambda port: server_process.Launch((sys.executable, "-c", code, str(port))),
+            server_process.http_health_check("/"),
+        )
+        first = server_process.start(server)
+    server_process.stop(server)
+    again = server_process.start(server)
+    server_process.stop(server)
+    assert again == first == f"http://127.0.0.1:{server_process.reserve_port(server)}"
+
+
+def test_links_lead_to_mlflow_over_http_whether_it_runs_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    page = servers.mlflow_page("/experiments/1/runs/2")
+    assert page == f"http://127.0.0.1:{server_process.reserve_port(servers.MLFLOW)}/#/experiments/1/runs/2"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:hunter2@mlflow.example.org/")
+    assert servers.mlflow_page("/models/demo") == "https://mlflow.example.org/#/models/demo"
+
+
+@pytest.mark.parametrize(
+    "store", ["s3://id:hunter2@bucket", "s3://bucket/x?secret=hunter2", "s3://hunter2@bucket/x", "bucket", "s3://"]
+)
+def test_the_name_of_an_external_store_holds_no_keys(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(s3.EXTERNAL_STORE_VARIABLE, store)
+    with pytest.raises(RecastError, match="write s3://bucket or s3://bucket/prefix, without keys") as raised:
+        s3.external_store()
+    assert "hunter2" not in str(raised.value)
+    monkeypatch.setenv(s3.EXTERNAL_STORE_VARIABLE, "s3://team-models/recast/")
+    assert s3.external_store() == "s3://team-models/recast"

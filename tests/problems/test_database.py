@@ -159,3 +159,16 @@ def test_a_file_that_is_not_a_database_is_named(plant: Path, store: Path) -> Non
 def test_an_address_must_be_one(plant: Path, address: str) -> None:
     with pytest.raises(ValueError, match="write dialect://"):
         source(plant, address=address)
+
+
+def test_a_driver_that_refuses_the_address_is_named_without_its_secrets(
+    plant: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "hunter2")
+    monkeypatch.setenv("PORT", "hunter2")
+    with pytest.raises(RecastError, match=r"address: sqlite:.*timeout=\$\{TOKEN\} is refused: .*\$\{TOKEN\}") as raised:
+        fetch(source(plant, address=f"sqlite:///{plant}?timeout=${{TOKEN}}"), store)
+    assert "hunter2" not in str(raised.value)
+    with pytest.raises(RecastError, match="is not an address once its variables have their values") as raised:
+        fetch(source(plant, address="postgresql://reader@localhost:${PORT}/plant"), store)
+    assert "hunter2" not in str(raised.value)

@@ -1,20 +1,25 @@
-"""Compute the figures of a leaderboard once more, by other code, and compare them to six digits.
+"""Compute figures once more, by other code, and compare them to six digits.
 
     python -m tests.scenarios.recompute            # three small problems: a number, quantiles, several leads
-    python -m tests.scenarios.recompute ROOT NAME  # the leaderboard of a problem of a project that has run
+    python -m tests.scenarios.recompute ROOT NAME  # a problem of a project that has run
 
-It reads what `ingest` wrote (Polars), the weights (safetensors) and the leaderboard, and nothing else that Recast has
-computed. Normalisation, windows, forecasts (plain PyTorch), errors, skill scores, conformal intervals and the bootstrap
-are written here anew, from the definitions in docs/evaluation.md. It knows problems of one table with one series,
-without nulls, gaps, a calendar or a climatology, and the architectures persistence, dense, gru and lstm.
+The figures are those of a leaderboard and, where there are any, of the newest decision about a champion and of the
+monitor. The script reads what `ingest` wrote (Polars), the weights (safetensors), the log of forecasts (SQLite) and the
+figures, and nothing else that Recast has computed. Normalisation, windows, forecasts (plain PyTorch), errors, skill
+scores, conformal intervals and the bootstrap are written here anew, from the definitions in docs/evaluation.md. It
+knows problems of one table with one series, without nulls, gaps, a calendar or a climatology, and the architectures
+persistence, dense, gru and lstm.
 """
 
 import argparse
 import json
 import math
+import sqlite3
 import sys
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,8 @@ from tests.support import checkout
 
 Array = NDArray[np.float64]
 DIGITS = 6
+MONITORED_DAYS = 14
+"""The default of `monitor.window`."""
 HOURS = {"m": 1 / 60, "h": 1.0, "d": 24.0}
 
 
@@ -93,7 +100,8 @@ def forecast(kind: str, weights: dict[str, torch.Tensor], x: torch.Tensor, data:
         else:
             own = {name.rpartition(".")[2]: value for name, value in weights.items() if name.startswith("recurrent")}
             layer = {"gru": nn.GRU, "lstm": nn.LSTM}[kind](x.shape[2], own["weight_hh_l0"].shape[1], batch_first=True)
-            layer.load_state_dict(own)
+            # Recast's LSTM has one bias, as Keras's.
+            layer.load_state_dict({"bias_hh_l0": torch.zeros_like(own["bias_ih_l0"])} | own)
             y = nn.functional.linear(layer(x)[0][:, -1], *find_layer(weights, "output"))
     return y.reshape(len(x), leads, outputs).double().numpy()
 
@@ -152,32 +160,55 @@ class Comparison:
             self.differences.append(f"{title}: the leaderboard has {shown:.9g}, computed anew it is {computed:.9g}")
 
 
-def recompute(root: Path, name: str) -> Comparison:
+@dataclass(frozen=True)
+class Project:
+    """A problem of a project that has run.
+
+    Attributes:
+        quantiles: those that are forecast; empty: a number is.
+    """
+
+    root: Path
+    name: str
+    settings: dict[str, Any]
+    data: Data
+    quantiles: list[float]
+
+    @classmethod
+    def read(cls, root: Path, name: str) -> "Project":
+        settings = YAML(typ="safe").load((root / "params.yaml").read_text())
+        train = settings["train"]
+        quantiles = list(train.get("quantiles") or (0.1, 0.5, 0.9)) if train["loss"] == "pinball" else []
+        return cls(root, name, settings, cut_windows(root, name, settings["problems"][name]), quantiles)
+
+    def read_trial(self, key: str) -> dict[str, Any]:
+        trial: dict[str, Any] = json.loads((self.root / f"trials/{self.name}/{key}/trial.json").read_text())
+        return trial
+
+    def forecast(self, key: str | None) -> dict[str, Array]:
+        """The answers of a trial by split; None: of persistence."""
+        kind = self.read_trial(key)["architecture"] if key else "persistence"
+        file = self.root / f"trials/{self.name}/{key}/weights.safetensors"
+        weights = load_file(file) if kind != "persistence" else {}
+        outputs = max(1, len(self.quantiles))
+        answers = {split: forecast(kind, weights, x, self.data, outputs) for split, x in self.data.x.items()}
+        if kind == "persistence" and self.quantiles:
+            errors = answers["validation"][..., 0] - self.data.y["validation"]
+            answers = {split: spread_baseline(values, errors, self.quantiles) for split, values in answers.items()}
+        return answers
+
+
+def check_leaderboard(comparison: Comparison, project: Project) -> None:
     """Compare every figure of the table, the intervals and the bootstrap of a leaderboard."""
-    settings = YAML(typ="safe").load((root / "params.yaml").read_text())
+    root, name, data, quantiles = project.root, project.name, project.data, project.quantiles
     board = json.loads((root / f"data/evaluate/{name}/leaderboard.json").read_text())
-    problem, train = settings["problems"][name], settings["train"]
-    quantiles = list(train.get("quantiles") or (0.1, 0.5, 0.9)) if train["loss"] == "pinball" else []
     selection = board["measures"][0]["name"]
-    data = cut_windows(root, name, problem)
-    outputs = max(1, len(quantiles))
     listed = json.loads((root / f"data/train/{name}/trials.json").read_text())
-    trials = [json.loads((root / f"trials/{name}/{trial['key']}/trial.json").read_text()) for trial in listed]
-    comparison = Comparison()
+    trials = [project.read_trial(trial["key"]) for trial in listed]
     answers: dict[tuple[str, int], dict[str, Array]] = {}
     for trial in trials:
-        file = root / f"trials/{name}/{trial['key']}/weights.safetensors"
-        weights = load_file(file) if trial["architecture"] != "persistence" else {}
-        own = {split: forecast(trial["architecture"], weights, x, data, outputs) for split, x in data.x.items()}
-        if not weights and quantiles:
-            errors = own["validation"][..., 0] - data.y["validation"]
-            own = {split: spread_baseline(values, errors, quantiles) for split, values in own.items()}
-        answers[trial["configuration"], trial["seed"]] = own
-    reference = next(
-        measure(own["test"], data.y["test"], quantiles)
-        for (configuration, _), own in answers.items()
-        if configuration == "persistence"
-    )
+        answers[trial["configuration"], trial["seed"]] = project.forecast(trial["key"])
+    reference = measure(project.forecast(None)["test"], data.y["test"], quantiles)
     losses: dict[str, Array] = {}
     for row in board["rows"]:
         label = row["configuration"]
@@ -198,8 +229,9 @@ def recompute(root: Path, name: str) -> Comparison:
         _check_intervals(comparison, label, row["intervals"], seeds, data, quantiles)
         losses[label] = np.mean([_score(own["test"], data.y["test"], quantiles) for own in seeds], axis=0)
     if board["comparison"]:
-        _check_bootstrap(comparison, board, losses, settings["evaluate"]["bootstrap"], data)
-    return comparison
+        bootstrap = project.settings["evaluate"]["bootstrap"]
+        difference = (losses[board["best"]] - losses[board["runner_up"]]) * data.scale
+        _check_bootstrap(comparison, board["comparison"], difference, bootstrap, bootstrap["level"], data)
 
 
 def _score(answers: Array, targets: Array, quantiles: list[float]) -> Array:
@@ -248,10 +280,14 @@ def _check_intervals(
 
 
 def _check_bootstrap(
-    comparison: Comparison, board: dict[str, Any], losses: dict[str, Array], settings: dict[str, Any], data: Data
+    comparison: Comparison,
+    shown: dict[str, Any],
+    difference: Array,
+    settings: dict[str, Any],
+    level: float,
+    data: Data,
 ) -> None:
-    """Compare the difference of the best two with its confidence interval: a moving-block bootstrap of the windows."""
-    difference = (losses[board["best"]] - losses[board["runner_up"]]) * data.scale
+    """Compare a mean difference with its confidence interval: a moving-block bootstrap of the windows."""
     block = max(1, min(max(read_rows(settings["block"]), data.horizon), len(difference) // 4))
     sums = np.array([difference[i : i + block].sum() for i in range(len(difference) - block + 1)])
     generator = np.random.default_rng(0)
@@ -259,12 +295,71 @@ def _check_bootstrap(
     means = [
         sums[generator.integers(len(sums), size=drawn)].sum() / (drawn * block) for _ in range(settings["resamples"])
     ]
-    low, high = np.quantile(means, [(1 - settings["level"]) / 2, (1 + settings["level"]) / 2])
-    shown = board["comparison"]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     comparison.check("difference", shown["difference"], float(difference.mean()))
     comparison.check("lower end of its interval", shown["low"], float(low))
     comparison.check("upper end of its interval", shown["high"], float(high))
     comparison.check("share of resamples", shown["better"], float((np.array(means) < 0).mean()))
+
+
+def check_decision(comparison: Comparison, project: Project) -> None:
+    """Compare the errors and the bootstrap of the newest decision about a champion, if there is one."""
+    files = (project.root / f"data/champion/{project.name}/decisions").glob("*/decision.json")
+    newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
+    if newest is None:
+        return
+    decision, data = json.loads(newest.read_text()), project.data
+    losses = {}
+    for role in ("challenger", "champion"):
+        answers = project.forecast(decision[role]["key"])["test"]
+        measures = measure(answers, data.y["test"], project.quantiles)
+        losses[role] = _score(answers, data.y["test"], project.quantiles)
+        comparison.check(f"{role} MAE", decision[role]["mae"], measures["mae"] * data.scale)
+        comparison.check(f"{role} error", decision[role]["error"], float(losses[role].mean()) * data.scale)
+    level = project.settings.get("retrain", {}).get("level", 0.95)
+    difference = (losses["challenger"] - losses["champion"]) * data.scale
+    bootstrap = project.settings["evaluate"]["bootstrap"]
+    _check_bootstrap(comparison, decision["comparison"], difference, bootstrap, level, data)
+
+
+def check_monitor(comparison: Comparison, project: Project) -> None:
+    """Compare the errors, the skill and the coverage of each day and version that the monitor has noted, if any."""
+    file = project.root / f"data/monitor/{project.name}/history.parquet"
+    if not file.exists():
+        return
+    table = pl.read_parquet(project.root / f"data/ingest/{project.name}/table.parquet")
+    target = project.settings["problems"][project.name]["table"]["target"]
+    observed = dict(table.select("time", target).iter_rows())
+    days: dict[tuple[int, date], list[dict[str, float]]] = {}
+    with closing(sqlite3.connect(project.root / f"data/forecasts/{project.name}.db")) as log:
+        rows = log.execute("select model_version, origin, target_time, forecast, intervals from forecasts").fetchall()
+    for version, origin, target_time, forecast_value, intervals in rows:
+        moments = [datetime(1970, 1, 1) + timedelta(milliseconds=moment) for moment in (origin, target_time)]
+        last, value = (observed.get(moment) for moment in moments)
+        if last is None or value is None:
+            continue
+        figures = {"mae": abs(forecast_value - value), "persistence_mae": abs(last - value)}
+        for level, (low, high) in json.loads(intervals).items():
+            figures[f"coverage_{level}"] = float(low <= value <= high)
+        days.setdefault((version, moments[1].date()), []).append(figures)
+    for row in pl.read_parquet(file).iter_rows(named=True):
+        covered = [row["day"] - timedelta(days=back) for back in range(MONITORED_DAYS)]
+        figures_of_days = [figures for day in covered for figures in days.get((row["model_version"], day), ())]
+        title = f"version {row['model_version']} on {row['day']}"
+        comparison.check(f"{title}: forecasts", row["forecasts"], len(figures_of_days))
+        means = {key: float(np.mean([one[key] for one in figures_of_days])) for key in figures_of_days[0]}
+        for key, computed in means.items():
+            comparison.check(f"{title}: {key}", row[key], computed)
+        comparison.check(f"{title}: skill", row["mae_skill"], 1 - means["mae"] / means["persistence_mae"])
+
+
+def recompute(root: Path, name: str) -> Comparison:
+    """Compare all figures of a problem that this script knows."""
+    comparison, project = Comparison(), Project.read(root, name)
+    check_leaderboard(comparison, project)
+    check_decision(comparison, project)
+    check_monitor(comparison, project)
+    return comparison
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -286,9 +381,17 @@ def main(root: Path | None, name: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for title, changes in VARIANTS.items():
             project = checkout.make_checkout(Path(folder) / title.replace(" ", "-"))
-            project.settings(**changes, grid__architectures=GRID)
+            project.settings(**changes, grid__architectures=GRID, retrain={"windows": 50, "slice_windows": 10})
             try:
                 project.recast("run")
+                status |= _report(f"{title}, with baselines", recompute(project.root, "demo"))
+                # The best on validation is a network, and becomes the champion whatever the comparison says.
+                project.settings(grid__architectures={name: axes for name, axes in GRID.items() if axes})
+                project.recast("retrain", "demo")
+                project.recast("promote", "demo", "1")
+                # The rows are of 2020, so the forecasts are stale: the status says so.
+                project.run(sys.executable, "-m", "flows", "predict", "demo", "--all", status=None)
+                project.recast("monitor", "demo")
             finally:
                 project.recast("down")
             status |= _report(title, recompute(project.root, "demo"))

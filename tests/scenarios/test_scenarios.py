@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra import postgres
-from tests.scenarios import kill_repeatedly, outages, partition, replay
+from tests.scenarios import full_disk, kill_at_writes, kill_repeatedly, outages, partition, recompute, replay
 from tests.support.commands import SESSION
 
 pytestmark = pytest.mark.long
@@ -29,6 +29,21 @@ def new_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_grid_that_is_killed_again_and_again_loses_nothing() -> None:
     kill_repeatedly.main(times=5, epochs=250, longest=25.0, seed=0)
+
+
+@pytest.mark.parametrize("command", kill_at_writes.ATTACKS)
+def test_a_command_killed_at_its_writes_ends_as_if_nothing_had_happened(command: str) -> None:
+    kill_at_writes.main([command], times=3, seed=0)
+
+
+@needs_root
+@pytest.mark.parametrize("command", full_disk.COMMANDS)
+def test_a_command_on_a_full_disk_ends_with_the_reason_and_can_be_run_again(command: str) -> None:
+    full_disk.main([command], sizes=4, seconds=60.0)
+
+
+def test_other_code_computes_the_same_figures() -> None:
+    assert recompute.main(None, "demo") == 0
 
 
 @needs_postgres

@@ -17,6 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from problems.errors import RecastError
+from problems.files import tables
 from problems.problem import Problem
 from problems.sources.jena import ARCHIVE_VARIABLE
 from problems.sources.table import TableSource
@@ -531,3 +532,80 @@ def test_a_full_disk_is_said_as_the_system_says_it(tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="No space left on device") as raised:
         ingest_csv(tmp_path, HOURS)
     assert raised.value.filename == str(tmp_path / "ingest" / "weather")
+
+
+@pytest.mark.parametrize("number", ["1e300", "-1e39", "3.5e38", "1.7976931348623157e308"])
+@pytest.mark.parametrize("parquet", [False, True])
+def test_a_number_that_fits_into_no_network_names_the_line(tmp_path: Path, number: str, parquet: bool) -> None:
+    """Squares of such numbers are infinite, and so would be the table that is made of them."""
+    text = HOURS + f"2020-01-01 03:00,{number}\n2020-01-01 04:00,1e38\n"
+    if parquet:
+        file = tmp_path / "rows.parquet"
+        pl.read_csv(text.encode()).write_parquet(file)
+        with pytest.raises(RecastError) as raised:
+            run_ingest(make_problem({"kind": "table", "path": str(file), "time": "t"}, ["x"]), tmp_path)
+        message = str(raised.value)
+        assert "rows.parquet, row 4: column 'x' holds" in message
+    else:
+        message = get_refusal(tmp_path, text)
+        assert f"rows.csv, line 5: column 'x' holds '{number}'" in message
+    assert "which is too large: a table holds numbers up to 3.4e+38; fix the cell, or leave it empty (1 such" in message
+
+
+@pytest.mark.parametrize("number", ["1e300", "inf", "-1.7976931348623157e308"])
+def test_a_sentinel_may_be_as_large_as_it_likes(tmp_path: Path, number: str) -> None:
+    table, quality = ingest_csv(tmp_path, HOURS + f"2020-01-01 03:00,{number}\n", sentinels={"x": [float(number)]})
+    assert table["x"].to_list() == [1, 2, 3, None]
+    assert quality.columns["x"].sentinels == 1
+
+
+@pytest.mark.parametrize(
+    ("time", "source"),
+    [
+        ("-0001-01-01 00:00", {}),
+        ("9999-12-31 23:59", {}),
+        ("+99999-01-01T00:00:00Z", {}),
+        ("1e18", {"time_format": "epoch s"}),
+        ("1e300", {"time_format": "epoch s"}),
+        ("nan", {"time_format": "epoch ms"}),
+        ("-1e15", {"time_format": "epoch ms"}),
+    ],
+)
+def test_a_time_that_no_calendar_has_names_the_line(tmp_path: Path, time: str, source: dict[str, str]) -> None:
+    text = f"t,x\n0,1\n3600,2\n{time},3\n" if source else f"{HOURS}{time},3\n"
+    message = get_refusal(tmp_path, text, source=source)
+    assert f"rows.csv, line {4 if source else 5}: column 't' holds {time!r}, which is not a time" in message
+
+
+@pytest.mark.parametrize("key", ["separator", "encoding", "skip_lines"])
+def test_what_no_file_can_be_read_with_is_refused(key: str) -> None:
+    values = {"separator": ["é", '"', "\n", "5", ""], "encoding": ["zlib", "hex", "a\0b"], "skip_lines": [2**63, -1]}
+    for value in values[key]:
+        with pytest.raises(ValueError, match=key):
+            make_problem({"kind": "table", "path": "a.csv", "time": "t", key: value}, ["x"])
+
+
+@pytest.mark.parametrize("path", ["~nobody_of_this_name/x.csv", "n" * 300, "a\0b", f"{'n' * 300}/*.csv", "n/" * 3000])
+def test_a_path_where_no_file_can_be_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(
+        RecastError, match=r"problems\.weather\.source\.path: .*correct it|names no CSV or Parquet file"
+    ):
+        run_ingest(make_problem({"kind": "table", "path": path, "time": "t"}, ["x"]), tmp_path)
+
+
+@pytest.mark.parametrize("source", [{}, {"separator": " "}, {"encoding": "utf-16"}, {"skip_lines": 3}])
+@pytest.mark.parametrize("content", [*(part * (2 << 20) for part in (b"x", b"x,", b"\0")), b"x\n" + b"y" * (2 << 20)])
+def test_a_line_that_is_no_row_is_refused_in_a_short_message(
+    tmp_path: Path, content: bytes, source: dict[str, Any]
+) -> None:
+    assert len(get_refusal(tmp_path, content, source=source)) < 5000
+
+
+def test_a_file_that_unpacks_to_far_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "HARMLESS_BYTES", 1 << 16)
+    file = tmp_path / "rows.csv.gz"
+    file.write_bytes(gzip.compress(HOURS.encode() + b"\n" * (1 << 18)))
+    with pytest.raises(RecastError, match=r"rows\.csv\.gz: it unpacks to more than 200 times its size"):
+        run_ingest(make_problem({"kind": "table", "path": str(file), "time": "t"}, ["x"]), tmp_path)
+    monkeypatch.setattr(tables, "HARMLESS_BYTES", 1 << 20)
+    assert run_ingest(make_problem({"kind": "table", "path": str(file), "time": "t"}, ["x"]), tmp_path)

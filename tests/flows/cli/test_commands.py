@@ -275,6 +275,7 @@ def test_the_fallback_is_told_in_plain_words(finished: Checkout, tmp_path: Path)
     assert "http://127.0.0.1:9/jena.zip" in checkout.recast("run", status=1, JENA_ARCHIVE="")
     printed = checkout.recast("run", "--fallback", "demo", JENA_ARCHIVE="")
     assert "Running demo instead" in printed
+    assert "Not run: gone. `recast run gone` does it" in printed
     assert checkout.file("data/evaluate/demo/report.html").exists()
     assert not checkout.file("data/evaluate/gone").exists()
     assert "failed to reproduce 'ingest@gone'" in checkout.dvc("repro", status=255, JENA_ARCHIVE="")

@@ -571,3 +571,160 @@ def test_a_file_that_would_spoil_the_settings_changes_nothing(tmp_path: Path, te
 def test_every_file_of_grids_fits_the_settings(file: Path, tmp_path: Path) -> None:
     shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
     assert overlay_settings(file, tmp_path / "params.yaml")
+
+
+SECRET_PLACES: list[tuple[tuple[str, ...], Any]] = [
+    (("problems", "nyc", "title"), "from https://ann:hunter2@host/x"),
+    ((*JENA, "source"), {"kind": "database", "address": "mysql://h/d?password=hunter2", "query": "q", "time": "t"}),
+    ((*JENA, "source"), {"kind": "database", "address": "mysql://ann:hun/ter2@h/d", "query": "q", "time": "t"}),
+    ((*JENA, "source"), {"kind": "database", "address": "sqlite:///x", "query": "dblink('pwd=hunter2')", "time": "t"}),
+    ((*JENA, "source"), {"kind": "jena", "mirrors": ["https://host/?token=hunter2"]}),
+    ((*JENA, "fresh"), {"kind": "http", "url": "https://host/x.csv?api_key=hunter2"}),
+    ((*JENA, "fresh"), {"kind": "http", "url": ["https://host/x.csv", "https://ann:hunter2@host/x.csv"]}),
+    (("runner", "address"), "ray://ann:hunter2@host:10001"),
+    (("train", "epochs"), "postgresql://ann:hunter2@host"),
+    (("problems", "https://ann:hunter2@host"), {}),
+    (("https://host?sig=hunter2",), {}),
+]
+
+
+@pytest.mark.parametrize(("keys", "value"), SECRET_PLACES)
+def test_a_password_is_refused_wherever_it_is_and_not_shown(
+    read: Callable[[Any], Settings], keys: tuple[str, ...], value: Any
+) -> None:
+    with pytest.raises(RecastError, match="a password must not stand in the file: write") as raised:
+        read(edited(keys, value))
+    assert "hunter2" not in str(raised.value)
+    assert "ter2" not in str(raised.value)
+
+
+def test_a_password_may_come_from_the_environment(read: Callable[[Any], Settings]) -> None:
+    fresh = {"kind": "http", "url": "https://ann:${PASSWORD}@host/x.csv?token=${TOKEN}"}
+    source = {"kind": "table", "path": "x.csv", "time": "t"}
+    changed = edited((*JENA, "source"), source)
+    changed["problems"]["jena"]["fresh"] = fresh
+    assert read(changed).problems["jena"].model_dump()["fresh"]["url"] == fresh["url"]
+
+
+def repeat_aliases(first: str, repeated: str) -> str:
+    """Lines each of which stands for nine times the one before it."""
+    names = ["a", *(f"b{i}" for i in range(12))]
+    lines = [repeated.format(", ".join([f"*{before}"] * 9)) for before in names]
+    return "\n".join(
+        [f"a: &a {first}", *(f"{name}: &{name} {line}" for name, line in zip(names[1:], lines, strict=False))]
+    )
+
+
+BOMB, MERGE_BOMB = repeat_aliases("[1, 2, 3]", "[{}]"), repeat_aliases("{x: 1}", "{{<<: [{}]}}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: &a {b: *a}", r"params\.yaml, line 1: \*a stands for something that contains it; write it out"),
+        ("a: &a\n- 1\n- [*a]", r"params\.yaml, line 3: \*a stands for something that contains it"),
+        ("a: " + "[" * 5000, r"params\.yaml, line 1: nested more than 50 levels deep"),
+        ("a: " + "{a: " * 100_000, r"params\.yaml, line 1: nested more than 50 levels deep"),
+        ("\n".join(f"{'  ' * i}a:" for i in range(2000)), r"params\.yaml, line 50: nested more than 50 levels deep"),
+        (BOMB, r"params\.yaml, line \d+: the file has more than 100,000 values, with its aliases written out"),
+        (MERGE_BOMB, r"the file has more than 100,000 values"),
+        ("a: [" + "1, " * 200_000 + "1]", r"the file has more than 100,000 values"),
+        ("a: 2020-13-45", r"params\.yaml: not valid YAML: month must be in 1..12"),
+        ("a: " + "9" * 5000, r"params\.yaml: (not valid YAML|a: the number is too large)"),
+        ("a: 0x" + "f" * 5000, r"params\.yaml: a: the number is too large"),
+        ("2020-01-01: 1", r"params\.yaml: 2020-01-01: a key must be text; put it in quotes"),
+        ("{[1, 2]: 3}", r"params\.yaml"),
+        ("a: *b", r"params\.yaml, line 1, column 4: not valid YAML: found undefined alias"),
+        ("a: 1\n---\nb: 2", r"params\.yaml, line 2, column 1: not valid YAML"),
+    ],
+    ids=lambda part: str(part)[:30],
+)
+def test_a_file_that_would_take_for_ever_or_break_the_parser_is_refused(
+    read: Callable[[Any], Settings], content: str, message: str
+) -> None:
+    with pytest.raises(RecastError, match=message):
+        read(content)
+
+
+def test_an_alias_may_save_writing(read: Callable[[Any], Settings]) -> None:
+    text = yaml(document()).replace('"problems": {"jena": {', '"problems": {"jena": &jena {')
+    station = json.dumps(document()["problems"]["station"])
+    assert read(text.replace(station, "*jena")).problems["station"] == read(text).problems["jena"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        ((*JENA, "source", "kind"), {"a": 1}, "problems.jena.source.kind: must be one of database, jena, nyc, que"),
+        ((*JENA, "source", "kind"), ["jena"], "problems.jena.source.kind: must be one of database, jena, nyc, que"),
+        ((*JENA, "source", "kind"), None, "problems.jena.source.kind: missing; it must be one of database, jena"),
+        ((*JENA, "source"), "jena", "problems.jena.source: must be"),
+        ((*JENA,), [1], "problems.jena: must be"),
+        ((*JENA, "split"), {"kind": {"a": 1}}, "problems.jena.split"),
+        ((*JENA, "fresh"), {"kind": {"a": 1}}, "problems.jena.fresh.kind: must be one of"),
+        (("runner", "kind"), {"a": 1}, "runner.kind: must be"),
+        (("problems", "n" * 300), {}, "must be at most 100 characters long"),
+        (("problems", "station", "source"), {"kind": "station", "rows": 10**15}, "problems.station.source"),
+        (("problems", "station", "source"), {"kind": "station", "years": 1e300}, "problems.station.source"),
+        ((*JENA, "window", "lookback"), "99999999999999d", "problems.jena.window.lookback"),
+        ((*JENA, "window", "lookback"), "1e5d", "problems.jena.window.lookback"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(
+    read: Callable[[Any], Settings], keys: tuple[str, ...], value: Any, message: str
+) -> None:
+    with pytest.raises(RecastError) as raised:
+        read(edited(keys, value))
+    assert message in str(raised.value)
+
+
+# How `run` may be written, and what follows it.
+RUN_LISTS = {
+    "flow": "run: [jena]   # these\n",
+    "block": "run:\n- jena\n- nyc   # the second\n",
+    "block with a comment": "run:   # these\n  - jena   # the first\n  - nyc\n",
+    "block with comments between": "run:   # these\n  # of old\n  - jena\n  # of the package\n  - nyc\n\n# next\n",
+    "block below a comment": "run:\n  # these\n  - jena\n  - nyc\n",
+    "block below a comment at the margin": "run:\n# these\n- jena   # first\n- nyc\n",
+    "flow over lines": "run: [jena,   # the first\n  nyc]\n",
+    "one": "run:  # only this\n- jena\n\n\n# next: the problems\n",
+}
+
+
+@pytest.mark.parametrize("name", RUN_LISTS)
+@pytest.mark.parametrize("part", ["run: [jena, nyc, station]", "run: [nyc]", "run:\n- station   # new\n"])
+def test_a_list_keeps_its_style_and_its_comments(tmp_path: Path, name: str, part: str) -> None:
+    """What `recast use` and `recast new` write is YAML however the file is written, and nothing else is changed."""
+    sections = "\n".join(f"{json.dumps(key)}: {yaml(value)}" for key, value in document().items() if key != "run")
+    whole, other = tmp_path / "params.yaml", tmp_path / "part.yaml"
+    whole.write_text(RUN_LISTS[name] + sections, encoding="utf-8")
+    other.write_text(part, encoding="utf-8")
+    before = load_settings(whole)
+    overlay_settings(other, whole)
+    after, text = load_settings(whole), whole.read_text(encoding="utf-8")
+    assert after == before.model_copy(update={"run": tuple(YAML(typ="safe").load(part)["run"])})
+    for comment in ("# these", "# next", "# next: the problems"):
+        assert (comment in text) == (comment in RUN_LISTS[name]), text
+    # Blank lines, and comments about what follows, are still before it.
+    *_, following = RUN_LISTS[name].rpartition("\n\n")
+    if "# next" in following:
+        assert f'{following}"problems"' in text, text
+
+
+def test_a_section_with_a_comment_may_become_a_single_value(tmp_path: Path) -> None:
+    whole, part = tmp_path / "params.yaml", tmp_path / "part.yaml"
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    block = "\n    split:   # by hand\n      train: 0.6\n      validation: 0.2\n"
+    whole.write_text(re.sub(r"\n    split: .*\n", block, text, count=1), encoding="utf-8")
+    assert load_settings(whole).problems["jena"].split == FractionSplit(train=0.6, validation=0.2)
+    for written, meant in SPLITS[:3]:
+        part.write_text(f"problems: {{jena: {{split: {json.dumps(written)}}}}}\n", encoding="utf-8")
+        overlay_settings(part, whole)
+        assert load_settings(whole).problems["jena"].split == meant
+        assert "# by hand" in whole.read_text(encoding="utf-8")
+
+
+def test_what_is_not_a_file_is_named(tmp_path: Path) -> None:
+    for file, reason in ((tmp_path, "Is a directory"), (tmp_path / ("n" * 300), "File name too long")):
+        with pytest.raises(RecastError, match=f"cannot be read: {reason}"):
+            parse_settings(file)

@@ -1,7 +1,10 @@
 """`recast new`: the problem that it proposes for any file, and its messages where it cannot propose one."""
 
+import gzip
 import itertools
 import math
+import os
+import random
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -479,3 +482,84 @@ def test_a_column_that_changes_only_below_the_sample_is_used(tmp_path: Path) -> 
     always = ["state" if i == 0 else "1" for i in range(len(lines))]
     lines = [f"{line.rpartition(',')[0]},{cell}" for line, cell in zip(lines, always, strict=True)]
     assert propose_for(tmp_path, "\n".join(lines) + "\n").section["table"]["features"] == ["level", "flow"]
+
+
+BOMB = gzip.compress(b"\0" * (8 << 20))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("river.csv", b"x" * (2 << 20), "its first line has more than 1,048,576 bytes"),
+        ("river.csv", b"x," * (1 << 20), "its first line has more than 1,048,576 bytes"),
+        ("river.csv.gz", BOMB, "its first line has more than 1,048,576 bytes"),
+        ("river.csv.gz", BOMB[:-20], "its first line has more than 1,048,576 bytes|not a whole gzip file"),
+        ("river.csv.gz", b"when,x\n", "not a whole gzip file"),
+        ("river.csv", b"\xff\xfe \x00\n\x00 \x00\n\x00", "its first 2 lines are empty"),
+        ("river.csv", ("a,b\n" + "x" * 200_000 + ",1\n").encode(), "no column holds times|no columns"),
+        ("river.parquet", b"PAR1" * 9, "not a readable table"),
+    ],
+)
+def test_what_cannot_be_a_table_is_refused_in_a_short_message(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    refusal = get_refusal(tmp_path, content, name=name)
+    assert re.search(message, refusal), refusal
+    assert len(refusal) < 1000
+
+
+def test_numbers_near_the_largest_one_are_refused(tmp_path: Path) -> None:
+    header, *rows = make_csv().splitlines()
+    lines = [re.sub(",[-.0-9]+,", f",{i % 7 + 1}e300,", row) for i, row in enumerate(rows)]
+    message = get_refusal(tmp_path, "\n".join([header, *lines]))
+    assert "river.csv, line 2: column 'level' holds '1e300', which is too large" in message
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "../river", "River", "", "a/b", "~"])
+def test_a_name_that_no_folder_can_have_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    (tmp_path / "river.csv").write_text(make_csv())
+    with pytest.raises(RecastError, match="write at most 100 small letters, digits and _"):
+        propose_problem(str(tmp_path / "river.csv"), name)
+
+
+def test_the_name_of_a_file_may_be_longer_than_that_of_a_problem(tmp_path: Path) -> None:
+    file = tmp_path / f"{'n' * 240}.csv"
+    file.write_text(make_csv())
+    assert propose_problem(str(file)).name == "n" * 100
+
+
+def test_a_name_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    file.write_text(make_csv())
+    with pytest.raises(RecastError, match="this name has bytes that are not UTF-8; rename the file or the folder"):
+        propose_problem(str(file))
+
+
+def write_daily(folder: Path, days: int, values: list[float]) -> Proposal:
+    lines = [f"{START + i * timedelta(days=1):%Y-%m-%d},{values[i]:.2f}" for i in range(days)]
+    return propose_for(folder, "\n".join(["day,level", *lines]) + "\n", "levels.csv")
+
+
+@pytest.mark.parametrize(("days", "years"), [(400, 0), (900, 1), (1500, 2)])
+def test_a_yearly_cycle_is_proposed_where_the_training_rows_show_it(tmp_path: Path, days: int, years: int) -> None:
+    noise = random.Random(0)
+    turns = [2 * math.pi * i / 365.25 for i in range(days)]
+    values = [10 * math.sin(turn) + 4 * math.sin(2 * turn) + noise.gauss(0, 1) for turn in turns]
+    proposal = write_daily(tmp_path, days, values)
+    table = proposal.section["table"]
+    assert table["climatology"] == {"year": years, "day": 0}
+    assert ("calendar" in table) == bool(years)
+    guess = proposal.guesses.get(("table", "climatology"), "")
+    assert guess == ("" if years else "no yearly cycle: the training rows cover less than a year")
+
+
+def test_no_yearly_cycle_is_proposed_where_the_validation_rows_do_not_show_it(tmp_path: Path) -> None:
+    noise = random.Random(0)
+    level, values = 0.0, []
+    for _ in range(1500):
+        level += noise.gauss(0.1, 1)
+        values.append(level)
+    proposal = write_daily(tmp_path, 1500, values)
+    assert proposal.section["table"]["climatology"] == {"year": 0, "day": 0}
+    assert "calendar" not in proposal.section["table"]
+    assert "no yearly cycle" in proposal.guesses["table", "climatology"]
