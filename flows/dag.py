@@ -13,7 +13,7 @@ from typing import Any
 
 from dvc.config import NoRemoteError
 from dvc.dvcfile import LOCK_FILE
-from dvc.exceptions import ConfirmRemoveError, DvcException
+from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.repo.experiments.refs import ExpRefInfo
@@ -147,8 +147,7 @@ def restore_from_cache(repo: Repo, stage: Any) -> bool:
     """Restore the outputs of a stage for the present state of its dependencies; False: DVC does not have them."""
     try:
         repo.stage_cache.restore(stage)
-    # What a run that was killed has left is in the way, and DVC does not have it: the stage replaces it.
-    except (RunCacheNotFoundError, ConfirmRemoveError):
+    except RunCacheNotFoundError:
         return False
     return True
 

@@ -40,6 +40,7 @@ from project.progress import console, list_running_stages, show_progress, show_s
 from project.settings.loading import load_settings
 from project.settings.runners import RUNNERS
 from project.settings.sections import Settings
+from project.tables import keep_tables
 from project.timings import time_phase
 from stages.evaluation import leaderboard
 from stages.training.expansion import list_trials
@@ -83,7 +84,7 @@ def stage_task(name: str, sequence: list[str], forced: bool, is_fresh: bool = Fa
             return Completed(name=RESTORED)
         _check_code(stage)
         command = str(stage.cmd)
-    with show_stage(name):
+    with show_stage(name), keep_tables(name):
         _run_command(command)
     with time_phase("record"), open_repository(RECORD_PATIENCE_SECONDS) as repo:
         (stage,) = repo.stage.collect(name)

@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from problems.errors import RecastError
 from project.disk import explain_disk_errors
 from project.lock import hold_pipeline_lock
 from project.paths import INTERRUPTED_RESTORE, require_root
+from project.tables import keep_tables
 
 
 def run_stage(stage: Callable[[str], None]) -> None:
@@ -19,7 +21,7 @@ def run_stage(stage: Callable[[str], None]) -> None:
         require_root()
         if INTERRUPTED_RESTORE.exists():
             raise RecastError(f"{INTERRUPTED_RESTORE}: a restore was interrupted; `recast status` completes it")
-        with explain_disk_errors(), hold_pipeline_lock():
+        with explain_disk_errors(), hold_pipeline_lock(), keep_tables(f"{Path(sys.argv[0]).stem}@{problem}"):
             stage(problem)
     except RecastError as error:
         sys.exit(f"error: {error}")
