@@ -20,7 +20,7 @@ def attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         YAML().dump(SETTINGS, file)
     attempts: list[str] = []
 
-    def fail() -> None:
+    def fail(**_: bool) -> None:
         attempts.append("connect")
         if len(attempts) > 12:
             raise KeyboardInterrupt
