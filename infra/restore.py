@@ -111,13 +111,6 @@ def _prepare(source: Path, replace: bool) -> Backup:
         RecastError: see `restore`.
     """
     name = profile.read_profile().name
-    if running := [server.title for server in SERVERS if server not in (POSTGRES, S3) and running_address(server)]:
-        raise RecastError(f"{', '.join(running)} would go on using what is replaced: `recast down` first")
-    existing = [str(path) for path in (*DATABASES.values(), *RECORD_FOLDERS) if path.exists()]
-    if name == "servers" and (postgres.DATA / "PG_VERSION").exists():
-        existing.append("PostgreSQL's databases")
-    if existing and not replace:
-        raise RecastError(f"this project has {', '.join(existing)} already; `--replace` puts the backup in their place")
     _unpack(source)
     backup = _check_files(source)
     if backup.profile != name:
@@ -125,6 +118,13 @@ def _prepare(source: Path, replace: bool) -> Backup:
             f"{source} has the profile {backup.profile}, but this project has {name}: `recast up --profile "
             f"{backup.profile}`, `recast down`, then restore; `recast migrate` moves a laptop's stores to servers"
         )
+    if running := [server.title for server in SERVERS if server not in (POSTGRES, S3) and running_address(server)]:
+        raise RecastError(f"{', '.join(running)} would go on using what is replaced: `recast down` first")
+    existing = [str(path) for path in (*DATABASES.values(), *RECORD_FOLDERS) if path.exists()]
+    if name == "servers" and (postgres.DATA / "PG_VERSION").exists():
+        existing.append("PostgreSQL's databases")
+    if existing and not replace:
+        raise RecastError(f"this project has {', '.join(existing)} already; `--replace` puts the backup in their place")
     if (_FILES / "mlflow.db").exists():
         relocate_artifacts(_FILES / "mlflow.db")
     # A folder that the backup does not have was empty, and becomes empty.
