@@ -14,7 +14,10 @@ from project import paths
 from project.records import read_record
 from project.settings.loading import load_settings
 from stages.training.expansion import list_trials
-from stages.training.listed_trials import read_listed_trials
+from stages.training.listed_trials import LIST_FILE, read_listed_trials
+
+FORMER_DATABASES = "mlflow-????????T??????.db"
+"""Databases that a migration has kept; no file that a person has named."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,13 @@ def find_garbage(old_trials: bool) -> list[Garbage]:
         ),
         Garbage(
             "damaged trials that were set aside",
-            "they were trained again",
+            "the next run trains them again, if none has",
             tuple(sorted((paths.STATE / "damaged").glob("*/*"))),
         ),
         Garbage(
             "databases of MLflow before they were migrated",
             "the present database has all runs",
-            tuple(sorted(paths.MLFLOW_STORE.glob("mlflow-*.db"))),
+            tuple(sorted(paths.MLFLOW_STORE.glob(FORMER_DATABASES))),
         ),
     ]
     if old_trials:
@@ -110,7 +113,7 @@ def _list_old_trials() -> list[Path]:
         if problem not in settings.problems or not (windowed / "windows.json").exists():
             continue
         present = {trial.key for trial in list_trials(settings, problem, windowed)}
-        if (paths.stage_folder("train", problem) / "trials.json").exists():
+        if (paths.stage_folder("train", problem) / LIST_FILE).exists():
             present |= {trial.key for trial in read_listed_trials(paths.stage_folder("train", problem))}
         present |= {lineage.key for lineage in lineages if lineage.problem == problem}
         old += [trial for trial in sorted(folder.iterdir()) if trial.name not in present]

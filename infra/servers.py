@@ -63,7 +63,7 @@ def _launch_mlflow(port: int) -> Launch:
     if current.name == "laptop":
         from stages.tracking import store  # noqa: PLC0415 - saves seconds: MLflow is loaded only where it is started
 
-        # Not by the server: it creates the tables one by one, and is no use if it is killed meanwhile.
+        # The server creates the tables one by one: if it were killed meanwhile, the database would be of no use.
         store.prepare_own_database()
         database, artifacts = f"sqlite:///{laptop.DATABASES['mlflow']}", str(laptop.ARTIFACTS)
         options = ("--workers", "1", "--backend-store-uri", database, "--default-artifact-root", artifacts)

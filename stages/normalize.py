@@ -272,8 +272,8 @@ def _fit_preparation(
         "range": (lowest, highest - lowest),
         "none": (np.zeros_like(mean), np.ones_like(mean)),
     }[scale]
-    # A column that is constant in training has no scale of its own; rounding may make its deviation differ from 0. Nor
-    # has one whose values differ by less than 1e-160: the squares are 0.
+    # A column that is constant in training has no scale of its own, even if rounding makes its deviation differ from 0.
+    # The same holds for one whose values differ by less than 1e-160, because the squares are 0.
     has_scale = (highest > lowest) & (deviation > 0)
     centers, scales = extend_scaling(problem.table, center, np.where(has_scale, deviation, 1.0))
     climatologies = {name: tuple(climatology.coefficients.tolist()) for name, climatology in fitted.result().items()}
