@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.dag import experiment_reference
-from lifecycle.champions.lineage import DVC_LOCK, find_experiment_commit
+from lifecycle.champions.lineage import find_experiment_commit
 from problems.errors import RecastError
 from project import git, paths
 
@@ -49,4 +49,4 @@ def save_experiment(name: str, problem: str, message: str) -> bool:
 def _untracked(problem: str) -> Sequence[str]:
     """The files that belong to the state although git may not track them: DVC's notes, and the settings."""
     pointers = [str(file) for file in sorted(paths.raw_folder(problem).glob("*.dvc"))]
-    return [*(name for name in (*paths.ROOT_FILES, DVC_LOCK) if Path(name).exists()), *pointers]
+    return [*(name for name in (*paths.ROOT_FILES, paths.DVC_LOCK) if Path(name).exists()), *pointers]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flows.dag import list_cached_objects, list_used_hashes
 from lifecycle.champions.history import CHAMPIONS_FOLDER
-from lifecycle.champions.lineage import DVC_LOCK, Lineage
+from lifecycle.champions.lineage import Lineage
 from project import paths
 from project.records import read_record
 from project.settings.loading import load_settings
@@ -90,7 +90,9 @@ def _list_unused_objects() -> list[Path]:
     cached = list_cached_objects()
     # The stages of a problem that is not in `run` now are in dvc.lock, but not in what DVC calls the workspace; and a
     # version may come from a checkout that had no commit yet, so that it has no experiment.
-    texts = [file.read_text(encoding="utf-8") for file in (Path(DVC_LOCK), *_list_lineage_files()) if file.exists()]
+    texts = [
+        file.read_text(encoding="utf-8") for file in (Path(paths.DVC_LOCK), *_list_lineage_files()) if file.exists()
+    ]
     used = list_used_hashes() | {digest for text in texts for digest in re.findall(r"\b[0-9a-f]{32}(?:\.dir)?", text)}
     for digest in list(used):
         if digest.endswith(".dir") and digest in cached:

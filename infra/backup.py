@@ -30,6 +30,7 @@ from infra.servers import POSTGRES, connect_object_store
 from problems.errors import RecastError
 from project import profile
 from project.atomic import replace_file, replace_folder
+from project.paths import DVC_CACHE
 from project.sqlite_files import copy_database
 
 MANIFEST = "backup.json"
@@ -37,7 +38,6 @@ FORMAT = 1
 CHUNK_BYTES = 1 << 20
 
 RECORD_FOLDERS = (Path("data/champion"), Path("data/forecasts"))
-DVC_CACHE = Path(".dvc/cache")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from sqlalchemy import Connection, text
 
 from infra import postgres
 from infra.backup import (
-    DVC_CACHE,
     FORMAT,
     MANIFEST,
     RECORD_FOLDERS,
@@ -34,7 +33,7 @@ from problems.errors import RecastError
 from problems.files.file_hash import file_sha256
 from project import profile
 from project.atomic import write_json
-from project.paths import INTERRUPTED_RESTORE, STATE
+from project.paths import DVC_CACHE, INTERRUPTED_RESTORE, STATE
 from project.records import read_record
 from project.sqlite_files import remove_database
 

@@ -18,6 +18,9 @@ INTERRUPTED_RESTORE = STATE / "restoring"
 MLFLOW_STORE = Path("mlruns")
 """MLflow's own store: a database and artifacts."""
 
+DVC_LOCK, DVC_CACHE = "dvc.lock", Path(".dvc/cache")
+"""What DVC knows of the outputs of the stages, and where it keeps them."""
+
 PARAMS = Path("params.yaml")
 """The settings."""
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from project.atomic import replace_folder
+from project.paths import DVC_CACHE, DVC_LOCK
 
 TABLE_STAGES = ("ingest", "normalize", "window")
-DVC_LOCK, DVC_CACHE = Path("dvc.lock"), Path(".dvc/cache/files/md5")
 
 
 @contextmanager
@@ -28,14 +28,14 @@ def keep_tables(stage: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if stage.partition("@")[0] in TABLE_STAGES and DVC_LOCK.exists():
+        if stage.partition("@")[0] in TABLE_STAGES and Path(DVC_LOCK).exists():
             _restore_folders(stage)
         raise
 
 
 def _restore_folders(stage: str) -> None:
     """Copy the folders that dvc.lock lists for a stage from DVC's cache, where they are missing and DVC has them."""
-    stages = YAML(typ="safe").load(DVC_LOCK.read_text(encoding="utf-8"))["stages"]
+    stages = YAML(typ="safe").load(Path(DVC_LOCK).read_text(encoding="utf-8"))["stages"]
     for output in stages.get(stage, {}).get("outs", ()):
         folder, listing = Path(output["path"]), _cached_file(output["md5"])
         if folder.exists() or not listing.exists():
@@ -49,4 +49,4 @@ def _restore_folders(stage: str) -> None:
 
 
 def _cached_file(digest: str) -> Path:
-    return DVC_CACHE / digest[:2] / digest[2:]
+    return DVC_CACHE / "files/md5" / digest[:2] / digest[2:]

@@ -16,11 +16,10 @@ from lifecycle.champions.history import CHAMPIONS_FOLDER, Version, champion_fold
 from problems.errors import RecastError
 from project import git, paths
 from project.atomic import write_json
+from project.paths import DVC_LOCK
 from project.records import read_record
 from stages.tables.ingested import read_quality
 from stages.training.trials import Trial
-
-DVC_LOCK = "dvc.lock"
 
 
 @dataclass(frozen=True)
