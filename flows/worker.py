@@ -36,7 +36,7 @@ from prefect.workers.server import build_healthcheck_server
 from flows.alerts import alert
 from flows.connection import connect
 from flows.prefect_internals import mark_as_polling
-from infra.server_process import running_address
+from infra.server_process import MARK, running_address
 from infra.servers import PREFECT, WORKER
 from problems.errors import RecastError
 from problems.passwords import hide_passwords
@@ -99,6 +99,8 @@ def main(port: int) -> None:
     """
     os.environ |= {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(port)}
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", str(QUERY_SECONDS))
+    # Flow runs outlive a worker that is killed, and are not stopped when it is started again.
+    os.environ.pop(MARK, None)
     refresh_global_settings_context()
     setup_signal_handlers_worker(os.getpid(), "the worker", print)
     pool = parse_settings().deploy.pool

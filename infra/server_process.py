@@ -29,6 +29,9 @@ MAX_START_SECONDS = 240
 """A server that is not healthy after this time never will be."""
 POLL_SECONDS = 0.1
 
+MARK = "RECAST_SERVER"
+"""The variable by which the processes of a server can be found without its record: the path of that file."""
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -241,7 +244,7 @@ def _start_until_healthy(server: Server, needs: tuple[str, ...]) -> str:
 def _launch_process(server: Server, port: int, needs: tuple[str, ...]) -> subprocess.Popen[bytes]:
     """Start the process of a server, detached from this one, and record it."""
     launch = server.launch(port)
-    environment = {**_server_environment(), **launch.environment}
+    environment = {**_server_environment(), MARK: _mark(server), **launch.environment}
     with server.log.open("ab") as log:
         process = subprocess.Popen(
             launch.command,
@@ -266,18 +269,38 @@ def stop(server: Server) -> bool:
         Whether it ran.
     """
     running = _find_server(server)
-    if running is None:
-        server.record.unlink(missing_ok=True)
-        return False
-    process, _ = running
-    family = [process, *process.children(recursive=True)]
-    process.send_signal(server.stop_signal)
+    if running:
+        process, _ = running
+        leaders, family = [process], [process, *process.children(recursive=True)]
+    else:
+        leaders = family = _find_marked_processes(server)
+    for leader in leaders:
+        with suppress(psutil.NoSuchProcess):
+            leader.send_signal(server.stop_signal)
     _, alive = psutil.wait_procs(family, timeout=10)
     for survivor in alive:
         survivor.kill()
     psutil.wait_procs(alive, timeout=5)
     server.record.unlink(missing_ok=True)
-    return True
+    return bool(family)
+
+
+def _mark(server: Server) -> str:
+    return str(server.record.absolute())
+
+
+def _find_marked_processes(server: Server) -> list[psutil.Process]:
+    """The processes of a server whose record does not exist or names a process that has ended.
+
+    Whoever starts a server may be killed before the record is written. That server must not run on beside a second one.
+    """
+    marked = []
+    for process in psutil.process_iter():
+        # A process of another user, or one that has just ended.
+        with suppress(psutil.AccessDenied, psutil.NoSuchProcess):
+            if process.environ().get(MARK) == _mark(server):
+                marked.append(process)
+    return marked
 
 
 def _server_environment() -> dict[str, str | None]:

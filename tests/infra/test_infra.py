@@ -21,6 +21,7 @@ from infra import s3, server_process, servers
 from infra.devices.slots import Slot, claim_slot, machine_slots, usable_cores
 from infra.devices.status import DeviceStatus, RunningBundle, running_grids, status_file
 from infra.processes import creation_time, describe_listener, find_process
+from infra.server_process import Launch
 from problems.errors import RecastError
 from project import paths
 from project.atomic import write_json
@@ -49,6 +50,37 @@ def test_a_server_is_started_once_reused_and_stopped(tmp_path: Path, monkeypatch
     assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert server_process.running_address(servers.MLFLOW) is None
     assert not server_process.stop(servers.MLFLOW)
+
+
+def test_a_server_whose_record_was_never_written_is_not_left_beside_a_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill between the start of its process and the record of it."""
+    monkeypatch.chdir(tmp_path)
+    server = server_process.Server(
+        name="files",
+        title="a server of files",
+        port=0,
+        launch=lambda port: Launch([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]),
+        is_healthy=server_process.http_health_check("/"),
+    )
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server_process, "write_json", die)
+        with pytest.raises(KeyboardInterrupt):
+            server_process.start(server)
+    assert not server.record.exists()
+    mark = str(server.record.absolute())
+    (orphan,) = [child for child in psutil.Process().children() if child.environ().get(server_process.MARK) == mark]
+    server_process.start(server)
+    try:
+        assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        assert json.loads(server.record.read_text())["pid"] != orphan.pid
+    finally:
+        server_process.stop(server)
 
 
 def test_another_checkouts_server_is_not_taken_for_this_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

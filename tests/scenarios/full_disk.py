@@ -4,7 +4,8 @@
 
 Each command starts on a disk with between 100 KiB and 20 MiB of free space, on which the project's servers write too.
 It must end within a minute, without a traceback. Once there is space again, the same command must succeed, and leave
-nothing half-written. Only root may mount the disk, which is in memory.
+nothing half-written. Then there is new work for it, and less or more space; the project and its servers stay the same.
+Only root may mount the disk, which is in memory.
 """
 
 import argparse
@@ -17,26 +18,45 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.scenarios.kill_at_writes import make_growing
-from tests.support import checkout
-from tests.support.checkout import Checkout
+from tests.support import checkout, commands
+from tests.support.checkout import Checkout, write_table
 
 SMALLEST_BYTES, LARGEST_BYTES = 100 << 10, 20 << 20
-DISK_BYTES = 400 << 20
+DISK_BYTES = 600 << 20
 
 
-def _add_trials(project: Checkout) -> None:
-    project.settings(grid__architectures={"persistence": {}, "dense": {"units": [4, 8]}, "gru": {"units": [4]}})
+@dataclass(frozen=True)
+class Work:
+    """A command, and what there is to do for it.
+
+    Attributes:
+        arguments: of `recast`.
+        prepare: brings a finished checkout into the state in which the command has something to do.
+        add: gives it more to do, each time something else.
+    """
+
+    arguments: tuple[str, ...]
+    prepare: Callable[[Checkout], None]
+    add: Callable[[Checkout, int], None]
 
 
-COMMANDS: dict[str, tuple[tuple[str, ...], Callable[[Checkout], None]]] = {
-    "run": (("run",), _add_trials),
-    "retrain": (("retrain", "demo"), make_growing),
-    "predict": (("predict", "demo"), make_growing),
+def _add_trials(project: Checkout, number: int) -> None:
+    project.settings(grid__seeds=[2 + number])
+
+
+def _add_rows(project: Checkout, number: int) -> None:
+    write_table(project.file("incoming/demo.csv"), 672 + 24 * number)
+
+
+COMMANDS = {
+    "run": Work(("run",), lambda _: None, _add_trials),
+    "retrain": Work(("retrain", "demo"), make_growing, _add_rows),
+    "predict": Work(("predict", "demo"), make_growing, _add_rows),
 }
-"""The arguments of `recast`, and what brings a finished checkout into the state in which the command starts."""
 
 
 def main(names: list[str], sizes: int, seconds: float) -> None:
@@ -51,22 +71,23 @@ def main(names: list[str], sizes: int, seconds: float) -> None:
     """
     ratio = LARGEST_BYTES / SMALLEST_BYTES
     amounts = [round(SMALLEST_BYTES * ratio ** (i / max(1, sizes - 1))) for i in range(sizes)]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, commands.forked_session():
         finished = checkout.make_checkout(Path(folder) / "finished")
         try:
-            finished.recast("run", new_process=True)
+            finished.recast("run")
         finally:
             finished.recast("down")
         for name in names:
-            arguments, prepare = COMMANDS[name]
-            base = finished.copy(Path(folder) / name)
-            try:
-                prepare(base)
-            finally:
-                base.recast("down")
-            for free in amounts:
-                with _mount(Path(folder) / "disk") as disk:
-                    _run_on_full_disk(base.copy(disk / "checkout"), arguments, free, seconds)
+            work = COMMANDS[name]
+            with _mount(Path(folder) / "disk") as disk:
+                project = finished.copy(disk / "checkout")
+                try:
+                    work.prepare(project)
+                    for number, free in enumerate(amounts):
+                        work.add(project, number)
+                        _run_on_full_disk(project, work.arguments, free, seconds)
+                finally:
+                    project.recast("down", "--force")
 
 
 @contextmanager
@@ -83,23 +104,20 @@ def _mount(folder: Path) -> Iterator[Path]:
 def _run_on_full_disk(project: Checkout, arguments: tuple[str, ...], free: int, limit: float) -> None:
     """Run a command with this much space, and again with enough."""
     title = f"{arguments[0]} with {free >> 10:,} KiB"
-    try:
-        project.recast("up")
-        filler = _leave_free(project.root, free)
-        began = time.monotonic()
-        status, printed = _run_with_limit(project, arguments, limit)
-        seconds = time.monotonic() - began
-        assert status is not None, f"{title}: it did not end within {limit:.0f} s:\n{printed}"
-        assert "Traceback" not in printed, f"{title}:\n{printed}"
-        last = printed.strip().splitlines()[-1][:110] if printed.strip() else ""
-        print(f"{title}: status {status} after {seconds:.0f} s: {last}", flush=True)
-        filler.unlink()
-        project.recast("up")
-        project.recast(*arguments)
-        left = [str(file) for file in project.root.rglob("*.tmp")]
-        assert not left, f"{title}: {left} are left"
-    finally:
-        project.recast("down", "--force")
+    project.recast("up")
+    filler = _leave_free(project.root, free)
+    began = time.monotonic()
+    status, printed = _run_with_limit(project, arguments, limit)
+    seconds = time.monotonic() - began
+    assert status is not None, f"{title}: it did not end within {limit:.0f} s:\n{printed}"
+    assert "Traceback" not in printed, f"{title}:\n{printed}"
+    last = printed.strip().splitlines()[-1][:110] if printed.strip() else ""
+    print(f"{title}: status {status} after {seconds:.0f} s: {last}", flush=True)
+    filler.unlink()
+    project.recast("up")
+    project.recast(*arguments)
+    left = [str(file) for file in project.root.rglob("*.tmp")]
+    assert not left, f"{title}: {left} are left"
 
 
 def _leave_free(folder: Path, free: int) -> Path:

@@ -3,22 +3,26 @@
     python -m tests.scenarios.kill_repeatedly --times 10
 
 It trains a grid once undisturbed. Then, in another checkout, it starts the same pipeline, kills its whole process group
-with SIGKILL at a random moment, as often as asked, and lets the last run end. The leaderboard must be the same, bit for
-bit, and no finished trial may have been trained again.
+with SIGKILL at a random moment, and starts it again, until one is not killed. As long as kills remain, it begins anew
+in an empty checkout. Each time the leaderboard must be the same, bit for bit, no finished trial may have been trained
+again, and no run in MLflow may be left RUNNING.
 """
 
 import argparse
 import os
 import random
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from infra import server_process, servers
-from tests.support import checkout
+from tests.support import checkout, commands
 from tests.support.checkout import Checkout
 
 GRID = {
@@ -42,7 +46,7 @@ def main(times: int, epochs: int, longest: float, seed: int) -> None:
     Raises:
         AssertionError: something was lost or trained twice, or the leaderboard differs.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, commands.forked_session():
         os.chdir(folder)
         api = f"{server_process.start(servers.PREFECT)}/api"
         try:
@@ -52,38 +56,51 @@ def main(times: int, epochs: int, longest: float, seed: int) -> None:
 
 
 def _compare(folder: Path, api: str, times: int, epochs: int, longest: float, chance: random.Random) -> None:
-    undisturbed = _make(folder / "undisturbed", api, epochs)
+    new = checkout.make_checkout(folder / "new", PREFECT_API_URL=api)
+    new.settings(grid=GRID, train__epochs=epochs, runner__kind="local")
+    undisturbed = new.copy(folder / "undisturbed")
     began = time.monotonic()
     undisturbed.recast("run")
     print(f"undisturbed: {len(_finished(undisturbed))} trials in {time.monotonic() - began:.0f} s", flush=True)
 
-    killed = _make(folder / "killed", api, epochs)
-    done: dict[str, tuple[int, int]] = {}
-    for i in range(times):
-        delay = chance.uniform(0.5, longest)
-        process = killed.start(sys.executable, "-m", "flows", "run")
-        try:
-            process.communicate(timeout=delay)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        done = _unchanged(done, _finished(killed))
-        open_ = len(list(killed.file("trials").glob("*/*/checkpoint.pt")))
-        print(f"kill {i + 1:2} after {delay:5.1f} s: {len(done)} trials finished, {open_} under way", flush=True)
-    killed.recast("run")
-    _unchanged(done, _finished(killed))
+    kills = 0
+    while kills < times:
+        # From an empty store on: half of what can be lost is made in the first seconds.
+        killed = new.copy(folder / f"killed {kills} times")
+        done: dict[str, tuple[int, int]] = {}
+        while kills < times:
+            delay = chance.uniform(0.5, longest)
+            process = killed.start(sys.executable, "-m", "flows", "run")
+            try:
+                printed, _ = process.communicate(timeout=delay)
+                assert process.returncode == 0, printed
+                break
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+            kills += 1
+            done = _unchanged(done, _finished(killed))
+            open_ = len(list(killed.file("trials").glob("*/*/checkpoint.pt")))
+            print(f"kill {kills:3} after {delay:5.1f} s: {len(done)} trials finished, {open_} under way", flush=True)
+        killed.recast("run")
+        _unchanged(done, _finished(killed))
+        _check_whole(killed, undisturbed)
+        shutil.rmtree(killed.root)
 
+
+def _check_whole(killed: Checkout, undisturbed: Checkout) -> None:
+    """Check that a checkout looks as if its commands had never been killed."""
     board = "data/evaluate/demo/leaderboard.json"
     assert killed.file(board).read_bytes() == undisturbed.file(board).read_bytes(), "the leaderboards differ"
     assert "up to date" in killed.dvc("status")
-    left = [file for file in killed.root.rglob("*.tmp") if "site-packages" not in file.parts]
-    print(f"the same leaderboard, bit for bit; no finished trial trained again; temporary files left: {len(left)}")
-
-
-def _make(root: Path, api: str, epochs: int) -> Checkout:
-    made = checkout.make_checkout(root, PREFECT_API_URL=api)
-    made.settings(grid=GRID, train__epochs=epochs, runner__kind="local")
-    return made
+    with closing(sqlite3.connect(killed.file("mlruns/mlflow.db"))) as database:
+        (running,) = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
+    assert not running, f"{running} runs are RUNNING"
+    left = [str(file) for file in killed.root.rglob("*.tmp")]
+    assert not left, f"{left} are left"
+    shown = killed.run(sys.executable, "-m", "flows", "doctor", status=None)
+    assert "broken" not in shown, shown
+    print("whole: the same leaderboard, bit for bit; no finished trial trained again; no run RUNNING", flush=True)
 
 
 def _finished(where: Checkout) -> dict[str, tuple[int, int]]:

@@ -112,10 +112,18 @@ class Checkout:
     def file(self, name: str) -> Path:
         return self.root / name
 
-    def copy(self, root: Path) -> "Checkout":
-        """The same checkout, with all that it has made, in another folder; its input is its own."""
-        shutil.copytree(self.root, root, symlinks=True, ignore=shutil.ignore_patterns(".recast", "tmp"))
-        copied = Checkout(root, self.environment)
+    def copy(self, root: Path, with_servers: bool = False) -> "Checkout":
+        """The same checkout, with all that it has made, in another folder; its input is its own.
+
+        Args:
+            with_servers: and with the data of its servers, which must be down.
+        """
+        if with_servers:
+            # PostgreSQL accepts data only of their owner.
+            subprocess.run(["cp", "--archive", str(self.root), str(root)], check=True)
+        else:
+            shutil.copytree(self.root, root, symlinks=True, ignore=shutil.ignore_patterns(".recast", "tmp"))
+        copied = Checkout(root, dict(self.environment))
         link = copied.file("data/raw/demo/demo.csv")
         if link.is_symlink():
             link.unlink()

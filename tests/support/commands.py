@@ -1,6 +1,7 @@
 """Starting the project's commands.
 
-In a session of pytest they are forked from a process that has loaded the libraries; see tests/support/fork_server.py.
+In a session of pytest, and in `forked_session`, they are forked from a process that has loaded the libraries; see
+tests/support/fork_server.py.
 """
 
 import json
@@ -10,8 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +32,10 @@ POLL_SECONDS = 0.05
 
 @dataclass
 class Session:
-    """A session of pytest, which may have several processes.
+    """A session of pytest, which may have several processes, or a script.
 
     Attributes:
-        folder: of what they share; None: this is no session of pytest, and every command is a new process.
+        folder: of what they share; None: every command is a new process.
         process: the process that ends last.
     """
 
@@ -40,6 +44,19 @@ class Session:
 
 
 SESSION = Session()
+
+
+@contextmanager
+def forked_session() -> Iterator[None]:
+    """Have commands forked in a script, too, as in a session of pytest."""
+    former = SESSION.folder, SESSION.process
+    # The path of a socket has a hundred characters at most.
+    with tempfile.TemporaryDirectory(prefix="recast-tests-") as folder:
+        SESSION.folder, SESSION.process = Path(folder), os.getpid()
+        try:
+            yield
+        finally:
+            SESSION.folder, SESSION.process = former
 
 
 def shared_folder() -> Path:

@@ -215,10 +215,12 @@ def become(request: Request) -> None:
     _, _, module, *arguments = request.command
     sys.argv = [module, *arguments]
     sys.path[0] = request.folder
+    if places := os.environ.get("PYTHONPATH"):
+        sys.path[1:1] = places.split(os.pathsep)
     multiprocessing.process.ORIGINAL_DIR = request.folder
     # All processes would draw the same numbers; the module `random` sees to that itself.
     importlib.import_module("numpy").random.seed()
-    if module.partition(".")[0] == "flows":
+    if module.partition(".")[0] == "flows" or module == "tests.support.kill_at_write":
         # It sets what Prefect reads when it is imported, which has happened here before.
         importlib.import_module("flows")
         importlib.import_module("prefect.context").refresh_global_settings_context()
