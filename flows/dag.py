@@ -7,7 +7,7 @@ version: tests/flows/test_internals.py fails when another version is installed t
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +145,25 @@ def record_stage(repo: Repo, name: str, sequence: Sequence[str]) -> None:
 
 def restore_from_cache(repo: Repo, stage: Any) -> bool:
     """Restore the outputs of a stage for the present state of its dependencies; False: DVC does not have them."""
+    _remove_unfinished_records(Path(repo.stage_cache.cache_dir))
     try:
         repo.stage_cache.restore(stage)
     except RunCacheNotFoundError:
         return False
     return True
+
+
+def _remove_unfinished_records(run_cache: Path) -> None:
+    """Remove what a kill has left where DVC records which outputs a stage has had.
+
+    DVC makes a folder, writes a temporary file in it, and renames that. It fails with a TypeError where it finds the
+    folder empty, and with a KeyError where the file is only half written.
+    """
+    for folder in run_cache.glob("*/*"):
+        for file in folder.glob(".*.tmp"):
+            file.unlink()
+        with suppress(OSError):  # It is not empty.
+            folder.rmdir()
 
 
 def list_cached_objects() -> dict[str, Path]:

@@ -62,6 +62,8 @@ def promote(
         versions = ", ".join(map(str, registry.list_versions(problem))) or "none"
         raise RecastError(f"{problem}: MLflow has no version {version} that Recast has registered; it has: {versions}")
     if find_champion(problem) == selected:
+        # Whoever promoted it may have been killed before this.
+        pages.write_history(problem)
         console.print(f"{problem}: version {selected.version} is the champion already")
         return
     promotion.promote(problem, selected, None, "by hand", by=getpass.getuser())

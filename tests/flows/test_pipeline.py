@@ -102,6 +102,21 @@ def test_what_is_up_to_date_is_left_alone(finished: Checkout, tmp_path: Path) ->
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+def test_a_kill_while_dvc_records_a_stage_does_not_stop_the_next_run(finished: Checkout, tmp_path: Path) -> None:
+    killed = finished.copy(tmp_path / "killed")
+    lock = killed.file("dvc.lock").read_bytes()
+    killed.file("dvc.lock").unlink()
+    records = [file for file in killed.file(".dvc/cache/runs").rglob("*") if file.is_file()]
+    for i, record in enumerate(records):
+        # DVC has made the folder, or has begun to write the file, too.
+        if i % 2:
+            record.with_name(".half.tmp").write_text("cmd: python -m")
+        record.unlink()
+    killed.recast("run")
+    assert killed.file("dvc.lock").read_bytes() == lock
+    assert not list(killed.root.rglob("*.tmp"))
+
+
 def test_a_stage_that_fails_leaves_the_tables_from_which_the_champion_forecasts(
     finished: Checkout, tmp_path: Path
 ) -> None:

@@ -243,7 +243,11 @@ def test_commands_show_promote_and_roll_back(checkout: Checkout) -> None:
         recast("rollback", "demo")
     assert aliases() == {CHAMPION: one.version}
     assert "is the champion now" in recast("promote", "demo", "3")
+    # As a kill before the page was written leaves it.
+    page = checkout.file("data/champion/demo/history.html")
+    page.unlink()
     assert "is the champion already" in recast("promote", "demo", "3")
+    assert page.exists()
     with pytest.raises(RecastError, match="MLflow has no version 9"):
         recast("promote", "demo", "9")
     printed = recast("champion", "demo", "--history")
