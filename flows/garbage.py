@@ -7,8 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.dag import list_cached_objects, list_used_hashes
-from lifecycle.champions.history import CHAMPIONS_FOLDER
+from flows.dag import list_cached_objects, list_used_hashes, open_repository
+from lifecycle.champions.history import (
+    CHAMPIONS_FOLDER,
+    champion_stack,
+    find_challenger_in,
+    history_file,
+    read_history,
+)
 from lifecycle.champions.lineage import Lineage
 from project import paths
 from project.records import read_record
@@ -44,7 +50,7 @@ class Garbage:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 def _list_files(path: Path) -> Iterator[Path]:
@@ -73,6 +79,16 @@ def find_garbage(old_trials: bool) -> list[Garbage]:
             "the present database has all runs",
             tuple(sorted(paths.MLFLOW_STORE.glob(FORMER_DATABASES))),
         ),
+        Garbage(
+            "what DVC was writing to its cache when it was killed",
+            "nothing can refer to it",
+            tuple(sorted(paths.DVC_CACHE.rglob(".*.tmp"))),
+        ),
+        Garbage(
+            "copies of models that are neither champion nor challenger, nor the champion before",
+            "they are fetched from MLflow again",
+            tuple(_list_unused_copies()),
+        ),
     ]
     if old_trials:
         kinds.append(
@@ -83,6 +99,17 @@ def find_garbage(old_trials: bool) -> list[Garbage]:
             )
         )
     return [kind for kind in kinds if kind.paths]
+
+
+def remove_garbage(kinds: list[Garbage]) -> None:
+    """Remove what `find_garbage` has found, while no DVC command can run.
+
+    Raises:
+        RecastError: another DVC command runs.
+    """
+    with open_repository():
+        for kind in kinds:
+            kind.remove()
 
 
 def _list_unused_objects() -> list[Path]:
@@ -102,6 +129,20 @@ def _list_unused_objects() -> list[Path]:
 
 def _list_lineage_files() -> list[Path]:
     return sorted(CHAMPIONS_FOLDER.glob("*/versions/*.json"))
+
+
+def _list_unused_copies() -> list[Path]:
+    """The copies of models that no command is about to use, each with its lock."""
+    unused: list[Path] = []
+    for folder in sorted(paths.MODEL_COPIES.glob("*")):
+        if not history_file(folder.name).exists():
+            continue
+        entries = read_history(folder.name)
+        used = {str(entry.version) for entry in champion_stack(entries)[-2:]}
+        if challenger := find_challenger_in(folder.name, entries):
+            used.add(str(challenger.version))
+        unused += [path for path in sorted(folder.iterdir()) if path.name.partition("-")[0] not in used]
+    return unused
 
 
 def _list_old_trials() -> list[Path]:

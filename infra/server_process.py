@@ -128,14 +128,20 @@ def reserve_port(server: Server) -> int:
     """
     if record := _read_record(server):
         return record.port
-    try:
-        port = int(server.port_file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        port = 0
-    if not 0 < port < 1 << 16:
+    port = _read_noted_port(server)
+    if port is None:
         port = _free_port((server.port, 0))
         _note_port(server, port)
     return port
+
+
+def _read_noted_port(server: Server) -> int | None:
+    """The port in the server's port file; None: there is none, or the file is damaged."""
+    try:
+        port = int(server.port_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return port if 0 < port < 1 << 16 else None
 
 
 def _note_port(server: Server, port: int) -> None:
@@ -208,9 +214,12 @@ def start(server: Server) -> str:
         # while it was dead.
         if address is None or record is None or record.needs != needs:
             address = _start_until_healthy(server, needs)
+        # Also if it ran already: whoever started it may have been killed before this.
+        port = running_port(server)
+        if _read_noted_port(server) != port:
+            _note_port(server, port)
         if server.prepare:
-            # Also if it ran already: whoever started it may have been killed before this.
-            server.prepare(running_port(server))
+            server.prepare(port)
     return address
 
 
@@ -232,7 +241,6 @@ def _start_until_healthy(server: Server, needs: tuple[str, ...]) -> str:
         while time.monotonic() < deadline and process.poll() is None:
             address = running_address(server)
             if address:
-                _note_port(server, running_port(server))
                 return address
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)

@@ -15,6 +15,9 @@ stores.
 INTERRUPTED_RESTORE = STATE / "restoring"
 """What a restore has prepared. It exists only while one is going on, or after one was killed."""
 
+MODEL_COPIES = STATE / "models"
+"""Versions of models that were fetched from MLflow, by problem; they are fetched again where they are missing."""
+
 MLFLOW_STORE = Path("mlruns")
 """MLflow's own store: a database and artifacts."""
 

@@ -20,7 +20,7 @@ def gc(
     wait: WaitOption = False,
 ) -> None:
     """Show what can be removed without losing anything that a commit, an experiment or a champion needs, and ask."""
-    from flows.garbage import find_garbage
+    from flows.garbage import find_garbage, remove_garbage
 
     paths.require_root()
     with hold_pipeline_lock(wait):
@@ -38,6 +38,5 @@ def gc(
         if not yes and not typer.confirm("Remove all of this?"):
             output.print("Nothing was removed.")
             return
-        for kind in kinds:
-            kind.remove()
+        remove_garbage(kinds)
     output.print("Removed." if not trials else "Removed; `recast run` records the smaller folder of trials.")

@@ -14,7 +14,7 @@ from forecasting.forecaster import Forecaster
 from lifecycle.champions.history import Version
 from problems.errors import RecastError
 from project.atomic import replace_folder
-from project.paths import STATE
+from project.paths import MODEL_COPIES
 from stages.tracking import store
 from stages.tracking.packaging import CONTENT_TAG, MODEL_TAG
 from stages.training.trials import Trial, read_run_notes, trial_folder
@@ -151,7 +151,7 @@ def load_model(version: Version) -> Forecaster:
     Raises:
         TrackingError: MLflow, or the store of its artifacts, has failed.
     """
-    copy = STATE / "models" / version.problem / f"{version.version}-{version.run[:8]}"
+    copy = MODEL_COPIES / version.problem / f"{version.version}-{version.run[:8]}"
     copy.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(copy.with_name(f"{copy.name}.lock")):
         if not copy.exists():

@@ -33,12 +33,24 @@ def test_nothing_that_is_needed_is_removed(finished: Checkout, tmp_path: Path) -
     damaged = checkout.file(".recast/damaged/demo/0123456789abcdef-1")
     shutil.copytree(old, damaged)
 
+    half = checkout.file(".dvc/cache/files/md5/00/.half.tmp")
+    half.write_text("conte")
+    copies = {name: checkout.file(f".recast/models/demo/{name}") for name in ("1-aaaaaaaa", "2-bbbbbbbb", "3-cccccccc")}
+    for copy in copies.values():
+        copy.mkdir(parents=True)
+        copy.with_name(f"{copy.name}.lock").touch()
+    entry = {"kind": "promotion", "key": "", "label": "", "run": "", "reason": "", "by": "", "decision": None}
+    entries = [{**entry, "time": f"2020-01-0{i}T00:00:00+00:00", "version": i, "former": None} for i in (1, 2, 3)]
+    checkout.file("data/champion/demo/history.json").write_text(json.dumps(entries))
+
     checkout.recast("gc", status=1)
     assert unused.exists(), "nobody has answered"
     printed = checkout.recast("gc", "--yes")
     assert "Removed." in printed
     assert not unused.exists()
     assert not damaged.exists()
+    assert not half.exists()
+    assert [copy.exists() for copy in copies.values()] == [False, True, True]
     assert of_a_version.exists()
     assert all(file.exists() for file in needed)
     assert old.exists(), "trials are removed only when asked"

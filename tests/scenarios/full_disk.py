@@ -116,7 +116,8 @@ def _run_on_full_disk(project: Checkout, arguments: tuple[str, ...], free: int, 
     filler.unlink()
     project.recast("up")
     project.recast(*arguments)
-    left = [str(file) for file in project.root.rglob("*.tmp")]
+    # What DVC has left in its cache is removed by `recast gc`.
+    left = [str(file) for file in project.root.rglob("*.tmp") if ".dvc" not in file.parts]
     assert not left, f"{title}: {left} are left"
 
 

@@ -164,7 +164,8 @@ def _attack(name: str, attack: Attack, finished: Checkout, folder: Path, times: 
         state = _read_state(killed, attack)
         different = [key for key in expected.keys() | state.keys() if state.get(key) != expected.get(key)]
         assert not different, f"{name} killed at write {number}: {different} differ"
-        left = [str(file) for file in killed.root.rglob("*.tmp")]
+        # What DVC has left in its cache is removed by `recast gc`.
+        left = [str(file) for file in killed.root.rglob("*.tmp") if ".dvc" not in file.parts]
         assert not left, f"{name} killed at write {number}: {left} are left"
         if not attack.has_servers:
             shown = killed.run(sys.executable, "-m", "flows", "doctor", status=None)

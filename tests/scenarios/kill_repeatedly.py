@@ -96,7 +96,8 @@ def _check_whole(killed: Checkout, undisturbed: Checkout) -> None:
     with closing(sqlite3.connect(killed.file("mlruns/mlflow.db"))) as database:
         (running,) = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
     assert not running, f"{running} runs are RUNNING"
-    left = [str(file) for file in killed.root.rglob("*.tmp")]
+    # What DVC has left in its cache is removed by `recast gc`.
+    left = [str(file) for file in killed.root.rglob("*.tmp") if ".dvc" not in file.parts]
     assert not left, f"{left} are left"
     shown = killed.run(sys.executable, "-m", "flows", "doctor", status=None)
     assert "broken" not in shown, shown
