@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from problems.addresses import fill_in_variables, name_variables, refuse_password
 from problems.durations import Duration
 from problems.errors import RecastError, Unreachable
+from problems.files.local_paths import list_files, resolve_path
 from problems.files.web_copy import update_copy
 from problems.growing_source import GrowingSource, KnownRows
 from problems.lazy_modules import httpx, pl
@@ -135,7 +136,7 @@ class FolderFresh(Fresh):
         attempts: int,
     ) -> list[Path]:
         """List the files by name."""
-        place = Path(self.path).expanduser()
+        place = resolve_path(self.path, f"problems.{problem}.fresh.path")
         while glob.has_magic(str(place)) and not place.exists():
             place = place.parent
         if not place.exists():
@@ -144,10 +145,7 @@ class FolderFresh(Fresh):
 
     def local_files(self, source: GrowingSource) -> list[Path]:
         """List the files that exist now, by name."""
-        place = Path(self.path).expanduser()
-        # glob.glob, not Path.glob: a pattern may be absolute.
-        candidates = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place)))  # noqa: PTH207
-        return [file for file in sorted(candidates) if file.is_file() and source.is_fresh_file(file)]
+        return [file for file in list_files(resolve_path(self.path, "fresh.path")) if source.is_fresh_file(file)]
 
 
 class QueryFresh(Fresh):

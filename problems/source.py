@@ -55,8 +55,8 @@ class Rows:
     """The rows of a source in any order, before anything about them is checked; `ingest` reports what is wrong.
 
     Attributes:
-        frame: the columns under the names that `features` uses, as numbers or as text that should be numbers; `PLACE`;
-            and perhaps `AGE`.
+        frame: the columns under the names that `features` uses, as numbers or as text that should be numbers;
+            `PLACE_COLUMN`; and perhaps `AGE_COLUMN`.
         time: the column that holds the time: a Datetime, a Date, text, or numbers where `time_format` is one of
             `EPOCHS`.
         time_format: how the time is written, in strptime's letters, or one of `EPOCHS`; None: ISO 8601.

@@ -39,7 +39,7 @@ class ArrivedFile:
         lines: how many rows there are.
         origin: the file as it came.
         size: the size of that file in bytes.
-        start: the part of it that was looked at; None where it is packed or a Parquet file.
+        start: the whole lines of it that were looked at; None where it is packed or a Parquet file.
     """
 
     file: Path
@@ -56,6 +56,7 @@ class ArrivedFile:
         """Copy the whole lines that are rows into `scratch`.
 
         A last line without an end may be only half of one. It is copied only if the file has the same size as before.
+        It is not part of `start`, so that it is read again the next time: what is added to it corrects its row.
 
         Args:
             size_before: the size of the file when it was last looked at.
@@ -67,7 +68,7 @@ class ArrivedFile:
         size = file.stat().st_size
         plain = source.unpack(file, scratch)
         if is_parquet(plain):
-            frame = pl.scan_parquet(plain)
+            frame = pl.scan_parquet(plain, glob=False)
             try:
                 schema = frame.collect_schema()
             except pl.exceptions.PolarsError as error:
@@ -91,13 +92,18 @@ class ArrivedFile:
                     end, digest = known.end, known_digest
             content.seek(end)
             for line in content:
-                if not line.endswith(b"\n") and size != size_before:
+                is_whole = line.endswith(b"\n")
+                if is_whole:
+                    end += len(line)
+                    digest.update(line)
+                # It may have grown since this function asked for its size.
+                elif size != size_before or size != file.stat().st_size:
                     break
-                end += len(line)
-                digest.update(line)
                 if line.strip() and not source.is_comment(line):
-                    out.write(line if line.endswith(b"\n") else line + b"\n")
+                    out.write(line if is_whole else line + b"\n")
                     lines += 1
+                if not is_whole:
+                    break  # what is written behind it from now on is not a line of its own
         return cls(copy, head, lines, file, size, FileStart(end, digest.hexdigest()) if plain == file else None)
 
     def read_rows(self, problem: Problem, source: GrowingSource, scratch: Path) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Whether a clock is right, judged by the daily cycle: does it look like that of the season, or like it hours apart?
+"""Whether a clock is right, by the daily cycle: does it match the season's cycle, or that cycle shifted by hours?
 
 Each day is described by the waves of its columns: Fourier coefficients of up to `WAVES` waves a day, after a level and
 a slope are subtracted, so that it does not matter at which minute rows come. The known days of the season give the mean

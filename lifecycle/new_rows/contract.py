@@ -48,7 +48,7 @@ def find_breaches(
 
     Args:
         new: the table that `ingest` would make of the new rows, before it is thinned.
-        accepted: the times from which on rows count that broke the contract and that a person has accepted.
+        accepted: the first times of increments that broke the contract and that a person accepted.
     """
     features, contract = list(problem.table.features), problem.contract
     first, last = time_range(new["time"])

@@ -125,7 +125,9 @@ def release_increment(problem: str, name: str, settings: Settings) -> Path:
     declared, growth = find_growing_problem(problem, settings)
     file = _find_in_quarantine(problem, name)
     read_increment_table(growth.source, file, declared)
-    _note_accepted(problem, _read_reasons(file)["arrival"]["first"])
+    reasons = _read_reasons(file)
+    if any(breach["rule"] != UNDONE for breach in reasons["breaches"]):
+        _note_accepted(problem, reasons["arrival"]["first"])
     released = _move(file, paths.raw_folder(problem) / INCREMENTS_FOLDER)
     file.with_suffix(".json").unlink()
     return released

@@ -139,7 +139,7 @@ def _write_increment(problem: str, new: NewLines, folder: Path) -> Arrival:
     with replace_file(draft) as temporary:
         if suffix == ".parquet":
             parts = [
-                pl.scan_parquet(file.file)
+                pl.scan_parquet(file.file, glob=False)
                 .with_row_index(LINE_COLUMN)
                 .filter(pl.col(LINE_COLUMN).is_in(lines))
                 .drop(LINE_COLUMN)

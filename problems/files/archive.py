@@ -47,12 +47,16 @@ def open_zip_member(file: Path, name: str) -> IO[bytes]:
     """Open a member of a zip archive.
 
     Raises:
-        RecastError: the archive is cut short or broken, or has no such member.
+        RecastError: the archive is cut short or broken, or has no such member, or the member is encrypted.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.open(name)  # its file stays open until the member is closed
     except KeyError:
         raise RecastError(f"{file}: the archive has no {name}; delete it and fetch it again") from None
-    except (*READ_ERRORS, NotImplementedError, RuntimeError) as error:
+    except RuntimeError as error:  # it is encrypted, or packed in a way that Python does not know
+        raise RecastError(
+            f"{file}: {name} cannot be unpacked ({error}); pack it again as a plain zip archive"
+        ) from None
+    except READ_ERRORS as error:
         raise RecastError(f"{file}: cut short or not a zip archive ({error}); delete it and fetch it again") from error

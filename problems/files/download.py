@@ -107,7 +107,7 @@ def _part_file(destination: Path) -> Path:
 
 
 def _version_file(destination: Path) -> Path:
-    """Where the version and the length of the file are noted whose beginning the `.part` file is."""
+    """The note with the version and the length of the file that the `.part` file is the beginning of."""
     return destination.with_name(f"{destination.name}.part.json")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from problems.errors import RecastError
 from problems.files.download import DOWNLOAD_SUFFIXES, download, verify_checksum
+from problems.files.local_paths import resolve_path
 from problems.files.raw_store import replace_with_links
 from problems.source import DownloadProgress
 
@@ -60,7 +61,8 @@ def link_files_of_folder(store: Path, path: str, names: Iterable[str]) -> None:
     Raises:
         RecastError: there is no such folder, or it lacks one of the files.
     """
-    setting, folder = f"problems.{store.name}.source.path", Path(path).expanduser()
+    setting = f"problems.{store.name}.source.path"
+    folder = resolve_path(path, setting)
     if not folder.is_dir():
         raise RecastError(f"{setting}: there is no folder {path}; correct the setting, or remove it to download")
     files = [folder / name for name in names]
@@ -75,7 +77,8 @@ def find_local_file(store: Path, path: str, suffixes: tuple[str, ...]) -> Path:
     Raises:
         RecastError: there is no such file, or its name has none of the suffixes.
     """
-    setting, file = f"problems.{store.name}.source.path", Path(path).expanduser()
+    setting = f"problems.{store.name}.source.path"
+    file = resolve_path(path, setting)
     if not file.is_file():
         raise RecastError(f"{setting}: there is no file {path}; correct the setting")
     if not file.name.endswith(suffixes):

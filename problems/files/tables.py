@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import gzip
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import IO, BinaryIO, TextIO
 
 from problems.errors import RecastError
-from problems.files.local_paths import resolve_path
+from problems.files.local_paths import list_files, resolve_path
 from problems.lazy_modules import pl
 from problems.source import PLACE_COLUMN
 
@@ -64,8 +63,18 @@ def unpack(file: Path, target: Path) -> None:
     Raises:
         RecastError: the file is cut short or broken, or its content is far too large for a table.
     """
+    with open_unpacked(file) as content, explain_gzip_errors(file):
+        write_unpacked(content, target, file)
+
+
+def write_unpacked(content: IO[bytes], target: Path, file: Path) -> None:
+    """Write the content that is read from a packed file.
+
+    Raises:
+        RecastError: it is far too large for a table.
+    """
     left = max(HARMLESS_BYTES, MAX_EXPANSION * file.stat().st_size)
-    with open_unpacked(file) as content, target.open("wb") as out, explain_gzip_errors(file):
+    with target.open("wb") as out:
         while chunk := content.read(1 << 20):
             left -= len(chunk)
             if left < 0:
@@ -102,12 +111,10 @@ def find_data_files(path: str, setting: str) -> list[Path]:
         RecastError: there are none, or there are both CSV and Parquet files.
     """
     place = resolve_path(path, setting)
-    # glob.glob, not Path.glob: a pattern may be absolute.
-    candidates = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place)))  # noqa: PTH207
     files = [
         file
-        for file in sorted(candidates)
-        if file.is_file() and (file == place or file.name.lower().removesuffix(".gz").endswith(TABLE_SUFFIXES))
+        for file in list_files(place)
+        if file == place or file.name.lower().removesuffix(".gz").endswith(TABLE_SUFFIXES)
     ]
     if not files:
         raise RecastError(f"{setting}: {path} names no CSV or Parquet file; name a file, folder or pattern")
@@ -146,22 +153,22 @@ def scan_table(
         _check_header(file, name, separator, skip_lines)
     try:
         if is_parquet(file):
-            frame, word = pl.scan_parquet(file, row_index_name=_LINE_COLUMN, row_index_offset=1), "row"
+            frame = pl.scan_parquet(file, glob=False, row_index_name=_LINE_COLUMN, row_index_offset=1)
+            word = "row"
         else:
-            frame, word = (
-                pl.scan_csv(
-                    file,
-                    separator=separator,
-                    infer_schema=False,
-                    schema_overrides=dict.fromkeys(numbers, pl.Float64),
-                    encoding="utf8-lossy",
-                    null_values=list(null_values),
-                    skip_lines=skip_lines,
-                    row_index_name=_LINE_COLUMN,
-                    row_index_offset=skip_lines + 2,  # the line before is the header
-                ),
-                "line",
+            frame = pl.scan_csv(
+                file,
+                glob=False,
+                separator=separator,
+                infer_schema=False,
+                schema_overrides=dict.fromkeys(numbers, pl.Float64),
+                encoding="utf8-lossy",
+                null_values=list(null_values),
+                skip_lines=skip_lines,
+                row_index_name=_LINE_COLUMN,
+                row_index_offset=skip_lines + 2,  # the line before is the header
             )
+            word = "line"
         frame.collect_schema()
     except pl.exceptions.NoDataError as error:
         raise RecastError(f"{name}: the file is empty") from error

@@ -16,6 +16,7 @@ from problems.addresses import PASSWORD_RULE, fill_in_variables, name_variables,
 from problems.errors import RecastError, Unreachable
 from problems.files.download import checksum_file, verify_checksum
 from problems.files.file_hash import file_sha256
+from problems.files.local_paths import resolve_path
 from problems.files.raw_store import replace_with_links
 from problems.files.tables import is_parquet, scan_table
 from problems.growing_source import GrowingSource
@@ -133,14 +134,16 @@ class DatabaseSource(GrowingSource):
 
         statement: TextClause | Select[Any]
         if query is None:
-            source_rows = text(f"({self.query.rstrip().removesuffix(';')}) AS rows_of_source")
+            # On a line of its own, because the query may end in a comment.
+            source_rows = text(f"({self.query.rstrip().removesuffix(';')}\n) AS rows_of_source")
             statement = select(literal_column("*")).select_from(source_rows)
             statement = statement.where(column(self.time) > bindparam("after", after))
         else:
             statement = text(query)
             if "after" in statement.compile().params:
                 statement = statement.bindparams(after=after)
-        return self._ask(f"problems.{problem}.source", statement, f"problems.{problem}.fresh.query")
+        query_setting = f"problems.{problem}.{'source' if query is None else 'fresh'}.query"
+        return self._ask(f"problems.{problem}.source", statement, query_setting)
 
     def _ask(self, setting: str, query: str | TextClause | Select[Any], query_setting: str) -> Iterator[pl.DataFrame]:
         """Ask the database, and read the rows of its answer batch by batch.
@@ -164,9 +167,12 @@ class DatabaseSource(GrowingSource):
                 f"{setting}.address: {self.address} is not an address once its variables have their values; characters "
                 "such as @ and / in a value must be written as %40 and %2F"
             ) from None
-        if url.get_backend_name() == "sqlite" and not Path(url.database or "").expanduser().is_file():
-            # SQLite would create an empty database.
-            raise RecastError(f"{setting}.address: there is no file {url.database}")
+        if url.get_backend_name() == "sqlite":
+            place = resolve_path(url.database or "", f"{setting}.address")
+            if not place.is_file():
+                # SQLite would create an empty database.
+                raise RecastError(f"{setting}.address: there is no file {url.database}")
+            url = url.set(database=str(place))
         try:
             engine = create_engine(url)
         except (NoSuchModuleError, ModuleNotFoundError) as error:

@@ -1,7 +1,6 @@
 """The Jena weather station of the Max Planck Institute for Biogeochemistry: the public archive or its own files."""
 
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -12,9 +11,11 @@ from typing import Literal
 from pydantic import Field
 
 from problems.errors import RecastError
+from problems.files.archive import open_zip_member
 from problems.files.download import download, verify_checksum
+from problems.files.local_paths import resolve_path
 from problems.files.raw_store import list_stored_files, replace_with_links
-from problems.files.tables import scan_table
+from problems.files.tables import scan_table, write_unpacked
 from problems.growing_source import GrowingSource
 from problems.source import DownloadProgress, Rows
 
@@ -54,9 +55,9 @@ class JenaSource(GrowingSource):
             RecastError: the local file is missing or ambiguous, or the download has changed since it came.
         """
         if local := os.environ.get(ARCHIVE_VARIABLE):
-            replace_with_links(store, [_find_data_file(Path(local), f"the environment variable {ARCHIVE_VARIABLE}")])
+            replace_with_links(store, [_find_data_file(local, f"the environment variable {ARCHIVE_VARIABLE}")])
         elif self.path is not None:
-            replace_with_links(store, [_find_data_file(Path(self.path), f"problems.{store.name}.source.path")])
+            replace_with_links(store, [_find_data_file(self.path, f"problems.{store.name}.source.path")])
         elif files := list_stored_files(store):
             for file in files:
                 verify_checksum(file)
@@ -71,7 +72,7 @@ class JenaSource(GrowingSource):
         Raises:
             RecastError: there is not exactly one file, or it is a web page or a broken archive.
         """
-        file = _find_data_file(store, "the store")
+        file = _find_data_file(str(store), "the store")
         with file.open("rb") as content:
             if content.read(512).lstrip().startswith(b"<"):
                 raise RecastError(f"{file}: a web page, not the station's data; delete it, then {_FIX}")
@@ -94,7 +95,7 @@ class JenaSource(GrowingSource):
         """Unpack the CSV file from a zip archive.
 
         Raises:
-            RecastError: the archive is broken, or does not hold one CSV file.
+            RecastError: the archive is broken or encrypted, or does not hold one CSV file, or one far too large.
         """
         return _unzip(file, scratch) if file.suffix == ".zip" else file
 
@@ -103,16 +104,16 @@ class JenaSource(GrowingSource):
         return file.suffix in (".csv", ".zip")
 
 
-def _find_data_file(place: Path, named_by: str) -> Path:
-    """Find the one data file at a place: the file itself, or the file in the folder.
+def _find_data_file(path: str, named_by: str) -> Path:
+    """Find the one data file that a path names: the file itself, or the file in the folder.
 
     Args:
-        named_by: where the place comes from, for messages.
+        named_by: where the path comes from, for messages.
 
     Raises:
         RecastError: there is no such file, or there are several.
     """
-    place = place.expanduser()
+    place = resolve_path(path, named_by)
     if place.is_file():
         if place.suffix not in (".zip", ".csv"):
             raise RecastError(f"{named_by}: {place} is neither a .csv nor a .zip file; give it the right name")
@@ -134,8 +135,8 @@ def _unzip(archive: Path, scratch: Path) -> Path:
             tables = [name for name in members.namelist() if name.endswith(".csv") and not name.startswith("__MACOSX/")]
             if len(tables) != 1:
                 raise RecastError(f"{archive}: must hold one .csv file, found: {', '.join(tables) or 'none'}")
-            with members.open(tables[0]) as source, extracted.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+        with open_zip_member(archive, tables[0]) as content:
+            write_unpacked(content, extracted, archive)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise RecastError(f"{archive}: cut short or not a zip archive ({error}); delete it, then {_FIX}") from error
     return extracted

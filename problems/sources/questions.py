@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from problems.lazy_modules import np, pl
 from problems.source import PLACE_COLUMN, DownloadProgress, Rows, Source
@@ -47,6 +47,14 @@ class QuestionsSource(Source):
         ("sum", "count"), min_length=1, description="the kinds of questions, each as frequent as the others"
     )
     seed: int = Field(0, ge=0, description="of the random numbers")
+
+    @model_validator(mode="after")
+    def _check_length(self) -> QuestionsSource:
+        try:
+            START + self.longest_span
+        except OverflowError:
+            raise ValueError("episodes times rows is too large: the last row would be after the year 9999") from None
+        return self
 
     @property
     def longest_span(self) -> timedelta:

@@ -132,6 +132,12 @@ def test_no_database_is_created_where_there_is_none(plant: Path, store: Path) ->
     assert not plant.with_name("none.db").exists()
 
 
+def test_an_address_may_begin_in_the_users_folder(plant: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(plant.parent))
+    fetch(source(plant, address="sqlite:///~/plant.db"), store)
+    assert pl.read_parquet(store / ANSWER_FILE).height == 600
+
+
 def test_secrets_come_from_the_environment_and_are_never_shown(
     plant: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,11 +22,14 @@ from tenacity import wait_none
 
 from problems.errors import RecastError, Unreachable
 from problems.files import download as downloading
+from problems.files import tables
 from problems.files.download import checksum_file, download, verify_checksum
+from problems.files.public_files import find_local_file, link_files_of_folder
 from problems.files.raw_store import replace_with_links
 from problems.source import PLACE_COLUMN
 from problems.sources.jena import ARCHIVE_VARIABLE, JenaSource
 from problems.sources.nyc import NycSource
+from problems.sources.questions import QuestionsSource
 from problems.sources.station import StationSource, derive_quantities, simulate_rows
 from problems.sources.table import TableSource
 
@@ -276,6 +279,8 @@ def test_a_missing_or_ambiguous_local_file_names_the_setting(
     with pytest.raises(RecastError, match=r"problems\.weather\.source\.path: there is no file or folder .*gone\.csv"):
         JenaSource(kind="jena", path=str(tmp_path / "gone.csv")).fetch(store, ignore_progress, 1)
     (tmp_path / "rows.txt").write_text(CSV)
+    with pytest.raises(RecastError, match=r"problems\.weather\.source\.path: ~nobody-here/a\.csv: Could not determine"):
+        JenaSource(kind="jena", path="~nobody-here/a.csv").fetch(store, ignore_progress, 1)
     with pytest.raises(RecastError, match=r"rows\.txt is neither a \.csv nor a \.zip file"):
         JenaSource(kind="jena", path=str(tmp_path / "rows.txt")).fetch(store, ignore_progress, 1)
     folder = tmp_path / "two"
@@ -306,6 +311,27 @@ def test_a_broken_archive_is_named(tmp_path: Path, store: Path, name: str, conte
         read_jena(JenaSource(kind="jena"), store, tmp_path)
 
 
+def encrypt_zip() -> bytes:
+    """An archive whose member is marked as encrypted."""
+    archive = bytearray(pack_zip())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        archive[archive.index(signature) + flags] |= 1
+    return bytes(archive)
+
+
+def test_an_archive_that_cannot_or_must_not_be_unpacked_is_named(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store / "rows.zip").write_bytes(encrypt_zip())
+    with pytest.raises(RecastError, match=r"rows\.zip: rows\.csv cannot be unpacked \(.*encrypted"):
+        read_jena(JenaSource(kind="jena"), store, tmp_path)
+    monkeypatch.setattr(tables, "HARMLESS_BYTES", 1)
+    (store / "rows.zip").write_bytes(pack_zip(CSV + "0" * 500_000))
+    (tmp_path / "scratch").rmdir()
+    with pytest.raises(RecastError, match=r"rows\.zip: it unpacks to more than 200 times its size"):
+        read_jena(JenaSource(kind="jena"), store, tmp_path)
+
+
 def test_a_damaged_member_is_named(tmp_path: Path, store: Path) -> None:
     damaged = bytearray(pack_zip())
     damaged[60:70] = bytes(10)
@@ -322,6 +348,14 @@ def test_the_store_never_loses_a_file_put_there_by_hand(tmp_path: Path, store: P
     replace_with_links(store, [store / "mine.csv"])
     assert (store / "mine.csv").read_text() == CSV
     assert not (store / "mine.csv").is_symlink()
+
+
+def test_the_folder_of_an_unknown_user_is_named(store: Path) -> None:
+    message = r"problems\.weather\.source\.path: ~nobody-here/x: Could not determine home directory"
+    with pytest.raises(RecastError, match=message):
+        find_local_file(store, "~nobody-here/x", ("",))
+    with pytest.raises(RecastError, match=message):
+        link_files_of_folder(store, "~nobody-here/x", ["a"])
 
 
 def test_a_link_replaces_a_download(tmp_path: Path, store: Path) -> None:
@@ -418,3 +452,9 @@ def test_a_station_is_as_long_as_it_says(tmp_path: Path, store: Path) -> None:
     for length in ({}, {"rows": 10, "years": 1}, {"rows": 1}, {"years": 1e-9}):
         with pytest.raises(ValidationError):
             StationSource.model_validate({"kind": "station", **length})
+
+
+@pytest.mark.parametrize(("episodes", "rows"), [(100_000_000, 1000), (100_000_000, 6)])
+def test_questions_after_the_year_9999_are_refused(episodes: int, rows: int) -> None:
+    with pytest.raises(ValidationError, match=r"episodes times rows is too large: .* year 9999"):
+        QuestionsSource(kind="questions", episodes=episodes, rows=rows)

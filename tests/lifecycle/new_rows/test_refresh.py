@@ -25,6 +25,7 @@ from problems.errors import RecastError, Unreachable
 from problems.files import download as downloading
 from problems.files import web_copy
 from problems.files.raw_store import INCREMENTS_FOLDER, list_increments
+from problems.sources.table import TableSource
 from project import paths
 from project.settings.parsing import parse_settings
 from project.settings.sections import Settings
@@ -149,6 +150,35 @@ def test_a_line_without_an_end_waits_until_it_is_whole(lines: list[bytes], setti
     assert ingest_table(settings()).height == 604
 
 
+def test_what_is_added_to_half_a_line_corrects_its_row(lines: list[bytes], settings: Make) -> None:
+    file, time = Path("incoming/month.csv"), lines[601].split(b",")[0]
+    file.write_bytes(b"".join([lines[0], time, b",12.34,1000"])[: -len(b"4,1000")])
+    assert fetch_new(settings()) is None
+    # A logger that buffers what it writes has stopped within a line, and goes on later.
+    assert (accept_new(settings()).rows, fetch_new(settings()), fetch_new(settings())) == (1, None, None)
+    file.write_bytes(b"".join([lines[0], time, b",12.34,1000\n", *lines[602:604]]))
+    arrival = accept_new(settings())
+    assert (arrival.rows, arrival.corrected, fetch_new(settings())) == (3, 1, None)
+    table = ingest_table(settings())
+    assert (table.height, table["T (degC)"][600], table["p (mbar)"][600]) == (603, 12.34, 1000)
+
+
+def test_half_a_line_that_comes_while_a_file_is_looked_at_waits(
+    lines: list[bytes], settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path("incoming/month.csv")
+    file.write_bytes(b"".join([lines[0], *lines[601:603]]))
+    assert (accept_new(settings()).rows, fetch_new(settings())) == (2, None)
+
+    def unpack_and_grow(source: TableSource, arrived: Path, scratch: Path) -> Path:
+        if arrived == file:
+            file.write_bytes(b"".join([lines[0], *lines[601:604]])[:-4])
+        return arrived
+
+    monkeypatch.setattr(TableSource, "unpack", unpack_and_grow)
+    assert fetch_new(settings()) is None
+
+
 def test_comments_are_not_rows(lines: list[bytes], settings: Make) -> None:
     source = {"kind": "table", "path": "demo.csv", "time": "time", "comment": "#", "encoding": "utf-8-sig"}
     declared = settings(source=source)
@@ -261,6 +291,25 @@ def test_a_folder_that_is_not_there(lines: list[bytes], settings: Make) -> None:
     assert fetch_new(settings(fresh={"kind": "folder", "path": "incoming/*/*.csv"})) is None
 
 
+def test_a_folder_of_a_user_that_is_not_there(lines: list[bytes], settings: Make) -> None:
+    with pytest.raises(RecastError, match=r"fresh\.path: ~nobody-here/incoming: Could not determine home"):
+        fetch_new(settings(fresh={"kind": "folder", "path": "~nobody-here/incoming"}))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_brackets_in_the_name_of_a_file_are_not_a_pattern(suffix: str, lines: list[bytes], settings: Make) -> None:
+    rows = pl.read_csv("all.csv", try_parse_dates=True)
+    for name, part in (("own[1]", rows.head(600)), ("incoming/new[1]", rows.slice(600, 20))):
+        part.write_parquet(f"{name}.parquet")
+        part.write_csv(f"{name}.csv")
+    source = {"kind": "table", "path": f"own[1].{suffix}", "time": "time"}
+    for path in (f"incoming/*.{suffix}", f"incoming/new[1].{suffix}"):
+        shutil.rmtree(paths.raw_folder("demo"), ignore_errors=True)
+        declared = settings(source=source, fresh={"kind": "folder", "path": path})
+        assert (accept_new(declared).rows, fetch_new(declared)) == (20, None)
+        assert ingest_table(declared).height == 620
+
+
 def test_a_file_that_is_not_an_increment_is_named(lines: list[bytes], settings: Make) -> None:
     foreign = paths.raw_folder("demo") / INCREMENTS_FOLDER / "2020-notes.csv"
     foreign.parent.mkdir(parents=True)
@@ -326,6 +375,7 @@ def test_what_is_in_quarantine_is_known_until_it_is_dropped(lines: list[bytes], 
     assert accepted_names("demo") == ["0002"]
     quarantine.release_increment("demo", quarantined.file.stem, settings())
     assert accepted_names("demo") == ["0001", "0002"]
+    assert [time.isoformat() for time in quarantine.read_accepted_times("demo")] == ["2020-01-26T00:00:00"]
     assert ingest_table(settings()).height == 649
     with file.open("ab") as grown:
         grown.write(b"2020-02-10T00:00:00,warm,1000\n")
@@ -536,10 +586,22 @@ def insert_readings(times: Sequence[str], first: float = 0) -> None:
         )
 
 
-def query_settings(settings: Make, query: str | None = None, **source: Any) -> Settings:
+def query_settings(settings: Make, fresh_query: str | None = None, **source: Any) -> Settings:
     """A problem whose new rows a query brings from `plant`."""
     known = {"kind": "database", "address": "sqlite:///plant.db", "query": "select * from air", "time": "time"}
-    return settings(source=known | source, fresh={"kind": "query", "query": query})
+    return settings(source=known | source, fresh={"kind": "query", "query": fresh_query})
+
+
+def test_a_query_that_ends_in_a_comment_is_asked_for_what_is_new(settings: Make) -> None:
+    insert_readings(["2020-01-30", "2020-01-31"])
+    declared = query_settings(settings, query="select * from air -- all")
+    assert fetch_new(declared) is None
+    insert_readings(["2020-02-01"])
+    assert (accept_new(declared).rows, fetch_new(declared)) == (1, None)
+    with sqlite3.connect("plant.db") as connection:
+        connection.execute("drop table air")
+    with pytest.raises(RecastError, match=r"problems\.demo\.source\.query: .* refuses it: no such table: air"):
+        fetch_new(declared)
 
 
 @pytest.mark.parametrize(
@@ -635,7 +697,7 @@ def test_what_was_accepted_can_be_taken_back_and_accepted_again(lines: list[byte
         assert known.table.collect().height == 650, "what was ingested of it is not known any more"
     quarantine.release_increment("demo", name, declared)
     assert ingest_table(declared).height == 699
-    assert [time.isoformat() for time in quarantine.read_accepted_times("demo")] == ["2020-01-26T00:00:00"]
+    assert quarantine.read_accepted_times("demo") == [], "it broke no rule"
 
 
 def test_rows_that_were_added_to_the_source_itself_are_unchecked(lines: list[bytes], settings: Make) -> None:
