@@ -18,6 +18,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from architectures import REGISTRY, Network, TrainedAxes
@@ -39,6 +40,10 @@ TOLERANCE = 1e-5
 NUMBERS_AT_ONCE = 1 << 24
 WINDOWS_AT_ONCE = 1024
 """The largest number of windows that the network reads at once; of long windows it reads fewer."""
+
+
+class DamagedModel(RecastError):
+    """A file of a stored forecaster is missing, or is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Forecaster:
         something else.
 
         Raises:
+            DamagedModel: a file cannot be read.
             RecastError: the folder has no forecaster, or this code makes other forecasts with it; the message names
                 the commit to check out.
         """
@@ -101,11 +107,13 @@ class Forecaster:
             network = build_network(about.architecture, hyperparameters, about.shape)
             # Earlier versions of Recast stored nothing for a baseline, which gave one number for every quantile.
             if (stored / WEIGHTS_FILE).exists() or isinstance(hyperparameters, TrainedAxes):
-                network.load_state_dict(load_file(stored / WEIGHTS_FILE) if (stored / WEIGHTS_FILE).exists() else {})
+                network.load_state_dict(
+                    _load_tensors(stored / WEIGHTS_FILE) if (stored / WEIGHTS_FILE).exists() else {}
+                )
         except (KeyError, RuntimeError, ValueError) as error:
             raise _changed_code_error(about, " ".join(str(error).split())) from None
         rows = stored / f"{EXAMPLE_NAME}.parquet"
-        forecaster = cls(about, network, pl.read_parquet(rows) if rows.exists() else None)
+        forecaster = cls(about, network, _read_rows(rows) if rows.exists() else None)
         forecaster._check_example(stored)
         return forecaster
 
@@ -125,14 +133,15 @@ class Forecaster:
     def _check_example(self, stored: Path) -> None:
         """
         Raises:
-            RecastError: the stored example does not give the stored forecast.
+            DamagedModel: the example cannot be read.
+            RecastError: it does not give the stored forecast.
         """
         if self.about.preparation is None:
-            tensors = load_file(stored / f"{EXAMPLE_NAME}.safetensors")
+            tensors = _load_tensors(stored / f"{EXAMPLE_NAME}.safetensors")
             actual, expected = self.answer(tensors[EXAMPLE_NAME].numpy()), tensors[ANSWER_NAME].numpy()
             tolerance = TOLERANCE
         else:
-            answer = pl.read_parquet(stored / f"{ANSWER_NAME}.parquet")
+            answer = _read_rows(stored / f"{ANSWER_NAME}.parquet")
             numbers = [name for name, dtype in answer.schema.items() if dtype == pl.Float64]
             forecasts = self.forecast(self.example)
             if missing := set(numbers) - set(forecasts.columns):
@@ -273,6 +282,31 @@ class Forecaster:
             y_BSO: Values = ANSWER_KINDS[about.objective].decode(self._network(x_BTF).double()).numpy()
         y_BS = y_BSO[:, :, 0] if about.shape.outputs == 1 else y_BSO
         return y_BS if about.shape.each or about.shape.leads > 1 else y_BS[:, 0]
+
+
+def _load_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors in a file of a stored forecaster, by name.
+
+    Raises:
+        DamagedModel: it cannot be read.
+    """
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise DamagedModel(f"{file}: cannot be read ({error}); store the model again, or restore the file") from error
+
+
+def _read_rows(file: Path) -> pl.DataFrame:
+    """The rows in a file of a stored forecaster.
+
+    Raises:
+        DamagedModel: it cannot be read.
+    """
+    try:
+        return pl.read_parquet(file)
+    # Damaged Parquet files make Polars panic.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise DamagedModel(f"{file}: cannot be read ({error}); store the model again, or restore the file") from error
 
 
 def _changed_code_error(about: About, difference: str) -> RecastError:

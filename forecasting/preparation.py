@@ -71,6 +71,13 @@ class Preparation:
         normalized_NF: Values = (raw_NF - np.array(self.center)) / np.array(self.scale)
         return normalized_NF
 
+    def describe_missing_climatology(self, series: str) -> str:
+        """A message for a user whose rows are of a series that has no climatology."""
+        return (
+            f"series {series}: it has no climatology, because it was not among the training rows; the series there "
+            f"were {', '.join(self.climatologies)}"
+        )
+
     def _derive_columns(self, times_N: Times, series: str) -> Values:
         """The columns (N, K) that follow from the time of a row alone."""
         columns = [np.empty((len(times_N), 0))]
@@ -78,10 +85,7 @@ class Preparation:
             columns.append(compute_harmonics(times_N, self.table.calendar))
         if self.table.climatology:
             if series not in self.climatologies:
-                raise RecastError(
-                    f"series {series}: it has no climatology, because it was not among the training rows; the series "
-                    f"there were {', '.join(self.climatologies)}"
-                )
+                raise RecastError(self.describe_missing_climatology(series))
             climatology = Climatology(self.table.climatology, np.array(self.climatologies[series]))
             targets_N = times_N + np.timedelta64(self.horizon)
             columns.append(climatology.values_at(np.concatenate([times_N, targets_N])).reshape(2, -1).T)

@@ -1,23 +1,20 @@
 """Which quantiles are the ends of an interval."""
 
-import math
-
 DIGITS = 9
-"""Quantiles that differ after so many digits are the same, but for rounding: (1 - 0.9) / 2 is 0.04999999999999999."""
+"""Quantiles that are equal to so many digits are the same: (1 - 0.9) / 2 is 0.04999999999999999, which means 0.05. But
+0.975 and 0.97501 may both be asked for.
+"""
 
 
 def find_interval_outputs(quantiles: tuple[float, ...], level: float) -> tuple[int, int] | None:
     """The positions of the quantiles that are the low and the high end of an interval; None unless both are forecast.
 
-    Two numbers are the same quantile if they differ by no more than rounding, a relative 1e-9: (1 - 0.9) / 2 is
-    0.04999999999999999, which means 0.05, while 0.975 and 0.97501 may both be asked for.
-
     Args:
         level: the share of the observations that the interval should contain, such as 0.9.
     """
-    ends = ((1 - level) / 2, (1 + level) / 2)
-    low, high = ([i for i, quantile in enumerate(quantiles) if math.isclose(quantile, end)] for end in ends)
-    return (low[0], high[0]) if low and high else None
+    rounded = [round(quantile, DIGITS) for quantile in quantiles]
+    low, high = list_interval_ends(level)
+    return (rounded.index(low), rounded.index(high)) if low in rounded and high in rounded else None
 
 
 def list_interval_ends(level: float) -> tuple[float, float]:

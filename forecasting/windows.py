@@ -232,10 +232,7 @@ class WindowBuilder:
                 "leave out what is not known"
             )
         if climatologies and series not in climatologies:
-            raise InputError(
-                f"series {series}: it has no climatology, because it was not among the training rows; the series there "
-                f"were {', '.join(climatologies)}"
-            )
+            raise InputError(self.preparation.describe_missing_climatology(series))
 
     def _require_complete(
         self, series: str, times_N: Times, breaks_N: NDArray[np.bool_], table_NF: NDArray[np.float32], last: int

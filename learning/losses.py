@@ -26,8 +26,8 @@ def torch_loss(name: str) -> Callable[[Quantiles], Objective]:
 
         def loss(y_BSO: "Tensor", target_BSK: "Tensor", weight_BS: "Tensor | None") -> "Tensor":
             if weight_BS is None:
-                number: Tensor = loss_function(y_BSO, target_BSK)
-                return number
+                mean_loss: Tensor = loss_function(y_BSO, target_BSK)
+                return mean_loss
             return weighted_mean(loss_function(y_BSO, target_BSK, reduction="none").squeeze(2), weight_BS)
 
         return Objective(loss, NUMBER_MEASURES, outputs=1)

@@ -38,8 +38,8 @@ def ingest(problem: Problem, store: Path, out: Path) -> Quality:
     with replace_folder(out) as folder, explain_polars_errors(store, out, problem.source.find_fault):
         scratch, table = folder / "scratch", folder / TABLE_FILE
         scratch.mkdir()
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            files = beside.submit(hash_raw_files, store)
+        with ThreadPoolExecutor(max_workers=1) as background:
+            files = background.submit(hash_raw_files, store)
             tabulated = _tabulate(problem, store, table, scratch)
             quality = measure_quality(problem, tabulated, pl.scan_parquet(table), store, files.result())
         shutil.rmtree(scratch)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import polars as pl
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from forecasting.climatology import BLOCK_ROWS, Climatology
@@ -26,7 +25,9 @@ from project import paths
 from project.atomic import replace_folder
 from project.command import run_stage
 from project.settings.parsing import parse_settings
+from stages.array_files import open_array
 from stages.sequences.encode import encode_sequences
+from stages.sequences.reading import DESCRIPTION_FILE
 from stages.tables.ingested import TABLE_FILE, read_cadence
 from stages.tables.table import CHUNK_ROWS, Series, Table, read_times
 
@@ -75,12 +76,13 @@ def normalize(
 ) -> Table:
     """Write the table, the times, which targets were observed and a description of them into the folder `out`.
 
-    The lecture's rule (row D2): mean and deviation of the training rows, the deviation that of the population.
     Nulls are filled forward up to `problem.table.fill` within a stretch without gaps, from the past only. A filled
     value may be an input, but `window` forecasts no filled target.
     Columns of the calendar stay as they are, from -1 to 1; columns of the climatology are scaled as the target is.
 
     Args:
+        scale: standard: mean and deviation of the training rows, as in the lecture (row D2), the deviation that of the
+            population; range: their least value and their range; none: values stay as they are.
         out: a folder whose last part is the problem's name, which messages mention.
         preparation: the preparation of a network that was trained before, to be applied again; None: fit one here.
 
@@ -102,9 +104,9 @@ def normalize(
     digest = hashlib.sha256()
     with replace_folder(out) as folder:
         with (
-            _open_array(folder / "table.npy", np.float32, (rows, len(preparation.features))) as table,
-            _open_array(folder / "time.npy", "datetime64[ms]", (rows,)) as time,
-            _open_array(folder / "observed.npy", np.bool_, (rows,)) as observed,
+            open_array(folder / "table.npy", np.float32, (rows, len(preparation.features))) as table,
+            open_array(folder / "time.npy", "datetime64[ms]", (rows,)) as time,
+            open_array(folder / "observed.npy", np.bool_, (rows,)) as observed,
         ):
             normalize_piece = partial(_normalize_piece, problem, frame, cadence, preparation)
             for piece in _normalize_in_order(normalize_piece, pieces):
@@ -115,17 +117,11 @@ def normalize(
         times_N = read_times(folder)
         for begin in range(0, rows, CHUNK_ROWS):
             digest.update(times_N[begin : begin + CHUNK_ROWS].view(np.int64).data)
+        # In another unit the values are the same once they are scaled, but the errors are not.
+        digest.update(np.array([preparation.center, preparation.scale]).tobytes())
         about = Table(preparation, cadence.total_seconds(), problem.source.synthetic, all_series, digest.hexdigest())
-        (folder / "table.json").write_bytes(TypeAdapter(Table).dump_json(about, indent=1))
+        (folder / DESCRIPTION_FILE).write_bytes(TypeAdapter(Table).dump_json(about, indent=1))
     return about
-
-
-def _open_array(file: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> BinaryIO:
-    """Open a file of NumPy's format to write the rows of an array of this shape, one after another."""
-    out = file.open("wb")
-    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-    np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
-    return out
 
 
 def _normalize_in_order(
@@ -246,20 +242,20 @@ def _fit_preparation(
     features = problem.table.features
     known, mean, squares = np.zeros(len(features)), np.zeros(len(features)), np.zeros(len(features))
     lowest, highest = np.full(len(features), np.inf), np.full(len(features), -np.inf)
-    with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(_THREADS) as threads:
-        fitted = beside.submit(lambda: dict(_fit_climatologies(problem, frame, extracts, problem_name)))
+    with ThreadPoolExecutor(1) as background, ThreadPoolExecutor(_THREADS) as threads:
+        fitted = background.submit(lambda: dict(_fit_climatologies(problem, frame, extracts, problem_name)))
         for extract in extracts:
             train = extract.series.train
             for begin in range(0, train, CHUNK_ROWS):
                 rows = frame.slice(extract.begin + begin, min(CHUNK_ROWS, train - begin)).select(features)
                 columns = rows.collect(engine="streaming").get_columns()
                 figures = np.array([*threads.map(_measure_column, columns)])
-                more, center, piece_squares, piece_lowest, piece_highest = figures.T
-                both = np.maximum(known + more, 1)
+                added, center, piece_squares, piece_lowest, piece_highest = figures.T
+                total = np.maximum(known + added, 1)
                 squares += piece_squares
-                squares += np.square(center - mean) * known * more / both
-                mean += (center - mean) * more / both
-                known += more
+                squares += np.square(center - mean) * known * added / total
+                mean += (center - mean) * added / total
+                known += added
                 lowest, highest = np.fmin(lowest, piece_lowest), np.fmax(highest, piece_highest)
     for name, count in zip(features, known, strict=True):
         if not count:

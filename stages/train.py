@@ -1,6 +1,7 @@
-"""train: the trials of the grid, each in its own folder, and the list of them that `evaluate` reads.
+"""Stage train: the list of the grid's trials that `evaluate` reads, written when all of them have ended.
 
-`flows/train.py` is the command of the stage: it decides where and when bundles of trials run. What a bundle does is in
+The command of the stage is `flows/train.py`. `flows/train_flow.py` has the missing trials trained, and
+`flows/dispatch.py` chooses the runner that decides where and when. What a bundle of trials does is in
 `stages/training/bundle.py`.
 """
 

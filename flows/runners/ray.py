@@ -49,7 +49,7 @@ from project.atomic import replace_file
 from project.progress import console
 from stages.tracking import store, trial_run
 from stages.training.outcomes import Outcome, read_outcome
-from stages.training.trials import Trial, add_run_notes, trial_folder
+from stages.training.trials import TRIAL_FILE, Trial, add_run_notes, trial_folder
 
 MAX_NODES_LOST = 5
 """A bundle that has lost its node so often is suspected to be the reason."""
@@ -275,6 +275,8 @@ class _RayGrid:
             folder, context = trial_folder(trial), self.work.contexts[trial.origin]
             driver_notes = {"commit": git.describe_commit(), "prefect_run": context.prefect_run, "logged": False}
             add_run_notes(folder, **(notes | driver_notes))
+            # Of a failed attempt. With the files of this one it would count as damaged.
+            (folder / TRIAL_FILE).unlink(missing_ok=True)
             for name in SENT_FILES:
                 if name in files:
                     with replace_file(folder / name) as temporary:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlflow.entities import Metric
 
-from lifecycle.backtests.result import Backtest
+from lifecycle.backtests.result import Backtest, OriginInfo
 from stages.evaluation.ranking import group_by_configuration
 from stages.tracking import store
 from stages.tracking.runs import RunContext, end_pipeline_run
@@ -23,7 +23,8 @@ def log_backtest(
 ) -> None:
     """Log the result to the run of the backtest and to those of the origins, and test errors to the runs of the trials.
 
-    The step of a metric is the number of its origin, and its timestamp is the origin, so logging twice adds nothing.
+    The step of a metric is the number of its origin, and its timestamp is the origin; those of the mean of all origins
+    are 0 and the last origin. So logging twice adds nothing.
 
     Args:
         trials, contexts: the trials and the run of each origin, by the origin's name.
@@ -36,7 +37,7 @@ def log_backtest(
     client, measure = store.get_client(), result.measure.name
     results = {configuration.configuration: configuration for configuration in result.configurations}
     for step, origin in enumerate(result.origins):
-        timestamp = round(datetime.fromisoformat(origin.test_from).replace(tzinfo=UTC).timestamp() * 1000)
+        timestamp = _timestamp(origin)
         values = {f"persistence_test_{measure}": origin.persistence, "persistence_test_mae": origin.persistence_mae}
         if score := result.chosen.by_origin[step]:
             values |= {
@@ -56,10 +57,16 @@ def log_backtest(
                     client.log_batch(run, metrics=_metrics({f"test_{measure}": error}, step, timestamp))
         end_pipeline_run(contexts[origin.name], len(origin.failed))
     if result.chosen.test:
-        client.log_metric(backtest_context.parent, f"mean_test_{measure}", result.chosen.test.mean)
+        mean = {f"mean_test_{measure}": result.chosen.test.mean}
+        client.log_batch(backtest_context.parent, metrics=_metrics(mean, 0, _timestamp(result.origins[-1])))
     with store.translate_artifact_errors():
         client.log_artifacts(backtest_context.parent, str(folder), "backtest")
     end_pipeline_run(backtest_context, len(result.failures))
+
+
+def _timestamp(origin: OriginInfo) -> int:
+    """The moment of an origin, in milliseconds since 1970."""
+    return round(datetime.fromisoformat(origin.test_from).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 def _metrics(values: Mapping[str, float | None], step: int, timestamp: int) -> list[Metric]:

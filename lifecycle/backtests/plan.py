@@ -13,10 +13,8 @@ from pathlib import Path
 
 import polars as pl
 
-from problems.errors import RecastError
 from problems.problem import Problem
 from problems.split import DateSplit, RecentSplit
-from project.settings.sections import Settings
 from stages.tables.ingested import read_cadence
 
 ORIGIN_EPOCH = datetime(2001, 1, 1)
@@ -114,18 +112,6 @@ def find_data_end(ingested: Path) -> datetime:
     last = pl.scan_parquet(ingested / "table.parquet").group_by("series").agg(pl.col("time").max())
     end: datetime = last.collect(engine="streaming")["time"].min()  # type: ignore[assignment]
     return end + cadence
-
-
-def require_table_problem(settings: Settings, problem: str) -> Problem:
-    """The declaration of a problem whose rows have times.
-
-    Raises:
-        RecastError: it is a problem of sequences.
-    """
-    declared = settings.problem(problem)
-    if not isinstance(declared, Problem):
-        raise RecastError(f"{problem}: a backtest needs rows with times, but this is a problem of sequences")
-    return declared
 
 
 def set_origin(problem: Problem, origin: Origin) -> Problem:

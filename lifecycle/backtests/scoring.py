@@ -14,7 +14,7 @@ from stages.evaluation.baseline import BASELINE
 from stages.evaluation.leaderboard import MeasureInfo, Spread
 from stages.evaluation.metrics import measure_skill
 from stages.evaluation.ranking import group_by_configuration, summarize_validation
-from stages.tables.table import Table
+from stages.tables.table import Table, read_times
 from stages.tables.windows import TableWindows
 from stages.training.networks import load_network
 from stages.training.objectives import choose_objective
@@ -41,7 +41,7 @@ def measure_origin(problem: Problem, origin: Origin, trials: Sequence[Trial]) ->
 
     def measure_trial(trial: Trial) -> dict[str, float]:
         answers = collect_answers(load_network(trial, windows), splits["test"], objective, windows.objective)
-        return objective.compute_measures(answers.means, scale)
+        return objective.compute_measures(answers.mean_scores, scale)
 
     errors = {
         label: Spread.by_name([measure_trial(trial) for trial in group])
@@ -63,7 +63,7 @@ def measure_origin(problem: Problem, origin: Origin, trials: Sequence[Trial]) ->
     return OriginResult(
         OriginInfo(
             name=origin.name,
-            train_from=np.datetime_as_string(np.load(normalized / "time.npy", mmap_mode="r")[0], unit="m"),
+            train_from=np.datetime_as_string(read_times(normalized).min(), unit="m"),
             validation_from=split.validation_from.isoformat(timespec="minutes"),
             test_from=split.test_from.isoformat(timespec="minutes"),
             test_until=split.test_until.isoformat(timespec="minutes") if split.test_until else "",

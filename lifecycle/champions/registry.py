@@ -10,11 +10,12 @@ from filelock import FileLock
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from forecasting.forecaster import Forecaster
+from forecasting.forecaster import DamagedModel, Forecaster
 from lifecycle.champions.history import Version
 from problems.errors import RecastError
 from project.atomic import replace_folder
 from project.paths import MODEL_COPIES
+from project.progress import print_warning
 from stages.tracking import store
 from stages.tracking.packaging import CONTENT_TAG, MODEL_TAG
 from stages.training.trials import Trial, read_run_notes, trial_folder
@@ -150,15 +151,20 @@ def load_model(version: Version) -> Forecaster:
 
     Raises:
         TrackingError: MLflow, or the store of its artifacts, has failed.
+        RecastError: the model is damaged in the store too, or this code makes other forecasts with it.
     """
     copy = MODEL_COPIES / version.problem / f"{version.version}-{version.run[:8]}"
     copy.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(copy.with_name(f"{copy.name}.lock")):
-        if not copy.exists():
-            store.get_client()
-            with replace_folder(copy) as temporary, store.translate_artifact_errors():
-                mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(temporary))
-    return Forecaster.load(copy)
+        if copy.exists():
+            try:
+                return Forecaster.load(copy)
+            except DamagedModel as damage:
+                print_warning(f"{damage}; the model is downloaded again")
+        store.get_client()
+        with replace_folder(copy) as temporary, store.translate_artifact_errors():
+            mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(temporary))
+        return Forecaster.load(copy)
 
 
 def read_validated_until(version: Version) -> np.datetime64:

@@ -29,7 +29,7 @@ class Answers:
     """A network's answers to the windows of a split.
 
     Attributes:
-        means: the weighted mean of the scores for each measure.
+        mean_scores: the weighted mean of the scores for each measure.
         window_N: the mean score of the selection measure by window.
         values_NLO: the answers themselves, normalised; None unless they are numbers.
         errors_NL: the answers minus the targets, normalised, see `find_errors`; None unless they are numbers.
@@ -37,7 +37,7 @@ class Answers:
             few.
     """
 
-    means: dict[str, float]
+    mean_scores: dict[str, float]
     window_N: Errors
     values_NLO: NDArray[np.float64] | None
     errors_NL: Errors | None
@@ -69,7 +69,7 @@ def collect_answers(network: Network, data: SplitData, objective: Objective, kin
             counts_CC = _count_answers(batch.y_BSK[:, 0, 0].long(), answer_B, max(objective.outputs, 2))
             confusion_CC = counts_CC if confusion_CC is None else confusion_CC + counts_CC
     return Answers(
-        sums.means(),
+        sums.mean_scores(),
         np.concatenate(window_means),
         np.concatenate(values) if values else None,
         np.concatenate(errors) if errors else None,
@@ -113,4 +113,4 @@ def measure_baseline(
         return {}
     objective = choose_objective(windows, trial.train)
     answers = collect_answers(baseline, splits["test"], objective, windows.objective)
-    return objective.compute_measures(answers.means, scale)
+    return objective.compute_measures(answers.mean_scores, scale)

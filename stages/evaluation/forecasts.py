@@ -82,7 +82,7 @@ def build_bands(forecasts: Forecasts, validation: Targets, test: Targets, levels
                 [conformal_half_width(errors_N, level) for errors_N in errors_NL.T] for errors_NL in errors_SNL
             ]
             # All seeds and leads have the same windows: there are enough for all of them, or for none.
-            if any(half_width is None for of_seed in half_widths for half_width in of_seed):
+            if any(half_width is None for seed_widths in half_widths for half_width in seed_widths):
                 continue
             half_width_SNL = np.array(half_widths, dtype=np.float64)[:, None, :]
             low_SNL, high_SNL = point_SNL - half_width_SNL, point_SNL + half_width_SNL

@@ -84,6 +84,14 @@ class EvaluationData:
         """Rows from the last input to the last target; 0 where the data have no clock."""
         return self.windows.horizon if isinstance(self.windows, TableWindows) else 0
 
+    @property
+    def lead_names(self) -> list[str]:
+        """The time from the last input to each target, the shortest first; empty where the data have no clock."""
+        windows, table = self.windows, self.table
+        if table is None or not isinstance(windows, TableWindows):
+            return []
+        return [format_duration(timedelta(seconds=(windows.step + lead) * table.cadence)) for lead in windows.leads]
+
     def count_rows(self, duration: timedelta) -> int:
         """The number of rows in a length of time; a step of a sequence counts as a second."""
         return round(duration / timedelta(seconds=self.table.cadence if self.table else 1))
@@ -194,7 +202,6 @@ def evaluate_grid(
     if data.table and forecasts:
         errors = {label: average_absolute_errors(values, targets["test"]) for label, values in forecasts.items()}
         series_name, stretch = choose_stretch(targets["test"], data.table.series, data.count_rows(settings.forecasts))
-    lead_names = _name_leads(problem)
     evaluation = Evaluation(
         problem=name,
         title=problem.title,
@@ -216,8 +223,8 @@ def evaluate_grid(
         comparison_unit=problem.unit if measure.scaled else "nats",
         persistence_test=baseline.get(measure.name),
         curves={label: result.curves for label, result in selected.items() if result.curves},
-        leads={label: error_NL.mean(axis=0).tolist() for label, error_NL in errors.items() if len(lead_names) > 1},
-        lead_names=lead_names,
+        leads={label: error_NL.mean(axis=0).tolist() for label, error_NL in errors.items() if len(data.lead_names) > 1},
+        lead_names=data.lead_names,
         hours={label: average_by_hour(targets["test"], error_NL) for label, error_NL in errors.items()},
         months={label: average_by_month(targets["test"], error_NL) for label, error_NL in errors.items()},
         forecasts=tabulate_stretch(targets["test"], forecasts, stretch) if errors else {},
@@ -230,9 +237,9 @@ def evaluate_grid(
         warnings=list_warnings(name, problem, normalized, windowed) if isinstance(problem, Problem) else [],
     )
     errors_by_key = {
-        key: of_trial.validation.errors_NL
-        for key, of_trial in answers.items()
-        if of_trial.validation is not None and of_trial.validation.errors_NL is not None
+        key: trial_answers.validation.errors_NL
+        for key, trial_answers in answers.items()
+        if trial_answers.validation is not None and trial_answers.validation.errors_NL is not None
     }
     return GridResult(evaluation, errors_by_key)
 
@@ -265,9 +272,9 @@ def _test_configuration(
     validation = [split for trial in group if (split := answers_by_key[trial.key].validation) is not None]
     forecasts = None
     if validation:
-        validation_SNLO, test_SNLO = (_stack_values(of_split) for of_split in (validation, answers))
+        validation_SNLO, test_SNLO = (_stack_values(split_answers) for split_answers in (validation, answers))
         forecasts = Forecasts(validation_SNLO * scale + center, test_SNLO * scale + center, objective.quantiles)
-    measures = [objective.compute_measures(of_seed.means, scale) for of_seed in answers]
+    measures = [objective.compute_measures(seed_answers.mean_scores, scale) for seed_answers in answers]
     return SelectedConfiguration(
         answers,
         Spread.by_name(measures),
@@ -278,7 +285,7 @@ def _test_configuration(
 
 def _stack_values(answers: Sequence[Answers]) -> TargetValues:
     """The answers of each seed in one array (S, N, L, O)."""
-    return np.stack([of_seed.values_NLO for of_seed in answers if of_seed.values_NLO is not None])
+    return np.stack([seed_answers.values_NLO for seed_answers in answers if seed_answers.values_NLO is not None])
 
 
 def _compare(
@@ -322,14 +329,6 @@ def _complete_row(
         intervals=[band.interval for band in bands],
         mae_skill=measure_skill(MAE, errors, baseline),
     )
-
-
-def _name_leads(problem: AnyProblem) -> list[str]:
-    """How far ahead each forecast is, the shortest first; empty where there is no clock."""
-    if not isinstance(problem, Problem):
-        return []
-    window = problem.window
-    return [format_duration(window.delay - back * window.step) for back in reversed(range(window.leads))]
 
 
 def _read_targets(data: EvaluationData, split: str) -> Targets:

@@ -31,7 +31,11 @@ class Spread:
         Args:
             measures: those of each seed.
         """
-        return {name: cls.of([of_seed[name] for of_seed in measures]) for name in measures[0]} if measures else {}
+        return (
+            {name: cls.of([seed_measures[name] for seed_measures in measures]) for name in measures[0]}
+            if measures
+            else {}
+        )
 
 
 @dataclass(frozen=True)

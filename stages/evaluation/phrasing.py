@@ -90,13 +90,11 @@ def _phrase_result(evaluation: Evaluation, best: LeaderboardRow, test_errors: di
     trials = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one trial"
     mean_error = format_quantity(error.mean, digits, measure.unit, error.deviation)
     result = f"On the test rows, its {measure.title} is {mean_error} ({trials})"
-    other_measures = [
-        f"{other.title} {format_quantity(spread.mean, choose_decimals(spread.mean, 4), other.unit, spread.deviation)}"
-        for other in evaluation.measures[1:]
-        if (spread := best.test[other.name]) and not measure.scaled
-    ]
-    if other_measures:
-        result += f", {', '.join(other_measures)}"
+    if not measure.scaled:
+        for other in evaluation.measures[1:]:
+            spread = best.test[other.name]
+            value = format_quantity(spread.mean, choose_decimals(spread.mean, 4), other.unit, spread.deviation)
+            result += f", {other.title} {value}"
     if evaluation.persistence_test is None:
         result += "."
     elif best.architecture == BASELINE:

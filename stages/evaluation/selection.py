@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from problems.errors import RecastError
 from stages.evaluation.leaderboard import LeaderboardRow
 from stages.training.trials import Trial
 
@@ -22,7 +23,11 @@ def select_configurations(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow
 def select_best_trials(
     rows: Sequence[LeaderboardRow], trials: Sequence[Trial]
 ) -> Iterator[tuple[LeaderboardRow, Trial]]:
-    """The trial with the lowest validation error of each selected configuration, and so of each architecture."""
+    """The trial with the lowest validation error of each selected configuration, and so of each architecture.
+
+    Raises:
+        RecastError: the rows are of another grid than the trials.
+    """
     for row in rows:
         if not row.selected:
             continue
@@ -31,4 +36,9 @@ def select_best_trials(
         finished = [
             trial for trial in trials if trial.configuration.label == row.configuration and trial.seed in errors
         ]
+        if {trial.seed for trial in finished} != set(errors):
+            raise RecastError(
+                f"{row.configuration}: the leaderboard is of another grid than params.yaml: recast run "
+                f"{trials[0].problem}"
+            )
         yield row, min(finished, key=lambda trial: errors[trial.seed])

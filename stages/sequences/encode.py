@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +20,8 @@ from problems.sequences import INPUTS_COLUMN, SPLIT_COLUMN, TARGET_COLUMN, Seque
 from problems.source import PLACE_COLUMN
 from problems.split import SPLITS, GivenSplit
 from project.atomic import replace_folder, write_json
-from stages.sequences.reading import SEQUENCES_FILE, VOCABULARY_FILE, EncodedSequences
+from stages.array_files import open_array
+from stages.sequences.reading import DESCRIPTION_FILE, SEQUENCES_FILE, VOCABULARY_FILE, EncodedSequences
 
 BATCH_SIZE = 1 << 24
 """Characters of text, or numbers, that are held in memory at once."""
@@ -94,7 +96,7 @@ def encode_sequences(problem: SequenceProblem, ingested: Path, out: Path) -> Enc
             synthetic=problem.source.synthetic,
             sha256=digest.hexdigest(),
         )
-        write_json(folder / "table.json", asdict(about))
+        write_json(folder / DESCRIPTION_FILE, asdict(about))
     return about
 
 
@@ -230,16 +232,13 @@ def _flatten_numbers(inputs: pl.Series, sequence_format: SequenceFormat) -> tupl
 
 
 def _write_array(raw: Path, file: Path, dtype: type[Any], columns: int) -> None:
-    """Turn a file of bare numbers into one that NumPy can map into memory, with a fixed amount of memory."""
-    item = np.dtype(dtype).itemsize
-    rows = raw.stat().st_size // (item * columns)
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(rows, columns))
-    flat = array.reshape(-1)
-    with raw.open("rb") as numbers:
-        for begin in range(0, flat.size, BATCH_SIZE):
-            count = min(BATCH_SIZE, flat.size - begin)
-            flat[begin : begin + count] = np.frombuffer(numbers.read(count * item), dtype=dtype)
-    array.flush()
+    """Turn a file of bare numbers into one that NumPy can map into memory, with a fixed amount of memory.
+
+    It is not written through such a map: on a full disk, that would kill the process instead of raising an error.
+    """
+    rows = raw.stat().st_size // (np.dtype(dtype).itemsize * columns)
+    with raw.open("rb") as numbers, open_array(file, dtype, (rows, columns)) as array:
+        shutil.copyfileobj(numbers, array)
     raw.unlink()
 
 

@@ -16,6 +16,8 @@ from learning.answers import AnswerKindName
 from project.records import read_record
 
 SEQUENCES_FILE, VOCABULARY_FILE, WINDOWS_FILE = "sequences.parquet", "vocabulary.json", "windows.json"
+DESCRIPTION_FILE = "table.json"
+"""What `normalize` writes of a table, or of sequences, beside their values."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class EncodedSequences:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read the description that `encode_sequences` wrote into `folder`."""
-        return read_record(folder / "table.json", cls, fix=f"run `recast run {folder.name}`")
+        return read_record(folder / DESCRIPTION_FILE, cls, fix=f"run `recast run {folder.name}`")
 
 
 def read_steps(folder: Path) -> NDArray[Any]:

@@ -109,8 +109,8 @@ def is_ascending(frame: pl.LazyFrame, column: str) -> bool:
     That takes a tenth of the time of counting the different values.
     """
     ascending = (pl.col(column) > pl.col(column).shift()).sum()
-    is_each: bool = frame.select(ascending == pl.len() - 1).collect(engine="streaming").item()
-    return is_each
+    ascending_throughout: bool = frame.select(ascending == pl.len() - 1).collect(engine="streaming").item()
+    return ascending_throughout
 
 
 def _count_different_rows(frame: pl.LazyFrame, columns: Sequence[str]) -> int:

@@ -24,13 +24,14 @@ def explain_polars_errors(
 
     Raises:
         RecastError: Polars cannot read `path`.
-        OSError: the disk is full, as Python itself reports it.
+        OSError: the disk or the user's share of it is full, as Python itself reports it.
     """
     try:
         yield
     # Damaged Parquet files make Polars panic.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(code) in str(error):
+                raise OSError(code, os.strerror(code), str(out)) from error
         reason = f"cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}"
         raise RecastError(f"{find_fault(path) or f'{path}: {reason}'}; fix the file") from error

@@ -90,7 +90,7 @@ def measure_seasons(harmonics: Harmonics, normalized: Path, windowed: Path) -> S
 
 
 def _choose_stride(rows: int) -> int:
-    """Every how many-th row is used."""
+    """n, where every n-th row is used, so that at most MAX_ROWS are."""
     return -(-rows // MAX_ROWS) or 1
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from forecasting.preparation import Preparation
 from project.records import read_record
+from stages.sequences.reading import DESCRIPTION_FILE
 
 CHUNK_ROWS = 1_000_000
 """Rows that are held in memory at once."""
@@ -39,8 +40,8 @@ class Table:
         preparation: how the table was made from the ingested one.
         cadence: seconds between rows.
         synthetic: the rows are simulated.
-        sha256: of values and times: the identity of the data in a trial's key. Which targets were observed shows in
-            the windows, which the key hashes too.
+        sha256: of values, times and scaling: the identity of the data in a trial's key. Which targets were observed
+            shows in the windows, which the key hashes too.
     """
 
     preparation: Preparation
@@ -52,7 +53,7 @@ class Table:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read the description that `normalize` wrote into `folder`."""
-        return read_record(folder / "table.json", cls, fix=f"run `recast run {folder.name}`")
+        return read_record(folder / DESCRIPTION_FILE, cls, fix=f"run `recast run {folder.name}`")
 
 
 def read_values(folder: Path) -> NDArray[np.float32]:

@@ -195,14 +195,14 @@ def _write_as_read(rows: Rows, problem: Problem, file: Path) -> Tabulated:
         (zoned.is_null() & local.is_null()).alias(_helper_column("no time")),
         zoned.is_not_null().alias(_helper_column("zoned")),
         *(parse_number(rows, feature).alias(feature) for feature in features),
-        *(pl.col(feature).str.strip_chars().alias(_helper_column(feature)) for feature in texts),
+        *(pl.col(feature).str.strip_chars().alias(_helper_column(f"text {feature}")) for feature in texts),
     )
 
     def count_wrong(feature: str) -> pl.Expr:
         too_large = is_too_large(problem, feature, pl.col(feature)).sum().cast(pl.Int64)
         if feature not in texts:
             return too_large
-        filled = (pl.col(_helper_column(feature)) != "").sum().cast(pl.Int64)
+        filled = (pl.col(_helper_column(f"text {feature}")) != "").sum().cast(pl.Int64)
         return too_large + filled - pl.col(feature).count().cast(pl.Int64)
 
     table = cells.select("time", "series", *age, *(null_missing_values(problem, feature) for feature in features))

@@ -11,9 +11,10 @@ from project import paths
 from project.atomic import replace_folder
 from project.settings.sections import Settings
 from stages.evaluation.leaderboard import read_leaderboard
+from stages.evaluation.selection import select_best_trials
 from stages.report.inspection import inspect_networks
 from stages.report.page import render_report
-from stages.tracking import runs
+from stages.tracking import runs, trial_run
 from stages.tracking.evaluation import log_pictures
 from stages.training.expansion import list_trials
 
@@ -36,5 +37,7 @@ def write_full_report(problem: str, settings: Settings) -> Path:
         pictures.write(folder)
         (folder / "report.html").write_text(render_report(evaluation, pictures), encoding="utf-8")
     context = runs.open_pipeline_run(problem, settings, trials, newest=True)
+    # Trials that came by `dvc pull` have no run yet that the pictures could be added to.
+    trial_run.log_missing_runs(context, [trial for _, trial in select_best_trials(evaluation.rows, trials)])
     log_pictures(context, evaluation, trials, out)
     return out / "report.html"

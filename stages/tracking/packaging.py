@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -65,9 +64,6 @@ EPOCH_METRICS = ("train_loss", "validation_", "system/")
 UPLOADS = 4
 """Models that are stored side by side: most of the time goes into waiting for the store."""
 
-NOT_MEASURED: Mapping[str, Errors] = MappingProxyType({})
-"""The errors of no trial."""
-
 
 @dataclass(frozen=True)
 class StaleModel:
@@ -100,7 +96,7 @@ class SharedFiles:
 
 @store.translate_errors()
 def store_best_models(
-    evaluation: Evaluation, trials: Sequence[Trial], validation_errors: Mapping[str, Errors] = NOT_MEASURED
+    evaluation: Evaluation, trials: Sequence[Trial], validation_errors: Mapping[str, Errors] | None = None
 ) -> list[str]:
     """Store the best trial, by validation, of each architecture's best configuration, and return the new models' URIs.
 
@@ -108,7 +104,7 @@ def store_best_models(
 
     Args:
         validation_errors: the normalised errors (N, L) of trials on validation, by key; those of other trials are
-            measured.
+            measured, and of all trials where it is None.
 
     Raises:
         TrackingError: MLflow cannot be reached.
@@ -118,7 +114,7 @@ def store_best_models(
         return []
     with tempfile.TemporaryDirectory() as name:
         shared = _write_shared_files(Path(name) / "shared", stale[0].about)
-        folders = [_write_model(model, shared, Path(name), validation_errors) for model in stale]
+        folders = [_write_model(model, shared, Path(name), validation_errors or {}) for model in stale]
         with ThreadPoolExecutor(UPLOADS) as pool:
             return list(pool.map(_upload_model, stale, folders))
 

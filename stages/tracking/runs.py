@@ -140,9 +140,14 @@ def _open(
         identity = {"recast.kind": kind, "recast.grid": grid, "recast.checkout": checkout}
         run = get_client().create_run(experiment, run_name=name, tags={**tags, **identity, "mlflow.note.content": note})
     add_params_and_tags(run, {**params.of_grid, "trials": str(len(trials))}, tags)
-    with translate_artifact_errors():
-        get_client().log_text(run.info.run_id, hide_passwords(PARAMS.read_text(encoding="utf-8")), PARAMS.name)
+    log_settings(run.info.run_id)
     return RunContext(problem, experiment, run.info.run_id, f"recast.grid.{grid}", tags, params, prefect_run), run
+
+
+def log_settings(run_id: str) -> None:
+    """Write a copy of params.yaml to a run, without the passwords that an address in it, or in a comment, may have."""
+    with translate_artifact_errors():
+        get_client().log_text(run_id, hide_passwords(PARAMS.read_text(encoding="utf-8")), PARAMS.name)
 
 
 def _end_abandoned_runs(context: RunContext, kind: str) -> None:

@@ -21,6 +21,7 @@ from learning.conformal import conformal_half_width
 from project import paths
 from project.source_code import ROOT, digest_source, find_imported_modules
 from stages.evaluation.metrics import Errors
+from stages.tables.ingested import TABLE_FILE
 from stages.tables.table import CHUNK_ROWS, Table, read_times, read_values
 from stages.tables.windows import TableWindows, read_ranges, read_windows
 from stages.training import reading
@@ -74,10 +75,10 @@ def describe_model(trial: Trial, unit: str, synthetic: bool, levels: Sequence[fl
         commit: the one that was checked out when the trial was trained.
     """
     windows = read_windows(paths.stage_folder("window", trial.problem))
-    of_rows: dict[str, Any] = {}
+    row_fields: dict[str, Any] = {}
     if isinstance(windows, TableWindows):
         table = Table.read(paths.stage_folder("normalize", trial.problem))
-        of_rows = {
+        row_fields = {
             "quantiles": choose_objective(windows, trial.train).quantiles,
             "preparation": table.preparation,
             "cadence": table.cadence,
@@ -100,7 +101,7 @@ def describe_model(trial: Trial, unit: str, synthetic: bool, levels: Sequence[fl
         code=trial.code,
         data=trial.data,
         commit=commit,
-        **of_rows,
+        **row_fields,
     )
 
 
@@ -175,7 +176,7 @@ def read_example_rows(about: About, ingested: Path, normalized: Path, windowed: 
     last = origin + (about.horizon_rows * cadence if known else timedelta(0))
     others = [name for name in about.columns if name not in known]
     return (
-        pl.scan_parquet(ingested / "table.parquet")
+        pl.scan_parquet(ingested / TABLE_FILE)
         .filter(pl.col("series") == series.name, pl.col("time").is_between(first, last))
         .select("time", "series", *about.columns)
         .with_columns(pl.when(pl.col("time") <= origin).then(pl.col(others)))

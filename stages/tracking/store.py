@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -14,7 +15,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
+from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
 from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -134,34 +137,53 @@ def _database_file() -> Path | None:
 
 
 @contextmanager
-def _explain_first_errors() -> Iterator[None]:
+def _explain_first_errors(database: Path | None) -> Iterator[None]:
     """Raise what goes wrong when the store is first used as an error that says what the user can do.
+
+    Args:
+        database: the file of the store's database; None: the store is a server.
 
     Raises:
         TrackingError: the store cannot be reached.
+        OSError: a file or a folder of this machine refuses.
     """
     try:
         yield
     except RecastError as error:
         # The message says already what to do about the database.
         raise TrackingError(str(error), lasting=True) from error
+    except OSError as error:
+        # `project.disk` explains it better. A connection that fails is an OSError, too.
+        if database is not None or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _unreachable(error, database) from error
     # Not only errors of MLflow: the driver of a database may be missing, and another program may answer at its address.
-    except Exception as error:
-        raise _explain(
-            error,
-            "cannot be reached",
-            "Start it (`recast up` starts the project's own), or unset MLFLOW_TRACKING_URI to write to "
-            "mlruns/mlflow.db",
-        ) from error
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, ParseError, ValueError) as error:
+        raise _unreachable(error, database) from error
+
+
+def _unreachable(error: Exception, database: Path | None) -> TrackingError:
+    """The error of a store that does not answer at its first use.
+
+    Args:
+        database: see `_explain_first_errors`.
+    """
+    fix = "Start it (`recast up` starts the project's own)"
+    if database is not None:
+        fix = f"Check that {database} can be read and written"
+    if "MLFLOW_TRACKING_URI" in os.environ and database != OWN_DATABASE:
+        fix += f", or unset MLFLOW_TRACKING_URI to write to {OWN_DATABASE}"
+    return _explain(error, "cannot be reached", fix)
 
 
 def prepare_own_database() -> None:
     """Create the project's own database, or migrate it, unless it is complete.
 
     Raises:
-        TrackingError: it cannot be read or written; or it has runs, but cannot be migrated, or is in use.
+        TrackingError: it is not a database that can be read; or it has runs, but cannot be migrated, or is in use.
+        OSError: it cannot be written.
     """
-    with _explain_first_errors():
+    with _explain_first_errors(OWN_DATABASE):
         prepare_database(OWN_DATABASE)
 
 
@@ -171,12 +193,14 @@ def get_client() -> MlflowClient:
 
     Raises:
         TrackingError: the store cannot be reached.
+        OSError: the file of the database cannot be written.
     """
     # An unreachable server should be reported now, not after minutes of MLflow's own retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    with _explain_first_errors():
-        if database := _database_file():
+    database = _database_file()
+    with _explain_first_errors(database):
+        if database:
             prepare_database(database)
         client = MlflowClient(tracking_uri())
         client.search_experiments(max_results=1)
@@ -189,9 +213,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def get_or_create_experiment(problem: str) -> str:
-    """The id of the problem's experiment, created where it does not exist."""
+    """The id of the problem's experiment, created where it does not exist, and restored where somebody deleted it."""
     experiment = get_client().get_experiment_by_name(problem)
     if experiment is not None:
+        # A deleted experiment keeps its name, and accepts no runs.
+        if experiment.lifecycle_stage == LifecycleStage.DELETED:
+            get_client().restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
     is_local = tracking_uri().startswith("sqlite:")
     location = (MLFLOW_STORE / "artifacts" / problem).absolute().as_uri() if is_local else None

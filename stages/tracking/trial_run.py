@@ -15,11 +15,11 @@ from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 from pynvml import NVMLError
 
+from learning.measures import normalized_name
 from project.git import describe_commit
-from project.paths import PARAMS
 from stages.report.drawing import use_matplotlib
 from stages.tracking.params import describe_trial_params
-from stages.tracking.runs import RunContext, add_params_and_tags, identify_checkout, read_runs
+from stages.tracking.runs import RunContext, add_params_and_tags, identify_checkout, log_settings, read_runs
 from stages.tracking.store import get_client, translate_artifact_errors, translate_errors
 from stages.training import history
 from stages.training.history import Epoch
@@ -172,7 +172,7 @@ class TrialRun:
                 for file in files:
                     if file.exists():
                         get_client().log_artifact(self.id, str(file))
-                get_client().log_text(self.id, PARAMS.read_text(encoding="utf-8"), PARAMS.name)
+            log_settings(self.id)
         get_client().set_terminated(self.id, "FAILED" if failed else "FINISHED")
         add_run_notes(self.folder, logged=True, seconds=seconds)
 
@@ -187,7 +187,7 @@ def name_epoch_metrics(epoch: Epoch, scaled: dict[str, float]) -> dict[str, floa
     for name, value in epoch.validation.items():
         metrics[f"validation_{name}"] = value * scaled.get(name, 1.0)
         if name in scaled:
-            metrics[f"validation_{name}_normalized"] = value
+            metrics[f"validation_{normalized_name(name)}"] = value
     return metrics
 
 

@@ -27,9 +27,14 @@ class Batch(NamedTuple):
 
 
 class SplitData(Protocol):
-    """The windows of one split."""
+    """The windows of one split.
+
+    Attributes:
+        steps: of the longest window.
+    """
 
     device: torch.device
+    steps: int
 
     def __len__(self) -> int:
         """The number of windows."""

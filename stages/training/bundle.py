@@ -32,6 +32,7 @@ from stages.training.results import describe_failure, describe_result, describe_
 from stages.training.scoring import mean_scores
 from stages.training.trial_log import TrialLogger
 from stages.training.trials import (
+    TRIAL_FILE,
     WEIGHTS_FILE,
     Trial,
     add_run_notes,
@@ -85,6 +86,9 @@ def train_trial(
     check_trial_code(trial)
     folder = trial_folder(trial)
     folder.mkdir(parents=True, exist_ok=True)
+    # Of a failed attempt. With the files of this one it would count as damaged, and after a kill the checkpoint would
+    # be set aside with it.
+    (folder / TRIAL_FILE).unlink(missing_ok=True)
     checkpoint = folder / "checkpoint.pt"
     scale = read_target_scale(trial)
     start = time.perf_counter()
@@ -158,7 +162,7 @@ def _record_failure(error: Exception, folder: Path) -> dict[str, Any]:
 
 
 def _save_weights(network: Network, folder: Path) -> None:
-    """Write the weights of a network; a baseline has none, and leaves no file."""
+    """Write the weights of a network; a baseline of one number has none, and leaves no file."""
     weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
     if weights:
         with replace_file(folder / WEIGHTS_FILE) as temporary:

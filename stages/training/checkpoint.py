@@ -19,7 +19,7 @@ DIGEST_BYTES = 32
 
 @dataclass(kw_only=True)
 class FitResult:
-    """A network that is trained, or a baseline, which has nothing to train.
+    """A network that is trained, or a baseline, which is not.
 
     Attributes:
         best_epoch: the epoch, counted from 1, with the lowest selection measure on validation; 0 for a baseline.
@@ -64,7 +64,7 @@ def save_checkpoint(training: TrainingState, checkpoint: Path) -> None:
 
 
 def load_checkpoint(training: TrainingState, checkpoint: Path, device: torch.device) -> None:
-    """Resume from a checkpoint if it exists and is as it was written; a damaged one is of no use."""
+    """Resume from a checkpoint if it exists and is as it was written; a damaged one is ignored, with a warning."""
     if not checkpoint.exists():
         return
     content = checkpoint.read_bytes()

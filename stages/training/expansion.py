@@ -11,6 +11,7 @@ from problems.errors import RecastError
 from project.paths import PARAMS
 from project.settings.grid import expand_grid
 from project.settings.sections import Settings
+from stages.sequences.reading import WINDOWS_FILE
 from stages.tables.windows import AnyWindows
 from stages.training.failures import TrialFailed
 from stages.training.fit import outline_network
@@ -25,7 +26,7 @@ def list_trials(settings: Settings, problem: str, windowed: Path, origin: str | 
     Args:
         origin: the origin of a backtest whose windows these are; None: the problem's own.
     """
-    data = hashlib.sha256((windowed / "windows.json").read_bytes())
+    data = hashlib.sha256((windowed / WINDOWS_FILE).read_bytes())
     for split in ("train", "validation"):
         data.update((windowed / f"{split}.npy").read_bytes())
     return [

@@ -90,7 +90,7 @@ def fit(
     Args:
         shape: of the windows, with the outputs that the objective needs.
         checkpoint: written after every epoch; the caller removes it when the trial is done.
-        after_epoch: called after every epoch's checkpoint.
+        after_epoch: called after every epoch's checkpoint, and once with what a checkpoint has when it is resumed.
         before_step: called before every step; what it raises ends the training.
 
     Raises:
@@ -113,6 +113,8 @@ def fit(
         scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "float16"),
     )
     load_checkpoint(training, checkpoint, device)
+    if training.history:
+        after_epoch(training)
     while not _is_complete(training, settings, count_epochs(hyperparameters, settings)):
         start = time.perf_counter()
         train_loss = _train_epoch(training, hyperparameters, settings, objective, data["train"], seed, before_step)

@@ -7,7 +7,7 @@ from stages.tables.table import Table
 from stages.tables.windows import TableWindows, read_windows
 from stages.training.history import write_history
 from stages.training.outcomes import Outcome, summarize_outcome
-from stages.training.trials import Trial, trial_folder, write_trial
+from stages.training.trials import TRIAL_FILE, Trial, trial_folder, write_trial
 
 
 def read_target_scale(trial: Trial) -> float:
@@ -68,6 +68,8 @@ def record_lost_trial(trial: Trial, reason: str) -> Outcome:
     """Record a trial whose process died, so that the grid can end; the next run tries it again."""
     folder = trial_folder(trial)
     folder.mkdir(parents=True, exist_ok=True)
+    # With another history it would count as damaged; see `train_trial`.
+    (folder / TRIAL_FILE).unlink(missing_ok=True)
     record = describe_trial(trial) | {"scaled": {}} | describe_failure(reason, transient=True)
     write_history(folder, [])
     record = write_trial(folder, record)

@@ -31,10 +31,10 @@ def answer_windows(network: Network, data: SplitData) -> Iterator[tuple[Tensor, 
 
 
 def _choose_batch_size(network: Network, data: SplitData) -> int:
-    """How many windows are answered at once. The first one tells, as none is longer."""
-    _, steps, features = data.select(torch.arange(1)).x_BTF.shape
+    """How many windows are answered at once: so many that the longest ones fit."""
+    features = data.select(torch.arange(1)).x_BTF.shape[2]
     widest = max([features, 32, *(layer.out_features for layer in network.modules() if isinstance(layer, nn.Linear))])
-    return max(1, min(EVALUATION_BATCH, EVALUATION_NUMBERS // (steps * widest)))
+    return max(1, min(EVALUATION_BATCH, EVALUATION_NUMBERS // (data.steps * widest)))
 
 
 def collect_errors(network: Network, quantiles: Sequence[float], data: SplitData) -> NDArray[np.float64]:
@@ -80,7 +80,7 @@ class ScoreSums:
         for name, score_BS in scores.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(self._weight)) + (score_BS * weight_BS).sum()
 
-    def means(self) -> dict[str, float]:
+    def mean_scores(self) -> dict[str, float]:
         """The weighted mean of each score."""
         return {name: float(total / self._weight) for name, total in self._sums.items()}
 
@@ -90,4 +90,4 @@ def mean_scores(network: Network, data: SplitData, objective: Objective) -> dict
     sums = ScoreSums(data.device)
     for y_BSO, batch in answer_windows(network, data):
         sums.add(*score_batch(objective, y_BSO, batch))
-    return sums.means()
+    return sums.mean_scores()

@@ -41,6 +41,7 @@ class SequenceBatches:
         """
         self.steps_NF, self.targets_MK, self.pieces_K4 = steps_NF, targets_MK, pieces_K4
         self.shape, self.carry, self.device = windows.shape, windows.carry, device
+        self.steps = windows.shape.steps
 
     def __len__(self) -> int:
         return len(self.pieces_K4)

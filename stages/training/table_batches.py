@@ -53,6 +53,7 @@ class TableBatches:
         starts = len(source_NF) - (steps - 1) * step
         self.windows_STF = source_NF.as_strided((starts, steps, features), (features, step * features, 1))
         self.targets_N = table_NF[:, target]
+        self.steps = steps
         self.lookback, self.stride = windowing.lookback, stride
         self.leads_S = torch.tensor(windowing.leads, device=table_NF.device)
         self.device = device

@@ -22,6 +22,7 @@ DECIDES_NO_TRIAL = {
     "lifecycle": "compares, serves and monitors trained networks",
     "problems": "says where rows come from; the rows themselves are in the table that the key hashes",
     "project": "reads the settings, whose values are in the key, and says where files are and how they are written",
+    "stages.array_files": "writes the table, which the key hashes",
     "stages.dependencies": "writes the dependencies in dvc.yaml",
     "stages.evaluate": "measures trained networks",
     "stages.evaluation": "measures trained networks",

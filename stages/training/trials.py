@@ -21,10 +21,12 @@ from project.settings.sections import TrainSettings
 from stages.training.history import HISTORY_FILE
 from stages.training.trial_code import digest_trial_code
 
-TRIAL_FILE, WEIGHTS_FILE = "trial.json", "weights.safetensors"
+TRIAL_FILE, WEIGHTS_FILE, NOTES_FILE = "trial.json", "weights.safetensors", "run.json"
 
 RESULT_FILES = (HISTORY_FILE, WEIGHTS_FILE)
-"""The files of which `trial.json` has the digests. A baseline and a trial that has failed have no weights."""
+"""The files of which `trial.json` has the digests. A trial that has failed has no weights; a
+baseline of one number has none, and leaves no file.
+"""
 
 
 class DamagedTrial(RecastError):
@@ -89,7 +91,7 @@ class Trial:
 
     @property
     def trainable(self) -> bool:
-        """Whether it has weights to train; a baseline has none."""
+        """Whether it has weights to train; a baseline is not trained."""
         return REGISTRY[self.configuration.architecture].trainable
 
 
@@ -178,19 +180,19 @@ def set_aside_if_damaged(trial: Trial) -> DamagedTrial | None:
 
 def _read_run_id(folder: Path) -> str | None:
     """The trial's run in MLflow, if its notes can be read."""
-    notes = read_disposable_record(folder / "run.json", dict[str, Any])
+    notes = read_disposable_record(folder / NOTES_FILE, dict[str, Any])
     return notes.get("mlflow_run_id") if notes else None
 
 
 def read_run_notes(folder: Path) -> dict[str, Any]:
     """What is noted of how a trial ran: its epoch, its MLflow run, whether all of it is logged, its seconds."""
-    file = folder / "run.json"
+    file = folder / NOTES_FILE
     return read_record(file, dict[str, Any], fix=f"delete {folder} and train the trial again") if file.exists() else {}
 
 
 def add_run_notes(folder: Path, **fields: Any) -> None:
     """Add to what is noted of how a trial ran."""
-    write_json(folder / "run.json", read_run_notes(folder) | fields)
+    write_json(folder / NOTES_FILE, read_run_notes(folder) | fields)
 
 
 def check_trial_code(trial: Trial) -> None:

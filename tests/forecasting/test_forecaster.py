@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from architectures import REGISTRY, Axes, WindowShape
 from architectures.combined import build_network
 from forecasting.about import About
-from forecasting.forecaster import Forecaster
+from forecasting.forecaster import DamagedModel, Forecaster
 from forecasting.windows import InputError
 from learning.scores import sort_quantiles
 from lifecycle.serving.requests import parse_request
@@ -421,6 +421,13 @@ def test_weights_under_changed_code_are_refused_with_the_commit_to_check_out(sto
         (stored / "model.json").write_text(json.dumps(about))
     with pytest.raises(RecastError, match=message):
         Forecaster.load(stored.parent)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "example.parquet", "answer.parquet"])
+def test_a_damaged_file_of_a_model_is_named(stored: Path, name: str) -> None:
+    (stored / name).write_bytes((stored / name).read_bytes()[:-20])
+    with pytest.raises(DamagedModel, match=rf"{name}: cannot be read"):
+        Forecaster.load(stored)
 
 
 def test_a_baseline_of_an_earlier_version_is_read(make_offline: Callable[..., Offline], tmp_path: Path) -> None:

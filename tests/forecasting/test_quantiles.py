@@ -23,3 +23,7 @@ def test_an_interval_needs_both_of_its_ends(quantiles: tuple[float, ...]) -> Non
 def test_quantiles_that_lie_close_together_are_not_confused() -> None:
     assert find_interval_outputs((0.02499, 0.025, 0.5, 0.975, 0.97501), 0.95) == (1, 3)
     assert find_interval_outputs((0.025, 0.5, 0.97501), 0.95) is None
+
+
+def test_quantiles_are_the_same_to_nine_digits() -> None:
+    assert find_interval_outputs((0.1 + 4e-10, 0.5, 0.9), 0.8) == (0, 2)

@@ -5,12 +5,14 @@ import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from architectures import WindowShape
 from architectures.baselines import Persistence
 from lifecycle.backtests.plan import Origin
 from lifecycle.backtests.scoring import measure_origin
@@ -22,11 +24,12 @@ from project import paths
 from project.settings.parsing import parse_settings
 from project.settings.sections import Settings
 from stages.evaluation.dvc_outputs import summarize_metrics, tabulate_plots
-from stages.evaluation.grid_evaluation import evaluate_grid
+from stages.evaluation.grid_evaluation import EvaluationData, evaluate_grid
 from stages.evaluation.leaderboard import Evaluation
 from stages.evaluation.warnings import list_warnings
 from stages.ingest import ingest
 from stages.normalize import normalize
+from stages.tables.windows import TableWindows
 from stages.training.bundle import train_bundle
 from stages.training.expansion import list_trials
 from stages.training.trials import Trial, trial_folder, write_trial
@@ -413,3 +416,14 @@ def test_a_trial_that_was_not_run_is_named_with_the_fix(trained: Case) -> None:
         RecastError, match=f"{OTHER} seed=0 was not trained with the present code, .*: recast run demo$"
     ):
         trained.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("delay", "names"), [(DELAY, ["23h", "1d", "25h"]), (DELAY - 1, ["22h", "23h", "1d"])], ids=["lecture", "other"]
+)
+def test_a_lead_is_counted_from_the_last_input(delay: int, names: list[str]) -> None:
+    """In the lecture's split, the declared delay is counted from the row after it."""
+    shape = WindowShape(steps=6, features=1, target=0, horizon=delay + 1, day=24, leads=3)
+    windows = TableWindows(LOOKBACK, 1, delay, 1, {}, {}, {}, "", shape)
+    table: Any = SimpleNamespace(cadence=3600.0)
+    assert EvaluationData(windows, {}, table, Path()).lead_names == names

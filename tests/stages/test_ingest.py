@@ -1,9 +1,11 @@
 """What ingest makes of a problem's rows: one typed, sorted table, a true report, and errors that name the cell."""
 
+import errno
 import gzip
 import hashlib
 import json
 import math
+import os
 import tempfile
 import zipfile
 from dataclasses import asdict
@@ -23,6 +25,7 @@ from problems.sources.jena import ARCHIVE_VARIABLE
 from problems.sources.table import TableSource
 from stages.ingest import ingest
 from stages.tables import tabulation
+from stages.tables.polars_errors import explain_polars_errors
 from stages.tables.quality import LISTED_GAPS, Quality
 
 START = datetime(2020, 1, 1)
@@ -532,6 +535,18 @@ def test_a_full_disk_is_said_as_the_system_says_it(tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="No space left on device") as raised:
         ingest_csv(tmp_path, HOURS)
     assert raised.value.filename == str(tmp_path / "ingest" / "weather")
+
+
+def test_a_used_up_quota_is_not_reported_as_a_broken_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="quota exceeded"), explain_polars_errors(tmp_path / "raw", tmp_path):
+        raise pl.exceptions.ComputeError(f"{os.strerror(errno.EDQUOT)} (os error 122)")
+
+
+def test_a_column_of_text_may_have_any_name(tmp_path: Path) -> None:
+    """Cells with spaces around them are not parsed while Polars scans the file."""
+    rows = "".join(f"2020-01-01 {hour:02}:00, {hour}, {hour} \n" for hour in range(5))
+    table, _ = ingest_csv(tmp_path, "t,zoned,no time\n" + rows, ("zoned", "no time"))
+    assert table["zoned"].to_list() == table["no time"].to_list() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("number", ["1e300", "-1e39", "3.5e38", "1.7976931348623157e308"])

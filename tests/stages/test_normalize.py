@@ -55,6 +55,15 @@ def test_mean_and_deviation_are_those_of_the_training_rows_of_all_series(normali
     ]
 
 
+def test_rows_in_another_unit_are_other_data_although_they_look_the_same(normalized: Any) -> None:
+    raw = RANDOM.normal(5, 3, (40, 2))
+    about, table = normalized(raw)
+    # A power of two, so that not even the last bits differ.
+    about_other, table_other = normalized(raw * 128)
+    np.testing.assert_array_equal(table, table_other)
+    assert about.sha256 != about_other.sha256
+
+
 def test_range_maps_the_training_rows_to_0_and_1(normalized: Any) -> None:
     raw = RANDOM.normal(5, 3, (40, 2))
     about, table = normalized(raw, scale="range")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from typer.testing import CliRunner
 
 from flows.cli import app
-from lifecycle.champions import history, promotion, registry
+from lifecycle.champions import history, pages, promotion, registry
 from lifecycle.champions.history import Version
 from lifecycle.champions.promotion import CHALLENGER, CHAMPION, PREVIOUS
 from problems.errors import RecastError
@@ -131,6 +132,16 @@ def test_a_rollback_restores_the_exact_former_model(checkout: Checkout) -> None:
     assert (int(served.version), served.run_id, served.tags[registry.KEY_TAG]) == (two.version, two.run, two.key)
 
 
+def test_a_damaged_copy_of_a_model_is_downloaded_again(checkout: Checkout) -> None:
+    version = versions()[0]
+    rows = pl.read_parquet("data/ingest/demo/table.parquet")
+    before = registry.load_model(version).forecast(rows)
+    (example,) = (paths.STATE / "models").rglob("example.parquet")
+    example.write_bytes(b"")
+    assert registry.load_model(version).forecast(rows).equals(before)
+    assert example.stat().st_size
+
+
 def test_the_aliases_are_repaired_after_a_failure_between_history_and_aliases(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +241,21 @@ def recast(*arguments: str) -> str:
     """What a command prints, in this process; what it raises is raised."""
     ended = CliRunner().invoke(app, arguments, catch_exceptions=False)
     return " ".join(ended.output.split())
+
+
+def test_one_process_draws_the_page_at_a_time_and_keeps_nobody_from_a_rollback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def read_history(problem: str) -> list[history.Entry]:
+        with pytest.raises(Timeout), FileLock(paths.STATE / "champion-page-demo.lock", timeout=0):
+            pass
+        with FileLock(paths.STATE / "champion-demo.lock", timeout=0):
+            return history.read_history(problem)
+
+    monkeypatch.setattr(pages, "read_history", read_history)
+    assert pages.write_history_page("demo").exists()
 
 
 def test_commands_show_promote_and_roll_back(checkout: Checkout) -> None:

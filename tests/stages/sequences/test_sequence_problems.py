@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 from scipy.io import savemat
 
+from stages.array_files import open_array
 from tests.support.checkout import Checkout
 
 PROBLEMS: dict[str, dict[str, Any]] = {
@@ -129,3 +131,11 @@ def test_its_models_answer_as_the_problem_asks(problem: str, trained: Checkout) 
         np.testing.assert_allclose(answers.sum(axis=-1), 1)
     elif problem != "sums":
         assert ((answers >= 0) & (answers <= 1)).all()
+
+
+def test_an_array_is_written_as_numpy_writes_it(tmp_path: Path) -> None:
+    numbers = np.arange(12, dtype=np.float32).reshape(6, 2)
+    with open_array(tmp_path / "written.npy", np.float32, (6, 2)) as out:
+        out.write(numbers.tobytes())
+    np.save(tmp_path / "saved.npy", numbers)
+    assert (tmp_path / "written.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()

@@ -1,5 +1,7 @@
 """The database of MLflow's store is complete, or it is created again; nothing that has runs is lost."""
 
+import errno
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -123,3 +125,30 @@ def test_a_locked_database_is_said_to_be_locked_and_by_whom(
     with run_beside(lock) as pid, pytest.raises(store.TrackingError, match=rf"is locked by .* process {pid} \("):
         store.get_client()
     store.get_client.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "mlruns"), OSError, "Read-only file system"),
+        (KeyError("a bug"), KeyError, "a bug"),
+        (
+            sqlite3.OperationalError("no"),
+            store.TrackingError,
+            r"reached: no\. Check that [^,]*mlflow\.db can",
+        ),
+    ],
+)
+def test_only_what_mlflow_does_is_reported_as_a_failure_of_mlflow(
+    raised: Exception, expected: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: Path) -> None:
+        raise raised
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(store, "prepare_database", fail)
+    store.get_client.cache_clear()
+    with pytest.raises(expected, match=message) as error:
+        store.get_client()
+    assert "unset" not in str(error.value)

@@ -36,9 +36,11 @@ from project.settings.loading import load_settings
 from project.settings.sections import TrainSettings
 from project.source_code import PACKAGES
 from stages.evaluation import leaderboard
+from stages.report.pictures import PICTURES_FOLDER, picture_folder
 from stages.tables.table import Table
 from stages.tables.windows import TableWindows
-from stages.tracking import packaging, trial_run
+from stages.tracking import full_report, packaging, trial_run
+from stages.tracking import rebuild as rebuild_module
 from stages.tracking import store as tracking
 from stages.tracking.evaluation import log_evaluation
 from stages.tracking.packaging import CONTENT_TAG, store_best_models
@@ -656,6 +658,46 @@ def test_a_database_without_its_driver_is_out_of_reach(tmp_path: Path, monkeypat
 
 
 def test_nothing_is_rebuilt_while_a_pipeline_writes(ended: list[Trial]) -> None:
-    with hold_pipeline_lock(), pytest.raises(RecastError, match="another pipeline runs"):
+    with hold_pipeline_lock(), pytest.raises(RecastError, match="another command holds this checkout"):
         rebuild(load_settings(), "demo")
     assert rebuild(load_settings(), "demo") == 5
+
+
+def test_a_leaderboard_of_another_grid_is_refused(ended: list[Trial], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuild_module, "list_trials", lambda *_: ended[:-1])
+    with pytest.raises(RecastError, match=r"the leaderboard is of another grid than .*: recast run demo"):
+        rebuild(load_settings(), "demo")
+
+
+def test_a_full_report_of_trials_that_came_without_runs_is_logged(
+    ended: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pictures:
+        def write(self, folder: Path) -> None:
+            for trial in ended:
+                picture_folder(folder, trial).mkdir(parents=True, exist_ok=True)
+                (picture_folder(folder, trial) / "1.png").write_bytes(b"")
+
+    monkeypatch.setattr(full_report, "inspect_networks", lambda *_: Pictures())
+    monkeypatch.setattr(full_report, "render_report", lambda *_: "")
+    full_report.write_full_report("demo", load_settings())
+    client = tracking.get_client()
+    assert any(client.list_artifacts(run.info.run_id, PICTURES_FOLDER) for run in in_store())
+
+
+def test_an_experiment_that_somebody_deleted_is_restored(ended: list[Trial]) -> None:
+    experiment = opened(ended).experiment
+    tracking.get_client().delete_experiment(experiment)
+    assert opened(ended).experiment == experiment
+    assert in_store(kind="pipeline")
+
+
+def test_no_run_has_a_password_that_a_comment_in_the_settings_has(ended: list[Trial]) -> None:
+    with paths.PARAMS.open("a") as file:
+        file.write("# postgresql://ann:hunter2@host/rows\n")
+    gru = ended[-1]
+    train(opened(ended), gru)
+    for run in (run_of(gru), *in_store(kind="pipeline")):
+        text = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/params.yaml")
+        assert "host/rows" in text
+        assert "hunter2" not in text

@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from architectures import REGISTRY, Network
+from architectures import REGISTRY, Network, WindowShape
 from learning.objectives import Objective
 from project.settings.sections import TrainSettings
+from stages.sequences.reading import SequenceWindows
+from stages.training import fit as fit_module
+from stages.training import scoring
 from stages.training.batches import Batch, SplitData
 from stages.training.checkpoint import FitResult, TrainingState
 from stages.training.failures import TrialFailed, to_trial_failure
 from stages.training.fit import fit
 from stages.training.objectives import choose_objective, choose_shape
-from stages.training.scoring import mean_scores
+from stages.training.scoring import answer_windows, mean_scores
+from stages.training.sequence_batches import SequenceBatches
 from stages.training.table_batches import TableBatches
 from tests.stages.training.conftest import CPU, SMALL, Prepared, answer_all
 
@@ -89,18 +93,20 @@ def test_a_killed_trial_resumes_as_if_nothing_had_happened(
     """Killed after every single epoch, the last one too."""
     expected = train(prepared, tmp_path / "whole", **case)
 
-    def die(training: TrainingState) -> None:
-        raise Killed
-
     checkpoint = tmp_path / "killed"
-    for _ in expected.history:
+    for epoch in expected.history:
+
+        def die(training: TrainingState, epoch: int = epoch.epoch) -> None:
+            if len(training.history) == epoch:
+                raise Killed
+
         with pytest.raises(Killed):
             train(prepared, checkpoint, after_epoch=die, **case)
     finished_epochs: list[int] = []
     resumed = train(
         prepared, checkpoint, after_epoch=lambda training: finished_epochs.append(len(training.history)), **case
     )
-    assert not finished_epochs, "nothing was left to train"
+    assert finished_epochs == [len(expected.history)], "nothing was left to train"
     assert result(resumed) == result(expected)
 
 
@@ -155,7 +161,7 @@ def test_a_trial_killed_within_an_epoch_resumes_from_the_last_one(
         after_epoch=lambda training: finished_epochs.append(len(training.history)),
         **case,
     )
-    assert finished_epochs == list(range(at + 1, 5))
+    assert finished_epochs == list(range(max(at, 1), 5)), "first those that the checkpoint has"
     assert result(resumed) == result(expected)
 
 
@@ -332,3 +338,14 @@ def test_mixed_precision_trains_and_resumes_too(prepared: Prepared, tmp_path: Pa
     assert all(value.dtype == torch.float32 for value in expected.network.state_dict().values())
     train(prepared, tmp_path / "c", **case | {"settings": case["settings"].model_copy(update={"epochs": 2})})
     assert result(train(prepared, tmp_path / "c", **case)) == result(expected)
+
+
+def test_as_many_windows_are_answered_at_once_as_the_longest_ones_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one may be short, where each step of a sequence is answered."""
+    shape = WindowShape(steps=100, features=1, target=None, horizon=1, day=0, each=True)
+    windows = SequenceWindows(None, 0, None, False, {}, {}, "", "value", None, shape)
+    pieces_K4 = torch.tensor([[0, 0, 1, 0], [1, 1, 101, 1]])
+    data = SequenceBatches(torch.zeros(101, 1), torch.zeros(101, 1), pieces_K4, windows, CPU)
+    monkeypatch.setattr(scoring, "EVALUATION_NUMBERS", 32 * 100)
+    network = fit_module.initialize_network("gru", REGISTRY["gru"].Hyperparameters(units=4), shape, seed=0)
+    assert [y_BSO.shape[1] for y_BSO, _ in answer_windows(network, data)] == [1, 100]

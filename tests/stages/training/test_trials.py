@@ -14,14 +14,17 @@ import torch
 from architectures import REGISTRY
 from problems.errors import RecastError
 from problems.problem import Problem
+from project import paths
 from project.settings.grid import expand_grid
 from project.settings.operation import RunnerSettings
 from project.settings.sections import Grid, Settings, TrainSettings
 from stages.normalize import normalize
+from stages.training.bundle import train_trial
 from stages.training.expansion import bundle_trials, check_grid_shapes, list_trials
-from stages.training.trials import Trial
+from stages.training.history import read_history
+from stages.training.trials import Trial, set_aside_if_damaged, trial_folder
 from stages.window import window
-from tests.stages.training.conftest import SMALL, Prepared
+from tests.stages.training.conftest import CPU, SMALL, Prepared
 
 
 @pytest.fixture
@@ -216,3 +219,51 @@ def test_a_trial_is_an_immutable_value(list_grid: Callable[..., list[Trial]]) ->
     assert trial == Trial("test", configuration, 0, SMALL, trial.data, trial.code)
     with pytest.raises(dataclasses.FrozenInstanceError):
         trial.seed = 1  # type: ignore[misc]
+
+
+class Killed(BaseException):
+    """The process ends."""
+
+
+@pytest.fixture
+def trial(
+    prepared: Prepared, list_grid: Callable[..., list[Trial]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Trial:
+    """A trial that failed for want of memory after its first epoch, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for stage in ("normalize", "window"):
+        paths.stage_folder(stage, "test").parent.mkdir(parents=True)
+        paths.stage_folder(stage, "test").symlink_to(prepared.folder / stage)
+    (trial,) = list_grid({"gru": {"units": [4]}}, seeds=(0,))
+    assert train_until_out_of_memory(trial, steps=SMALL.steps_per_epoch + 1).transient
+    return trial
+
+
+def train_until_out_of_memory(trial: Trial, steps: int) -> Any:
+    """How a trial ends that has memory for fewer steps than these."""
+    steps_done = []
+
+    def before_step() -> None:
+        steps_done.append(1)
+        if len(steps_done) == steps:
+            raise MemoryError
+
+    return train_trial(trial, CPU, None, before_step)
+
+
+def test_a_kill_at_the_end_of_a_second_attempt_leaves_what_was_trained(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr("stages.training.bundle.write_trial", die)
+    with pytest.raises(Killed):
+        train_trial(trial, CPU, None, lambda: None)
+    assert set_aside_if_damaged(trial) is None
+    assert (trial_folder(trial) / "checkpoint.pt").exists()
+
+
+def test_a_trial_that_fails_after_it_was_resumed_keeps_its_history(trial: Trial) -> None:
+    assert train_until_out_of_memory(trial, steps=1).transient
+    assert [epoch.epoch for epoch in read_history(trial_folder(trial))] == [1]
