@@ -65,7 +65,7 @@ def expand_grid(grid: Grid) -> list[Configuration]:
             )
         blocks = grid.blocks(name)
         for i, block in enumerate(blocks):
-            place = f"grid.architectures.{name}" + (f".{i}" if len(blocks) > 1 else "")
+            place = f"grid.architectures.{name}" + ("" if isinstance(grid.architectures[name], dict) else f".{i}")
             for configuration in _expand_block(name, block, place):
                 label = configuration.label
                 if label in by_label:
@@ -88,10 +88,11 @@ def _expand_block(name: str, block: GridBlock, place: str) -> Iterator[Configura
             f"{', '.join(hyperparameters.model_fields) or 'none'}"
         )
     for values in itertools.product(*block.values()):
+        combination = dict(zip(block, values, strict=True))
         try:
-            chosen = hyperparameters.model_validate(dict(zip(block, values, strict=True)), strict=True)
+            chosen = hyperparameters.model_validate(combination, strict=True)
         except ValidationError as error:
-            raise RecastError(explain_errors(error, PARAMS, hyperparameters, place)) from None
+            raise RecastError(explain_errors(error, combination, PARAMS, hyperparameters, place)) from None
         yield Configuration(name, chosen, tuple(block))
 
 

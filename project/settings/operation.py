@@ -40,7 +40,8 @@ class RunnerSettings(Section):
     bundle: int = Field(1, ge=1, description="trials of one architecture and shape that one task trains")
     address: str | None = Field(
         None,
-        description="address of the Ray cluster: host:port, ray://host:port or auto; null: start one on this machine",
+        description="address of the Ray cluster: host:port, ray://host:port or auto; null: the project's own head if "
+        "it runs, else one that is started on this machine",
     )
     memory: Memory | None = Field(
         None, description="memory of a trial, such as 2GiB, which Ray reserves on a node; null: as much as was measured"

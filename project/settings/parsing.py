@@ -35,11 +35,12 @@ def parse_settings(file: Path = PARAMS) -> Settings:
     # The parser that DVC uses too: both read the same values (1e-3 is a number), and duplicate keys are refused.
     document = read_document(file, YAML(typ="safe"))
     _check_values(document, file)
+    text = json.dumps(document, default=str)
     try:
         # Strict, and as JSON: "5" is not a number, but a list may become a tuple.
-        return Settings.model_validate_json(json.dumps(document, default=str), strict=True)
+        return Settings.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise RecastError(explain_errors(error, file)) from None
+        raise RecastError(explain_errors(error, json.loads(text), file)) from None
 
 
 def read_document(file: Path, yaml: YAML) -> dict[str, Any]:

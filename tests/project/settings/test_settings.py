@@ -3,19 +3,22 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from problems.errors import RecastError
 from problems.sources.jena import ARCHIVE_VARIABLE
 from problems.split import DateSplit, FractionSplit, LectureSplit, RecentSplit
-from project.settings.grid import expand_grid
+from project.settings.explaining import explain_errors
+from project.settings.grid import check_grid, expand_grid
 from project.settings.loading import load_settings, overlay_settings
 from project.settings.parsing import parse_settings
 from project.settings.schema import SCHEMA_FILE, build_schema
@@ -304,6 +307,41 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
         {"T": [1]},
         "problems.jena.table.sentinels: sentinels for ['T'], which are not feat",
     ),
+    # keys of several types
+    (
+        (*JENA, "contract"),
+        {"stuck": "5 days"},
+        "problems.jena.contract.stuck: must be a number or a number above 0 and a unit, such as 10m, 1h or 5d (s, m, "
+        'h, d, w) or a mapping, such as {} or {key: value}, or null; it is "5 days"',
+    ),
+    (
+        (*JENA, "contract"),
+        {"stuck": {"T (degC)": "5 days"}},
+        "problems.jena.contract.stuck.T (degC): must be a number or a number above 0 and a unit, such as 10m, 1h or 5d",
+    ),
+    (
+        (*JENA, "contract"),
+        {"ranges": {"T (degC)": [1, 2, 3]}},
+        "problems.jena.contract.ranges.T (degC): must be a list of at most 2 values; it is [1, 2, 3]",
+    ),
+    (
+        (*JENA, "fresh"),
+        {"kind": "http", "url": "ftp://host"},
+        'problems.jena.fresh.url: must be http://... or https://... or a list, in brackets; it is "ftp://host"',
+    ),
+    (
+        (*JENA, "fresh"),
+        {"kind": "http", "url": ["ftp://host"]},
+        'problems.jena.fresh.url.0: "ftp://host": write http://... or https://...',
+    ),
+    ((*JENA, "fresh"), {"kind": "query", "query": 3}, "problems.jena.fresh.query: must be text, or null; it is 3"),
+    (
+        (*JENA, "source"),
+        {"kind": "table", "path": "x", "time": ["date"]},
+        'problems.jena.source.time: must be text or a list of at least 2 values; it is ["date"]',
+    ),
+    ((*JENA, "split"), {"train": 0.5, "validation": 0.2, "fractions": 1}, "problems.jena.split.fractions: unknown key"),
+    (("problems", "table"), {}, "problems.table.title: missing (one line for the report)"),
     # names of problems
     (
         ("run",),
@@ -339,6 +377,7 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
         "grid.architectures.gru.1.units: must be a list, in brackets; it is 8",
     ),
     (("grid", "architectures", "gru"), [{}, {"units": [0]}], "grid.architectures.gru.1.units: must be at least 1; it"),
+    (("grid", "architectures", "gru"), [{"units": [0]}], "grid.architectures.gru.0.units: must be at least 1; it is 0"),
     (("grid", "architectures", "gru"), [{}, {"unit": [8]}], "grid.architectures.gru.1.unit: gru has no such axis (did"),
     (("grid", "architectures", "gru", "units"), [], "grid.architectures.gru.units: must not be empty"),
     (
@@ -433,6 +472,87 @@ def test_a_file_that_is_no_settings_says_where(read: Callable[[Any], Settings], 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
     with pytest.raises(RecastError, match=r"params\.yaml: there is no such file; run this in the project's root"):
         parse_settings(tmp_path / "params.yaml")
+
+
+def keys_in(value: Any) -> Iterator[tuple[str, ...]]:
+    """The path of every key and of every item of a list."""
+    if isinstance(value, dict | list):
+        for part, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield (str(part),)
+            yield from ((str(part), *path) for path in keys_in(inner))
+
+
+def document_with_every_key(source: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
+    """A document with a problem named as one of its keys, and with all that has several types or kinds."""
+    written = edited((*JENA, "source"), source)
+    written["problems"]["table"] = written["problems"].pop("jena") | {
+        "fresh": fresh,
+        "contract": {"stuck": {"T (degC)": "5d", "p (mbar)": 3}, "ranges": {"p (mbar)": [900, None]}, "gap": None},
+        "split": {"kind": "recent", "validation": "180d", "test": "90d"},
+    }
+    sequences = {
+        "title": "texts",
+        "source": {"kind": "language", "corpus": "file", "path": {"train": "a", "validation": "b", "test": "c"}},
+        "table": {"tokens": "words", "vocabulary": 100},
+        "split": {"kind": "given", "validation": None},
+        "window": {"length": 20},
+    }
+    written["problems"]["source"] = sequences
+    written["grid"]["architectures"]["lstm"] = [{"units": [[8, 16]], "optimizer": ["adam"]}, {}]
+    email = {"to": ["a@example.org"], "sender": "a@example.org", "server": "mail"}
+    return written | {
+        "run": ["table"],
+        "alerts": {"log": ["failure"], "email": email, "webhook": {"url": "${HOOK}"}},
+        "deploy": {"retrain": {"cron": None}},
+        "retrain": {"approval": "1h"},
+        "monitor": {"window": "7d"},
+    }
+
+
+TABLE_SOURCE = {"kind": "table", "path": "a.csv", "time": ["date", "clock"], "null_values": ["NA"]}
+DATABASE_SOURCE = {"kind": "database", "address": "sqlite:///x", "query": "q", "time": "t"}
+EVERYTHING = [
+    document_with_every_key(TABLE_SOURCE, {"kind": "http", "url": ["https://host/a.csv", "https://host/b.csv"]}),
+    document_with_every_key(TABLE_SOURCE | {"time": "t"}, {"kind": "http", "url": "https://host/a.csv"}),
+    document_with_every_key(DATABASE_SOURCE, {"kind": "query", "query": "q"}),
+]
+PLACES = [(i, path) for i, written in enumerate(EVERYTHING) for path in keys_in(written)]
+
+FIELDS = {field for _, *path in keys_in(build_schema()) for i, field in enumerate(path) if path[i - 1] == "properties"}
+
+# Also names of pydantic's types and of tags, which must not be taken for keys where they are none.
+WORDS = st.sampled_from(["x", "5 days", "ftp:", "kind", "table", "query", "http", "fractions", "str", "<table>"])
+SCALARS = st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | WORDS
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=7) | st.dictionaries(WORDS, inner, max_size=3))
+
+
+@settings(max_examples=300)
+@given(place=st.sampled_from(PLACES), value=VALUES)
+def test_a_message_names_only_keys_that_are_written_or_can_be(place: tuple[int, tuple[str, ...]], value: Any) -> None:
+    """Every wrong key once, and neither pydantic's name of a type nor the tag of a union in a key."""
+    number, path = place
+    wrong = json.loads(json.dumps(EVERYTHING[number]))
+    holder = wrong
+    for part in path[:-1]:
+        holder = holder[int(part) if isinstance(holder, list) else part]
+    holder[int(path[-1]) if isinstance(holder, list) else path[-1]] = value
+    try:
+        check_grid(Settings.model_validate_json(json.dumps(wrong), strict=True).grid)
+    except ValidationError as error:
+        message = explain_errors(error, wrong)
+    except RecastError as error:
+        message = str(error)
+    else:
+        return
+    written = {".".join(path) for path in keys_in(wrong)}
+    lines = [line.removeprefix("params.yaml: ") for line in message.splitlines()]
+    keys = [line.partition(": ")[0] for line in lines if "because it names folders" not in line]
+    assert len(keys) == len(set(keys)), message
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        assert key in written or (name in FIELDS and section in {*written, ""}), message
+    for jargon in ("Input should", "should have", "tuple", "dictionary", "Value error"):
+        assert jargon not in message
 
 
 def test_a_problem_that_is_not_declared_is_named(read: Callable[[Any], Settings]) -> None:
@@ -722,6 +842,29 @@ def test_a_section_with_a_comment_may_become_a_single_value(tmp_path: Path) -> N
         overlay_settings(part, whole)
         assert load_settings(whole).problems["jena"].split == meant
         assert "# by hand" in whole.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("alerts",), "https://chat.example.org/hooks/hunter2"),
+        (("alerts",), {"log": ["https://chat.example.org/hooks/hunter2"]}),
+        (("alerts",), {"webhook": "https://chat.example.org/hooks/hunter2"}),
+        (("alerts",), {"webhook": {"url": "https://chat.example.org/hooks/hunter2"}}),
+        (("alerts",), {"webhook": {"url": "${HOOK}/hunter2"}}),
+        (("alerts",), {"webhook": {"url": ["https://chat.example.org/hooks/hunter2"]}}),
+        (("alerts",), {"webhook": {"https://chat.example.org/hooks/hunter2": None}}),
+        (("alerts",), {"email": {"to": ["a@b.c"], "sender": "a@b.c", "server": "ann:hunter2@mail"}}),
+        ((*JENA, "source"), {"kind": "database", "address": 'ann:hun"ter2@host/d', "query": "q", "time": "t"}),
+        ((*JENA, "source"), {"kind": "database", "address": "mysql://ann:80/hunter2@h/d", "query": "q", "time": "t"}),
+    ],
+)
+def test_an_error_does_not_show_a_value_that_may_be_secret(
+    read: Callable[[Any], Settings], keys: tuple[str, ...], value: Any
+) -> None:
+    with pytest.raises(RecastError, match=r"params\.yaml: (alerts|problems\.jena\.source\.address)") as raised:
+        read(edited(keys, value))
+    assert "ter2" not in str(raised.value)
 
 
 def test_what_is_not_a_file_is_named(tmp_path: Path) -> None:
