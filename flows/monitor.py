@@ -5,6 +5,7 @@ It may be repeated: the same observations give the same figures, and a broken ru
 
 from pathlib import Path
 
+from filelock import FileLock
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
@@ -16,7 +17,6 @@ from flows import deployments
 from flows.alerts import alert
 from flows.retrain import retrain
 from learning.measures import MAE
-from lifecycle.champions.decisions import require_table_problem
 from lifecycle.champions.history import find_champion
 from lifecycle.monitoring import alert_state, rules, tracking
 from lifecycle.monitoring import page as monitor_page
@@ -24,7 +24,9 @@ from lifecycle.monitoring.figures import daily_figures
 from lifecycle.monitoring.history import merge_history, monitor_folder, newest_figures, read_history, write_history
 from lifecycle.monitoring.rules import BrokenRule
 from lifecycle.monitoring.versions import MonitoredVersion, measure_titles, read_monitored_versions
+from lifecycle.table_problem import require_table_problem
 from problems.errors import RecastError
+from problems.problem import Problem
 from project import paths
 from project.atomic import replace_file
 from project.progress import console
@@ -49,6 +51,18 @@ def monitor(problem: str) -> State[None]:
     """
     settings = load_settings()
     declared = require_table_problem(problem, settings)
+    paths.STATE.mkdir(exist_ok=True)
+    # A person's run and a deployed one write the same files, and would send the same alert.
+    with FileLock(paths.STATE / f"monitor-{problem}.lock"):
+        state, starts_retraining = _monitor(problem, declared, settings)
+    if starts_retraining:
+        # After the state of the alerts was recorded: a retraining that fails here is not started again every day.
+        retrain(problem, force=True)
+    return state
+
+
+def _monitor(problem: str, declared: Problem, settings: Settings) -> tuple[State[None], bool]:
+    """Do everything but a retraining; the final state of the flow, and whether a retraining is to be run here."""
     ingested = paths.stage_folder("ingest", problem)
     if not (ingested / "table.parquet").exists():
         raise RecastError(f"{ingested / 'table.parquet'} does not exist; `recast run {problem}` ingests the rows")
@@ -59,21 +73,21 @@ def monitor(problem: str) -> State[None]:
     if history.is_empty():
         message = f"{problem}: no forecast of the log has an observation yet"
         console.print(message, markup=False, highlight=False)
-        return Completed(name=NOTHING, message=message)
+        return Completed(name=NOTHING, message=message), False
     write_history(problem, history)
     champion = find_champion(problem)
     newest = newest_figures(history, champion.version if champion else None)
     version_number = int(str(newest["model_version"]))
-    version = versions.get(version_number)
-    test_error = version.test_errors.get(rules.measure_of(newest)) if version else None
     limits = rules.limit_least(settings.monitor, read_cadence(ingested))
-    broken = rules.broken_rules(limits, newest, test_error, declared.unit)
+    broken = rules.broken_rules(limits, newest, declared.unit)
     page = monitor_folder(problem) / "monitor.html"
     with replace_file(page) as temporary:
         text = monitor_page.render_page(problem, declared, limits, history, newest, versions, broken)
         temporary.write_text(text, encoding="utf-8")
     retry_while_unreachable(lambda: tracking.log_figures(problem, history, versions, page), patience, "MLflow")
-    _act_on_broken_rules(problem, settings, version_number, str(newest["day"]), broken, version, page)
+    starts_retraining = _act_on_broken_rules(
+        problem, settings, version_number, str(newest["day"]), broken, versions.get(version_number), page
+    )
     summary = _summarize(problem, newest, declared.unit, broken)
     console.print(summary, markup=False, highlight=False, soft_wrap=True)
     create_markdown_artifact(
@@ -81,7 +95,7 @@ def monitor(problem: str) -> State[None]:
         key=f"monitor-{problem.replace('_', '-')}",
         description="What became of the forecasts",
     )
-    return Completed(name=BROKEN if broken else FINE, message=summary)
+    return Completed(name=BROKEN if broken else FINE, message=summary), starts_retraining
 
 
 def _summarize(problem: str, newest: dict[str, object], unit: str, broken: list[BrokenRule]) -> str:
@@ -105,12 +119,15 @@ def _act_on_broken_rules(
     broken: list[BrokenRule],
     version: MonitoredVersion | None,
     page: Path,
-) -> None:
-    """Send an alert about rules that are newly broken, and start a retraining where the settings ask for one.
+) -> bool:
+    """Send an alert about rules that are newly broken, and start a deployed retraining where the settings ask for one.
 
     Args:
         day: of the newest figures.
         page: with all figures.
+
+    Returns:
+        Whether the settings ask for a retraining, and none is deployed.
     """
     new = alert_state.rules_to_announce(problem, version_number, broken)
     starts_retraining = bool(new) and settings.monitor.on_breach == "retrain"
@@ -119,9 +136,7 @@ def _act_on_broken_rules(
     reason = f"{version_number}-{day}-{'-'.join(sorted(rule.rule for rule in new))}"
     has_started = starts_retraining and _run_deployed_retraining(problem, settings, reason)
     alert_state.record_announced(problem, version_number, broken)
-    if starts_retraining and not has_started:
-        # After the state was recorded: a retraining that fails here is not started again every day.
-        retrain(problem, force=True)
+    return starts_retraining and not has_started
 
 
 def send_monitor_alert(

@@ -5,12 +5,15 @@ no forecast is twice in the log. If the newest row is older than it may be, the 
 people get an alert and the flow ends as Stale.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import polars as pl
+from filelock import FileLock
 from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -27,12 +30,12 @@ from flows.new_rows import (
 from forecasting.forecaster import Forecaster
 from lifecycle import forecast_log
 from lifecycle.champions import history, promotion, registry
-from lifecycle.champions.decisions import require_table_problem
 from lifecycle.champions.history import Version
 from lifecycle.new_rows.increment_table import read_increment_table
 from lifecycle.new_rows.known_table import KnownTable, open_known_table
 from lifecycle.new_rows.row_age import RowAge, judge_age
 from lifecycle.new_rows.unchecked_rows import find_unchecked_rows
+from lifecycle.table_problem import require_table_problem
 from problems.durations import format_length
 from problems.errors import RecastError
 from problems.problem import Problem
@@ -102,7 +105,8 @@ def predict(problem: str, rows: Path | None = None, out: Path | None = None, all
             raise RecastError(
                 f"{rows}: it has no complete window; a window takes {forecaster.about.window_rows:,} rows"
             )
-        return _write_forecasts(problem, version, forecasts, out, rows)
+        with _lock_forecasts(problem):
+            return _write_forecasts(problem, version, forecasts, out, rows)
     settings = load_settings()
     declared = require_table_problem(problem, settings)
     intake = _take_in_rows(problem, declared, settings)
@@ -111,10 +115,11 @@ def predict(problem: str, rows: Path | None = None, out: Path | None = None, all
         table = _read_newest_windows(problem, forecaster, known, declared.table.thin)
         last_times = known.read_last_times(declared)
     forecasts = forecaster.forecast(table, all_windows=all_windows)
-    file = _write_forecasts(problem, version, forecasts, out, None)
     newest = dict(forecasts.group_by("series").agg(pl.col("origin").max()).iter_rows())
-    age = judge_age(declared, newest, known.cadence)
-    return _end(problem, age, last_times[age.series], intake, file)
+    with _lock_forecasts(problem):
+        file = _write_forecasts(problem, version, forecasts, out, None)
+        age = judge_age(declared, newest, known.cadence)
+        return _end(problem, age, last_times[age.series], intake, file)
 
 
 def _take_in_rows(problem: str, declared: Problem, settings: Settings) -> Intake:
@@ -149,6 +154,17 @@ def _take_in_rows(problem: str, declared: Problem, settings: Settings) -> Intake
     for line in intake.problems:
         console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return intake
+
+
+@contextmanager
+def _lock_forecasts(problem: str) -> Iterator[None]:
+    """Keep other processes from writing forecasts of a problem to a file, and from the same alert about their age.
+
+    A person's run and a deployed one may meet.
+    """
+    paths.STATE.mkdir(exist_ok=True)
+    with FileLock(paths.STATE / f"forecasts-{problem}.lock"):
+        yield
 
 
 def _write_forecasts(

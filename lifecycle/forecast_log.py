@@ -9,7 +9,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 import polars as pl
 
 from problems.errors import RecastError
+from project.disk import explain_disk_errors
+from project.sqlite_files import is_locked, list_holders
 
 FORECASTS_FOLDER = Path("data/forecasts")
 LOCK_WAIT_SECONDS = 30
@@ -68,7 +70,11 @@ def row_age(now: datetime) -> pl.Expr:
 
 
 def record_forecasts(problem: str, forecasts: pl.DataFrame) -> None:
-    """Write forecasts with ids to the log, in one transaction. Those that are in the log already stay as they are."""
+    """Write forecasts with ids to the log, in one transaction. Those that are in the log already stay as they are.
+
+    Raises:
+        RecastError: the log cannot be written.
+    """
     levels = [name.removeprefix("low_") for name in forecasts.columns if name.startswith("low_")]
     now = time.time_ns() // 1_000_000
     rows = [
@@ -152,13 +158,8 @@ def _select(file: Path, where: str, values: tuple[Any, ...]) -> pl.DataFrame:
     if file.exists():
         # The names of the columns and the condition are not input.
         query = f"select {', '.join(columns)} from forecasts where {where} order by target_time, series, origin, made"
-        try:
-            with _connect(file) as database:
-                rows = database.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise RecastError(
-                f"{file}: the log of forecasts cannot be read: {error}; restore it from a backup, or move it elsewhere"
-            ) from error
+        with _connect(file) as database:
+            rows = database.execute(query, values).fetchall()
     frame = pl.DataFrame(rows, schema=columns, orient="row")
     intervals = [json.loads(text) for text in frame["intervals"]]
     levels = sorted({level for by_level in intervals for level in by_level}, key=float)
@@ -177,16 +178,26 @@ def _select(file: Path, where: str, values: tuple[Any, ...]) -> pl.DataFrame:
 
 @contextmanager
 def _connect(file: Path) -> Iterator[sqlite3.Connection]:
-    """The database in a file, which is created if it does not exist. Many may read it while one process writes."""
-    database = sqlite3.connect(file, timeout=LOCK_WAIT_SECONDS)
+    """The database in a file, which is created if it does not exist. Many may read it while one process writes.
+
+    Raises:
+        RecastError: the file, or the block, meets an error of SQLite or of the disk.
+    """
     try:
-        database.execute("pragma journal_mode = wal")
-        # In WAL mode a power failure can lose the last forecasts, but no others.
-        database.execute("pragma synchronous = normal")
-        database.executescript(_SCHEMA)
-        yield database
-    finally:
-        database.close()
+        with (
+            explain_disk_errors(file.parent),
+            closing(sqlite3.connect(file, timeout=LOCK_WAIT_SECONDS)) as database,
+        ):
+            database.execute("pragma journal_mode = wal")
+            # In WAL mode a power failure can lose the last forecasts, but no others.
+            database.execute("pragma synchronous = normal")
+            database.executescript(_SCHEMA)
+            yield database
+    except sqlite3.Error as error:
+        fix = "restore it from a backup, or move it elsewhere"
+        if is_locked(error):
+            fix = f"wait for {list_holders(file) or 'the process that writes to it'}, or end it; then try again"
+        raise RecastError(f"{file}: the log of forecasts cannot be used: {error}; {fix}") from error
 
 
 def _milliseconds(time_: datetime) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 def replace_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`. It replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Always the same name, so that the next writer replaces what a killed one left. No file has two writers at once.
+    # Always the same name, so that the next writer replaces what a killed one left. No file has two writers at once:
+    # where two processes may meet, the caller holds a lock.
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         yield temporary

@@ -22,6 +22,7 @@ _FIXES = {
     errno.EACCES: "this user may not read or write here: fix the permissions",
     errno.EPERM: "this user may not read or write here: fix the permissions",
     errno.ENAMETOOLONG: "the name is too long for the file system: choose a shorter one",
+    errno.EEXIST: "something else than a folder has this name: move it away",
     errno.ENOTDIR: "a part of this path is a file, not a folder: correct it",
     errno.EISDIR: "this is a folder: name a file",
     errno.ELOOP: "its links lead in a circle: correct them",
@@ -64,7 +65,7 @@ def end_while_disk_is_full(place: Path = Path()) -> None:
     """End this process, from now on, when the disk has been full for a while.
 
     A server on that disk cannot write either, and its clients would wait for minutes for what cannot come, some of them
-    after the error has been shown. Whatever ends like this goes on at the next run as after a kill.
+    after the error has been shown. The next run continues as it would after a kill.
 
     Args:
         place: a folder on the disk.

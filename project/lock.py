@@ -31,7 +31,8 @@ def hold_pipeline_lock(wait: bool = False) -> Iterator[None]:
         lock.acquire(timeout=-1 if wait else LOCK_WAIT_SECONDS)
     except Timeout:
         raise PipelineRuns(
-            "another pipeline runs in this checkout (`recast status` shows it); wait for it, or `recast run --wait`"
+            "another command holds this checkout (`recast status` shows what runs); wait for it, or add `--wait` where "
+            "the command has it"
         ) from None
     try:
         yield

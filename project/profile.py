@@ -19,7 +19,7 @@ class Profile:
     Attributes:
         name: laptop: MLflow and Prefect on SQLite; servers: both on PostgreSQL, artifacts on S3.
         mlflow: the address to which runs are written; None: directly to the laptop's database.
-        s3: where artifacts go, s3://bucket/prefix; None: to a store of the project's own.
+        s3: where artifacts go with the profile `servers`, s3://bucket/prefix; None: to a store of the project's own.
     """
 
     name: Literal["laptop", "servers"] = "laptop"

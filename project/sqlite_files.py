@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-_SIDE_FILES = ("-journal", "-wal", "-shm")
+SIDE_FILES = ("-journal", "-wal", "-shm")
 """The ends of the names of the files in which SQLite keeps what is not in a database yet."""
 
 
@@ -27,7 +27,7 @@ def remove_database(file: Path) -> None:
 
 def remove_side_files(file: Path) -> None:
     """Remove the files that SQLite would take for a part of the next database of this name."""
-    for end in _SIDE_FILES:
+    for end in SIDE_FILES:
         file.with_name(file.name + end).unlink(missing_ok=True)
 
 

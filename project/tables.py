@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from project.atomic import replace_folder
 from project.paths import DVC_CACHE, DVC_LOCK
+from project.progress import print_warning
 
 TABLE_STAGES = ("ingest", "normalize", "window")
 
@@ -29,7 +30,12 @@ def keep_tables(stage: str) -> Iterator[None]:
         yield
     except BaseException:
         if stage.partition("@")[0] in TABLE_STAGES and Path(DVC_LOCK).exists():
-            _restore_folders(stage)
+            try:
+                _restore_folders(stage)
+            # A damaged dvc.lock, a full disk: the error of the stage is the one that people have to know.
+            except Exception as error:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                print_warning(f"{stage}: its table cannot be restored as {DVC_LOCK} lists it: {reason}")
         raise
 
 

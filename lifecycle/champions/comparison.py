@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifecycle.champions.history import champion_folder
+from lifecycle.seasons import SEASONS, number_seasons
 from problems.durations import format_duration
 from project.settings.operation import RetrainSettings
 from stages.evaluation.bootstrap import LEAST_BLOCKS, Comparison
 from stages.evaluation.forecasts import Targets
 from stages.evaluation.metrics import Errors
 from stages.evaluation.number_format import choose_decimals, format_number, format_quantity
-
-SEASONS = ("Dec to Feb", "Mar to May", "Jun to Aug", "Sep to Nov")
 
 
 @dataclass(frozen=True)
@@ -138,11 +137,11 @@ def compare_slices(targets: Targets, challenger_NL: Errors, champion_NL: Errors,
     Args:
         least: fewer targets are not judged.
     """
-    months_NL = targets.times_NL.astype("datetime64[M]").astype(np.int64) % 12
+    season_NL = number_seasons(targets.times_NL)
     hours_NL = targets.times_NL.astype("datetime64[h]").astype(np.int64) % 24
     low, high = np.quantile(targets.observed_NL, [0.1, 0.9])
     parts: list[tuple[str, str, NDArray[np.bool_]]] = [
-        *(("season", name, (months_NL + 1) % 12 // 3 == i) for i, name in enumerate(SEASONS)),
+        *(("season", name, season_NL == i) for i, name in enumerate(SEASONS)),
         *(("hour", f"{hour:02}", hours_NL == hour) for hour in range(24)),
         ("extreme", "lowest tenth", targets.observed_NL <= low),
         ("extreme", "highest tenth", targets.observed_NL >= high),

@@ -38,8 +38,8 @@ from lifecycle.champions.evidence import (
 )
 from lifecycle.champions.history import RETRAIN, Version
 from lifecycle.champions.registry import read_validated_until
+from lifecycle.table_problem import require_table_problem
 from problems.errors import RecastError
-from problems.problem import Problem
 from project import paths
 from project.atomic import replace_file, write_json
 from project.records import read_record
@@ -89,18 +89,6 @@ def select_challenger(problem: str, settings: Settings) -> Trial:
         f"{problem}: no configuration finished with every seed, so there is no challenger; `recast leaderboard "
         f"{problem}` gives the reasons"
     )
-
-
-def require_table_problem(problem: str, settings: Settings) -> Problem:
-    """The problem, which has to be one of a table.
-
-    Raises:
-        RecastError: it is a problem of whole sequences: these have no times, so none of them is the newest.
-    """
-    declared = settings.problem(problem)
-    if not isinstance(declared, Problem):
-        raise RecastError(f"{problem} has no table with a clock; champions are for problems whose rows have times")
-    return declared
 
 
 def find_validated_until(problem: str) -> str:

@@ -54,7 +54,7 @@ class Entry:
         kind: challenge (a version was registered, to be compared), promotion, refusal or rollback.
         time: in UTC, ISO 8601.
         version, key, run, label: of the challenger; of a rollback, of the version that is champion again.
-        former: the champion before, if there was one.
+        former: the champion before, if there was one; for people who read the file.
         decision: id of the comparison that it rests on, if there was one.
         reason: a sentence.
         by: retrain, or the person who asked for it.
@@ -107,7 +107,7 @@ def read_history(problem: str) -> list[Entry]:
 
 @contextmanager
 def lock_history(problem: str) -> Iterator[None]:
-    """Keep other processes from writing a problem's history or page: a person may roll back while a flow promotes."""
+    """Keep other processes from writing a problem's history: a person may roll back while a flow promotes."""
     STATE.mkdir(exist_ok=True)
     with FileLock(STATE / f"champion-{problem}.lock"):
         yield

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from lifecycle.champions.comparison import Decision, Slice, format_share
 from lifecycle.champions.decisions import read_decision
@@ -13,11 +14,12 @@ from lifecycle.champions.history import (
     Entry,
     champion_folder,
     champion_stack,
-    find_challenger,
-    lock_history,
+    find_challenger_in,
     read_history,
 )
+from problems.wording import capitalize
 from project.atomic import replace_file
+from project.paths import STATE
 from stages.evaluation.bootstrap import Comparison
 from stages.evaluation.number_format import choose_decimals, format_number, format_signed
 from stages.report.drawing import use_matplotlib
@@ -64,20 +66,28 @@ def render_decision(decision: Decision) -> str:
         )
 
 
-def write_history(problem: str) -> Path:
+def write_history_page(problem: str) -> Path:
     """Write the page of everything that happened to a problem's champion, beside the history, and return its path."""
-    entries = read_history(problem)
+    page = champion_folder(problem) / "history.html"
+    STATE.mkdir(exist_ok=True)
+    # Whoever writes last has read the newest history. Drawing takes seconds, for which the history is not locked.
+    with FileLock(STATE / f"champion-page-{problem}.lock"), replace_file(page) as temporary:
+        temporary.write_text(_render_history(problem, read_history(problem)), encoding="utf-8")
+    return page
+
+
+def _render_history(problem: str, entries: Sequence[Entry]) -> str:
+    """The page of everything that happened to a problem's champion."""
     decisions = _read_decisions(problem, entries)
     outcomes = [entry for entry in entries if entry.kind != "challenge"]
     stack = champion_stack(entries)
-    page = champion_folder(problem) / "history.html"
     with use_matplotlib(CHART_STYLE):
-        text = load_template("history.html.jinja", Path(__file__).parent).render(
+        return load_template("history.html.jinja", Path(__file__).parent).render(
             problem=problem,
             newest_decision=next(reversed(decisions.values()), None),
             champion=stack[-1] if stack else None,
             previous=stack[-2] if len(stack) > 1 else None,
-            waiting=find_challenger(problem) if entries and entries[-1].kind == "challenge" else None,
+            waiting=find_challenger_in(problem, entries) if entries and entries[-1].kind == "challenge" else None,
             entries=list(reversed(outcomes)),
             decisions=decisions,
             chart=_draw_history(outcomes, decisions),
@@ -88,9 +98,6 @@ def write_history(problem: str) -> Path:
             format_number=format_number,
             most_drawn=MAX_DRAWN_DECISIONS,
         )
-    with lock_history(problem), replace_file(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return page
 
 
 def _read_decisions(problem: str, entries: Sequence[Entry]) -> dict[str, Decision]:
@@ -123,7 +130,7 @@ def _draw_interval(decision: Decision, comparison: Comparison) -> Chart:
     axes.plot(comparison.difference, 0, "o", color=color, markersize=9)
     axes.margins(x=0.15)
     opponent = "persistence" if decision.champion.version is None else "the champion"
-    title = f"{_capitalize(decision.measure_title)} of the challenger minus that of {opponent}"
+    title = f"{capitalize(decision.measure_title)} of the challenger minus that of {opponent}"
     axes.set_xlabel(f"{title}, {decision.unit}".rstrip(", "))
     description = (
         f"Difference in {decision.measure_title} {comparison.difference:.4g} {decision.unit}, "
@@ -147,7 +154,7 @@ def _draw_hours(decision: Decision, hours: Sequence[Slice]) -> Chart:
     axes.set_xlim(-0.5, 23.5)
     axes.set_xlabel("hour of day of the target")
     worst = max(hours, key=lambda part: part.challenger)
-    title = f"{_capitalize(decision.measure_title)} by hour of day"
+    title = f"{capitalize(decision.measure_title)} by hour of day"
     description = f"{title}: the challenger is worst at {worst.name}, {worst.challenger:.4g} {decision.unit}"
     return Chart(f"{title}, {decision.unit}".rstrip(", "), render_svg(figure, description, decision.synthetic))
 
@@ -163,7 +170,7 @@ def _draw_parts(decision: Decision, parts: Sequence[Slice]) -> Chart:
         axes.plot(part.champion, row, "D", color=CHAMPION_LINE.color, markersize=6)
         axes.plot(part.challenger, row, "o", color=CHALLENGER_LINE.color, markersize=7)
     axes.margins(x=0.08)
-    title = _capitalize(decision.measure_title)
+    title = capitalize(decision.measure_title)
     axes.set_xlabel(f"{title}, {decision.unit}".rstrip(", "))
     errors = "; ".join(f"{part.name}: {part.challenger:.4g}, champion {part.champion:.4g}" for part in parts)
     return Chart(
@@ -218,14 +225,9 @@ def _draw_history(entries: Sequence[Entry], decisions: dict[str, Decision]) -> C
     axes.set_xlim(-0.6, max(len(points), 4) - 0.4)
     newest = points[-1][1]
     titles = {decision.measure_title for _, decision, *_ in points}
-    title = _capitalize(titles.pop()) if len(titles) == 1 else "Error by the measure of each decision"
+    title = capitalize(titles.pop()) if len(titles) == 1 else "Error by the measure of each decision"
     outcomes = "; ".join(f"version {entry.version}: {entry.kind}" for entry, *_ in points)
     return Chart(
         f"{title} on the windows of each decision, {newest.unit}".rstrip(", "),
         render_svg(figure, f"Decisions: {outcomes}", newest.synthetic),
     )
-
-
-def _capitalize(text: str) -> str:
-    """The text with a capital at its beginning; the rest stays as it is."""
-    return text[:1].upper() + text[1:]

@@ -12,6 +12,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from lifecycle.seasons import number_seasons
+
 DayNumbers = NDArray[np.int64]
 """Days since 1970-01-01."""
 
@@ -21,7 +23,6 @@ MIN_SCALE = 0.25
 """The smallest index with which others are compared: a smaller one is not usually called a change at all."""
 MIN_ROWS_SHARE = 0.5
 """A window has no index if it has fewer rows than this share of those of the fullest known window."""
-SEASONS = 4
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,8 @@ def measure_drift(
 
 
 def _season(day_N: DayNumbers) -> NDArray[np.int64]:
-    """0 for December to February, 1 for March to May, and so on."""
-    months: NDArray[np.int64] = day_N.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
-    return (months + 1) % 12 // (12 // SEASONS)
+    """The season of each day."""
+    return number_seasons(day_N.astype("datetime64[D]"))
 
 
 def _sum_windows(counts_DB: NDArray[np.int64], days: int) -> NDArray[np.int64]:

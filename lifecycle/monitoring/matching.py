@@ -95,8 +95,8 @@ class _Persistence:
 
         Args:
             horizon: from the last value to the target.
-            longest: the longest horizon of the version's forecasts: as far ahead reach the windows that it was selected
-                on.
+            longest: the longest horizon of the version's forecasts: the windows that it was selected on reach as far
+                ahead.
 
         Returns:
             NaN where the table does not have the rows that the version was selected on.

@@ -12,6 +12,7 @@ from learning.measures import MAE
 from lifecycle.monitoring.rules import BrokenRule, measure_of
 from lifecycle.monitoring.versions import MonitoredVersion, measure_titles
 from problems.problem import Problem
+from problems.wording import capitalize
 from project.settings.operation import MonitorSettings
 from stages.evaluation.number_format import (
     choose_decimals,
@@ -74,7 +75,7 @@ def render_page(
             newest=newest,
             measure=measure,
             titles=titles,
-            error_title=_capitalize(" or ".join(titles[measure] for measure in measures)),
+            error_title=capitalize(" or ".join(titles[measure] for measure in measures)),
             shows_mae=measures != [MAE],
             selected_by=selected_by,
             rows=list(reversed(rows))[:MAX_DAYS_LISTED],
@@ -94,13 +95,8 @@ def render_page(
             signed=format_signed,
             percent=format_percent,
             quantity=format_quantity,
-            capitalize=_capitalize,
+            capitalize=capitalize,
         )
-
-
-def _capitalize(text: str) -> str:
-    """The text with a capital letter at its beginning."""
-    return text[:1].upper() + text[1:]
 
 
 def _with_judged_errors(figures: pl.DataFrame) -> pl.DataFrame:
@@ -177,7 +173,7 @@ def _draw_errors(
     axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.12)
     _finish_axes(axes, figures)
     last = figures.row(-1, named=True)
-    title = _capitalize(" or ".join(measure_titles()[measure] for measure in measures))
+    title = capitalize(" or ".join(measure_titles()[measure] for measure in measures))
     value = f"{_format_value(last['judged_error'])} on {last['day']}"
     description = f"{title} by day, each over {settings.window.days} days, {problem.unit}: {value}"
     return Chart(f"{title}, {problem.unit}".rstrip(", "), render_svg(figure, description, problem.source.synthetic))

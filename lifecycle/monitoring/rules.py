@@ -35,14 +35,12 @@ def limit_least(settings: MonitorSettings, cadence: timedelta) -> MonitorSetting
     return settings.model_copy(update={"least": min(settings.least, max(1, settings.window // cadence // 2))})
 
 
-def broken_rules(
-    settings: MonitorSettings, newest: Mapping[str, object], test_error: float | None, unit: str
-) -> list[BrokenRule]:
+def broken_rules(settings: MonitorSettings, newest: Mapping[str, object], unit: str) -> list[BrokenRule]:
     """The rules that the figures of a day break. Figures of too few forecasts can only break the rule `missing`.
 
     Args:
         newest: the figures: a row of the history.
-        test_error: the error of the version on its test rows, by the measure by which the figures are judged.
+        unit: of the target.
     """
 
     def figure(name: str) -> float | None:
@@ -60,14 +58,14 @@ def broken_rules(
         )
     if (figure("forecasts") or 0) < settings.least:
         return broken
-    ratio, skill = figure("error"), figure("skill")
-    if settings.error is not None and ratio is not None and ratio > settings.error:
+    error, ratio, skill = figure(measure_of(newest)), figure("error"), figure("skill")
+    if settings.error is not None and error is not None and ratio is not None and ratio > settings.error:
         title = measure_titles()[measure_of(newest)]
         broken.append(
             BrokenRule(
                 "error",
-                f"the {title}, {figure(measure_of(newest)):.4g} {unit}, is {ratio:.2f} times the {title} on the test "
-                f"rows, {test_error:.4g} {unit}; the limit is {settings.error:g} times",
+                f"the {title}, {error:.4g} {unit}, is {ratio:.2f} times the {title} on the test rows, "
+                f"{error / ratio:.4g} {unit}; the limit is {settings.error:g} times",
             )
         )
     if settings.skill is not None and skill is not None and skill < settings.skill:

@@ -23,7 +23,6 @@ class MonitoredVersion:
 
     Attributes:
         label: the name of its trial, for people.
-        run: the id of its trial's MLflow run.
         objective: what it was trained for. Its first measure is the one that selected the trial.
         test_errors: its errors on the test rows by the name of the measure, as far as MLflow has them.
         known_until: the time of the last target that it was trained or selected on.
@@ -32,7 +31,6 @@ class MonitoredVersion:
 
     version: int
     label: str
-    run: str
     objective: Objective
     test_errors: Mapping[str, float]
     known_until: np.datetime64
@@ -67,7 +65,6 @@ def _read_version(version: Version) -> MonitoredVersion:
     return MonitoredVersion(
         version=version.version,
         label=version.label,
-        run=version.run,
         objective=objective,
         test_errors=tests,
         known_until=registry.read_validated_until(version),

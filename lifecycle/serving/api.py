@@ -19,7 +19,7 @@ from lifecycle.serving.hosts import HostCheck
 from lifecycle.serving.metrics import RequestMetrics
 from lifecycle.serving.newest_row import describe_newest_row
 from lifecycle.serving.openapi import make_openapi
-from lifecycle.serving.requests import RefusedRequest, encode_json, shorten
+from lifecycle.serving.requests import RefusedRequest, encode_json, shorten_value
 from lifecycle.serving.schemas import Answer, LoggedForecast, Reason, ServedModel, Status
 from lifecycle.serving.service import Service
 from problems.durations import format_duration
@@ -116,7 +116,7 @@ def make_app(service: Service, allowed_hosts: Collection[str] = ()) -> FastAPI:
         logged = forecast_log.find_forecast(forecast_id, service.problem) if is_id else None
         if logged is None:
             raise RefusedRequest(
-                HTTPStatus.NOT_FOUND, f"no forecast of {service.problem} has the id {shorten(forecast_id)}"
+                HTTPStatus.NOT_FOUND, f"no forecast of {service.problem} has the id {shorten_value(forecast_id)}"
             )
         levels = [name.removeprefix("low_") for name in logged if name.startswith("low_")]
         intervals = [
@@ -171,7 +171,7 @@ async def _read_body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise RefusedRequest(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Type must be application/json, not {shorten(kind)}"
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Type must be application/json, not {shorten_value(kind)}"
         )
     try:
         async with asyncio.timeout(BODY_SECONDS):

@@ -92,7 +92,7 @@ class ChampionModel:
         _log.info("%s: version %d answers", self.problem, version.version)
 
     def _load(self, version: Version) -> Forecaster:
-        """The model of a version, which is the last one now to leave the memory."""
+        """The model of a version. It becomes the most recently used, so it is evicted last."""
         key = (version.version, version.run)
         forecaster = self._in_memory.get(key) or self._registry.load_model(version)
         with self._memory_lock:

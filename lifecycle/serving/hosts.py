@@ -14,7 +14,7 @@ from fastapi import Response
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lifecycle.serving.requests import encode_json, shorten
+from lifecycle.serving.requests import encode_json, shorten_value
 
 ANY_HOST = "*"
 
@@ -35,7 +35,7 @@ class HostCheck:
         if self._is_own(host):
             await self.app(scope, receive, send)
             return
-        reason = f"this service is not {shorten(host)}; if it should be, start it with --allowed-host"
+        reason = f"this service is not {shorten_value(host)}; if it should be, start it with --allowed-host"
         refusal = Response(
             encode_json({"detail": reason}), HTTPStatus.MISDIRECTED_REQUEST, media_type="application/json"
         )

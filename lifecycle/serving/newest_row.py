@@ -22,7 +22,8 @@ def describe_newest_row(problem: str) -> dict[str, Any]:
             if isinstance(declared, Problem)
             else None
         )
-    except RecastError as error:
+    # DVC removes the table before it runs `ingest`, perhaps between two looks at it.
+    except (RecastError, OSError) as error:
         return _unknown(str(error))
     if age is None:
         return _unknown(f"nothing is ingested: recast run {problem}")

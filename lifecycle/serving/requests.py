@@ -99,7 +99,7 @@ def _parse_numbers(values: Any, name: str, count: int, place: str) -> NDArray[np
     # NumPy would make numbers of texts and truth values.
     if not set(map(type, values)) <= _NUMBER_TYPES:
         wrong = next(value for value in values if type(value) not in _NUMBER_TYPES)
-        raise InputError(f"{place}column {name!r} contains {shorten(wrong)}, which is not a number")
+        raise InputError(f"{place}column {name!r} contains {shorten_value(wrong)}, which is not a number")
     return np.array(values, dtype=np.float64)
 
 
@@ -118,7 +118,7 @@ def _parse_times(times: list[Any], place: str) -> NDArray[np.datetime64]:
         try:
             parsed.append(_parse_time(time))
         except (TypeError, ValueError, OverflowError):
-            reason = f"time contains {shorten(time)}, which is not a time such as 2016-01-01T00:00:00"
+            reason = f"time contains {shorten_value(time)}, which is not a time such as 2016-01-01T00:00:00"
             raise InputError(f"{place}{reason}") from None
     return np.array(parsed, dtype="datetime64[ms]")
 
@@ -140,7 +140,7 @@ def _quote_names(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def shorten(value: Any) -> str:
+def shorten_value(value: Any) -> str:
     """A value as it was sent, or the beginning of a long one."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

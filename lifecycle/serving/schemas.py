@@ -34,7 +34,7 @@ class LoggedForecast(Forecast):
     model_version: int
     unit: str
     made: datetime = Field(description="when it was made for the first time")
-    age_seconds: float = Field(description="how old the last row was then, that it is made from")
+    age_seconds: float = Field(description="how old its newest input row was at that time")
 
 
 class ColumnRange(BaseModel):

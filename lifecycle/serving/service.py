@@ -25,10 +25,14 @@ from lifecycle.serving.log_writer import LogWriter
 from lifecycle.serving.metrics import ServiceMetrics
 from lifecycle.serving.requests import RefusedRequest, encode_json, forecasts_for_json, parse_request
 
-MAX_WINDOWS_PER_BATCH = 256
-"""The most windows in one call of the network, unless a single request has more."""
+MAX_REQUESTS_PER_BATCH = 256
+"""The most requests that are answered by one call of the network."""
+MAX_BATCH_BYTES = 4 << 20
+"""The size of bodies from which on no request is added to a batch: the first one waits until all are parsed."""
 MAX_PENDING_REQUESTS = 4096
 """Requests that may wait to be forecast. Further ones are refused, and may be sent again a second later."""
+MAX_PENDING_BYTES = 256 << 20
+"""The size of the bodies of requests that may wait; with further ones it is the same."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +57,9 @@ class Service:
         self.metrics = ServiceMetrics()
         self.champion = ChampionModel(problem, registry, self.metrics)
         self._log_writer = LogWriter(problem, self.metrics)
-        self._pending: queue.Queue[PendingRequest | None] = queue.Queue(MAX_PENDING_REQUESTS)
+        self._pending: queue.SimpleQueue[PendingRequest | None] = queue.SimpleQueue()
+        self._pending_bytes = 0
+        """Of bodies whose answers are awaited. Only the thread of the event loop changes it."""
         self._thread = threading.Thread(target=self._answer_pending, daemon=True)
         self.champion.follow()
 
@@ -92,7 +98,7 @@ class Service:
 
     def stop(self) -> None:
         """Answer the requests that wait, write their forecasts to the log, and end."""
-        # First of all: a log that refuses would keep the requests waiting that wait for it.
+        # First of all: otherwise requests would wait for ever for a log that refuses.
         self._log_writer.stop_retrying()
         self._pending.put(None)
         self._thread.join()
@@ -109,29 +115,34 @@ class Service:
         """
         self.require_ready()
         request = PendingRequest(body)
-        try:
-            self._pending.put_nowait(request)
-        except queue.Full:
+        if self._pending.qsize() >= MAX_PENDING_REQUESTS or self._pending_bytes + len(body) > MAX_PENDING_BYTES:
             raise RefusedRequest(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{MAX_PENDING_REQUESTS:,} requests are waiting already; try again in a second",
-            ) from None
-        return await asyncio.wrap_future(request.answer)
+                HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are waiting already; try again in a second"
+            )
+        self._pending_bytes += len(body)
+        try:
+            self._pending.put(request)
+            return await asyncio.wrap_future(request.answer)
+        finally:
+            self._pending_bytes -= len(body)
 
     def _answer_pending(self) -> None:
-        """Answer the requests that wait, all together, until a None comes."""
-        while True:
-            batch = [self._pending.get()]
-            while batch[-1] is not None and len(batch) < MAX_WINDOWS_PER_BATCH and not self._pending.empty():
-                batch.append(self._pending.get())
+        """Answer the requests that wait, together as far as a batch may be so large, until a None comes."""
+        next_request = self._pending.get()
+        while next_request is not None:
+            batch, size = [next_request], len(next_request.body)
+            while len(batch) < MAX_REQUESTS_PER_BATCH and size < MAX_BATCH_BYTES and not self._pending.empty():
+                next_request = self._pending.get()
+                if next_request is None:
+                    break
+                batch.append(next_request)
+                size += len(next_request.body)
             # A client may have gone away while it waited.
-            requests = [
-                request for request in batch if request is not None and request.answer.set_running_or_notify_cancel()
-            ]
+            requests = [request for request in batch if request.answer.set_running_or_notify_cancel()]
             if requests:
                 self.answer_all(requests)
-            if batch[-1] is None:
-                return
+            if next_request is not None:
+                next_request = self._pending.get()
 
     def answer_all(self, requests: Sequence[PendingRequest]) -> None:
         """Answer requests, or refuse them if there is a bug in the service: no request may wait for ever."""

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from prefect.exceptions import FailedRun
 from typer.testing import CliRunner
@@ -92,6 +95,35 @@ def test_what_is_in_a_file_is_in_the_log_before(versions: list[Version], tmp_pat
     with pytest.raises(IsADirectoryError):
         predict("demo", out=tmp_path)
     assert read_log().height == 1
+
+
+def test_one_process_writes_the_forecasts_of_a_problem_at_a_time(
+    versions: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(problem: str, forecasts: pl.DataFrame) -> None:
+        with pytest.raises(Timeout), FileLock(paths.STATE / "forecasts-demo.lock", timeout=0):
+            pass
+        recorded.append(forecasts.height)
+
+    recorded: list[int] = []
+    monkeypatch.setattr(forecast_log, "record_forecasts", record)
+    predict("demo")
+    assert recorded == [1]
+
+
+def test_a_log_that_cannot_be_written_is_named_with_the_fix(
+    versions: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast_log, "LOCK_WAIT_SECONDS", 0)
+    predict("demo")
+    log = forecast_log.log_file("demo")
+    with closing(sqlite3.connect(log)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(RecastError, match="database is locked; wait for the process that writes to it, or end it"):
+            predict("demo")
+    log.write_bytes(b"not a database" * 100)
+    with pytest.raises(RecastError, match=r"demo\.db: .* cannot be used: file is not a database; restore it"):
+        predict("demo")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -14,13 +14,17 @@ from mlflow.entities import Run
 
 from flows.backtest import backtest
 from flows.cli.backtest import backtest as command
-from lifecycle.backtests.plan import ORIGIN_EPOCH, Plan, place_origins
+from lifecycle.backtests import scoring
+from lifecycle.backtests.plan import ORIGIN_EPOCH, Plan, find_data_end, place_origins
 from lifecycle.backtests.result import Backtest, read_backtest, result_folder
 from problems.errors import RecastError
+from problems.problem import Problem
 from project import paths
+from project.settings.loading import load_settings
 from stages.evaluation.number_format import format_number
 from stages.tables.table import read_times
 from stages.tracking import store
+from stages.training.expansion import list_trials
 from tests.support.checkout import Checkout
 
 DAY = timedelta(days=1)
@@ -118,6 +122,18 @@ def test_errors_are_those_of_a_loop_over_rows_and_validation_chooses(found: Back
     assert "http://" not in page.replace("http://www.w3", "")
 
 
+def test_the_training_rows_begin_with_the_first_of_any_series(found: Backtest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables of all series follow each other, and the first one need not begin first."""
+    monkeypatch.setattr(scoring, "read_times", lambda folder: np.roll(read_times(folder), 100))
+    plan = Plan(2, 3 * DAY, 3 * DAY, 5 * DAY, 8 * DAY, None)
+    origin = place_origins(plan, find_data_end(paths.stage_folder("ingest", "demo")))[-1]
+    settings = load_settings()
+    declared = settings.problem("demo")
+    assert isinstance(declared, Problem)
+    trials = list_trials(settings, "demo", paths.stage_folder("window", "demo", origin.name), origin.name)
+    assert scoring.measure_origin(declared, origin, trials).origin.train_from == found.origins[-1].train_from
+
+
 def test_mlflow_has_a_run_of_it_with_one_of_each_origin_below(found: Backtest) -> None:
     (whole,) = runs("backtest")
     by_origin = {run.data.tags["recast.origin"]: run for run in runs("origin")}
@@ -143,6 +159,8 @@ def test_nothing_is_trained_twice_and_the_pipeline_does_not_notice(checkout: Che
     assert len(trained) == 10
     assert backtest("demo", origins=2, every="3d", validation="5d", train="8d") == found
     assert {kind: len(runs(kind)) for kind in before} == before
+    (whole,) = runs("backtest")
+    assert len(store.get_client().get_metric_history(whole.info.run_id, "mean_test_mae")) == 1
     # With one origin less, the data of the other are deleted, but not the trials.
     fewer = backtest("demo", origins=1, every="3d", validation="5d", train="8d")
     assert fewer.origins == found.origins[1:]

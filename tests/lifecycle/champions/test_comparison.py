@@ -224,7 +224,7 @@ def test_the_evidence_is_a_page_an_artifact_and_tags(checkout: Checkout) -> None
     assert artifacts == {f"decisions/{decision.id}/decision.json", f"decisions/{decision.id}/page.html"}
     assert client.get_model_version("demo", str(version.version)).tags["recast.decision"] == decision.id
     promotion.promote("demo", version, decision.id, decision.reasons[0])
-    assert trial.label in pages.write_history("demo").read_text()
+    assert trial.label in pages.write_history_page("demo").read_text()
 
 
 def test_what_a_person_has_chosen_stays_until_the_rules_change(checkout: Checkout) -> None:

@@ -91,7 +91,7 @@ def test_the_decision_is_by_the_measure_that_selects_and_names_it(checkout: Chec
         "demo",
         lambda entries: history.make_entry("refusal", version, entries, first.id, first.reasons[0], "retrain"),
     )
-    assert "WIS" in pages.write_history("demo").read_text()
+    assert "WIS" in pages.write_history_page("demo").read_text()
 
 
 def test_the_first_challenger_is_compared_with_the_reference_of_its_skill_score(checkout: Checkout) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
@@ -213,13 +213,39 @@ def test_where_nothing_is_deployed_a_retraining_that_fails_is_started_once(log: 
     assert alerts.ALERT_LOG.read_text() == sent
 
 
+def test_one_process_monitors_a_problem_at_a_time_but_not_for_as_long_as_a_retraining_takes(
+    log: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Checkout(Path.cwd(), {}).settings(deploy={"pool": "nowhere"})
+    with_monitor(window="3d", error=0.1, on_breach="retrain")
+    locked = {}
+
+    def is_locked() -> bool:
+        try:
+            with FileLock(paths.STATE / "monitor-demo.lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def send_alert(*arguments: Any) -> None:
+        locked["alert"] = is_locked()
+
+    def retrain(problem: str, force: bool) -> None:
+        locked["retraining"] = is_locked()
+
+    monkeypatch.setattr("flows.monitor.send_monitor_alert", send_alert)
+    monkeypatch.setattr("flows.monitor.retrain", retrain)
+    monitor("demo")
+    assert locked == {"alert": True, "retraining": False}
+
+
 def test_that_forecasts_stop_is_a_figure_too(log: pl.DataFrame) -> None:
     rows = pl.read_parquet(TABLE)
     further = rows.tail(240).with_columns(pl.col("time") + 10 * DAY)
     pl.concat([rows, further]).write_parquet(TABLE)
     row = history.newest_figures(figures(window="2d"), 2)
     assert (row["forecasts"], row["mae"], row["missing"]) == (0, None, 1.0)
-    (broken,) = monitoring.broken_rules(MonitorSettings(missing=0.5), row, 1.0, "°C")
+    (broken,) = monitoring.broken_rules(MonitorSettings(missing=0.5), row, "°C")
     assert broken.rule == "missing"
     assert "100.0 % of the observations had no forecast" in broken.message
 
@@ -257,10 +283,12 @@ ROW = {
     ],
 )
 def test_the_rules(row: dict[str, Any], rules: list[str]) -> None:
-    broken = monitoring.broken_rules(MonitorSettings(skill=0.0, missing=0.5), ROW | row, 2.0, "°C")
+    broken = monitoring.broken_rules(MonitorSettings(skill=0.0, missing=0.5), ROW | row, "°C")
     assert [rule.rule for rule in broken] == rules
+    if rules == ["error"]:
+        assert "the MAE, 2.6 °C, is 1.31 times the MAE on the test rows, 1.985 °C" in broken[0].message
     off = MonitorSettings(error=None, skill=None, coverage=None, missing=None, drift=None)
-    assert not monitoring.broken_rules(off, ROW | row, 2.0, "°C")
+    assert not monitoring.broken_rules(off, ROW | row, "°C")
 
 
 # Drift
@@ -379,11 +407,11 @@ def test_a_version_that_the_wis_selected_is_judged_by_it(log: pl.DataFrame) -> N
     assert row["mae"] is not None
     assert computed["pinball"].null_count() == len(computed.filter(model_version=1))
     (broken,) = monitoring.broken_rules(
-        MonitorSettings(error=0.01, skill=None, coverage=None, missing=None, drift=None, least=1), row, 0.5, "°C"
+        MonitorSettings(error=0.01, skill=None, coverage=None, missing=None, drift=None, least=1), row, "°C"
     )
     assert "times the WIS on the test rows, 0.5 °C" in broken.message
     (broken,) = monitoring.broken_rules(
-        MonitorSettings(error=None, skill=0.99, coverage=None, drift=None, least=1), row, 0.5, "°C"
+        MonitorSettings(error=None, skill=0.99, coverage=None, drift=None, least=1), row, "°C"
     )
     assert "by WIS" in broken.message
     page = render_page("demo", problem(), MonitorSettings(), computed, row, versions, [broken])

@@ -180,6 +180,18 @@ def test_what_answers_and_how_it_does(client: httpx.Client, served_versions: lis
     assert metrics["recast_request_seconds_count", "/forecast"] == 2
 
 
+def test_what_answers_is_told_while_dvc_replaces_the_table(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure_age(*arguments: Any) -> None:
+        Path("data/ingest/demo/gone.parquet").stat()
+
+    monkeypatch.setattr("lifecycle.serving.newest_row.measure_age", measure_age)
+    newest = client.get("/model").json()["newest_row"]
+    assert newest["time"] is None
+    assert "gone.parquet" in newest["reason"]
+
+
 def changed(change: Callable[[Body], object]) -> Callable[[], Body]:
     def make() -> Body:
         made = body()
@@ -344,6 +356,29 @@ def test_a_request_that_meets_a_bug_of_the_service_fails_alone(
     Service("demo", registry).answer_all(requests)
     errors = [request.answer.exception() for request in requests]
     assert [error.status if isinstance(error, RefusedRequest) else error for error in errors] == [400, None, 500, None]
+
+
+def test_the_bodies_that_wait_are_bounded_and_so_are_those_of_a_batch(
+    served_versions: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.dumps(body()).encode()
+    monkeypatch.setattr("lifecycle.serving.service.MAX_PENDING_BYTES", 3 * len(content))
+    monkeypatch.setattr("lifecycle.serving.service.MAX_BATCH_BYTES", 2 * len(content))
+    service = Service("demo", registry)
+
+    async def ask() -> None:
+        waiting = [asyncio.create_task(service.forecast(content)) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(RefusedRequest, match="too many requests are waiting already") as refused:
+            await service.forecast(content)
+        assert refused.value.status == 503
+        service.start()
+        await asyncio.gather(*waiting)
+        assert service.metrics.registry.get_sample_value("recast_batch_windows_count") == 2
+        await service.forecast(content)
+
+    asyncio.run(ask())
+    service.stop()
 
 
 def test_a_body_of_a_hundred_megabytes_is_refused_and_not_read(client: httpx.Client) -> None:
@@ -546,7 +581,7 @@ def test_a_log_of_another_problem_that_is_damaged_does_no_harm(
     assert answer.json()["forecast_id"] == made
     # `recast trace` reads all logs.
     assert (forecast_log.find_forecast(made) or {})["problem"] == "demo"
-    with pytest.raises(RecastError, match=r"a_problem_before_demo\.db: the log of forecasts cannot be read"):
+    with pytest.raises(RecastError, match=r"a_problem_before_demo\.db: the log of forecasts cannot be used"):
         forecast_log.find_forecast("0" * 16)
 
 
@@ -556,7 +591,7 @@ def test_a_damaged_log_is_reported(served_versions: list[Version]) -> None:
     with served(Service("demo", registry)) as client:
         answer = client.get(f"/forecasts/{'0' * 16}")
         assert answer.status_code == 503
-        assert "demo.db: the log of forecasts cannot be read: file is not a database" in answer.json()["detail"]
+        assert "demo.db: the log of forecasts cannot be used: file is not a database" in answer.json()["detail"]
 
 
 def test_a_service_without_a_champion_stops_without_a_word(
