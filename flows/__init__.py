@@ -1,4 +1,5 @@
-"""When and where things run. Prefect and DVC are imported only in this package."""
+"""When and where things run. Prefect, DVC and Ray are imported only in this package, except that `infra/s3.py` writes
+DVC's configuration."""
 
 import gc
 import os
@@ -31,6 +32,9 @@ for _name in ("NO_PROXY", "no_proxy"):
 
 # In every process that imports Prefect: what it logs goes to a server, where many people read it.
 hide_passwords_in_logs()
+
+REQUIREMENTS = Path("requirements.lock")
+"""The version of every package, which this machine and Ray's nodes install."""
 
 STARTED = time.time()
 """When this process began to load the project's code. It does not run what is edited later."""

@@ -9,6 +9,7 @@ import os
 import smtplib
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
@@ -80,10 +81,10 @@ def _send(kind: AlertKind, title: str, text: str, log: Log) -> None:
     except RecastError as error:
         alerts = AlertSettings(log=(kind,))
         text = f"{text}\nThis is only in the log, as the channels are not known: {error}"
+    channels: list[tuple[str, Callable[[], None]]] = []
     if kind in alerts.log:
         log.log(_LEVELS[kind], "%s: %s\n%s", kind, title, text)
-        _append_to_log(kind, title, text)
-    channels: list[tuple[str, Callable[[], None]]] = []
+        channels.append(("log", lambda: _append_to_log(kind, title, text)))
     if (email := alerts.email) and kind in email.kinds:
         channels.append(("e-mail", lambda: _mail(email, kind, title, text)))
     if (webhook := alerts.webhook) and kind in webhook.kinds:
@@ -97,8 +98,10 @@ def _send(kind: AlertKind, title: str, text: str, log: Log) -> None:
             reason = hide_passwords(f"{kind_of_error}{error}")
             message = f"the alert {title!r} did not go out by {name}: {reason}"
             log.error(message)
-            _append_to_log("channel", message, "")
-            console.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+            # On a full disk neither may be possible, and the other channels must have their turn.
+            with suppress(OSError):
+                console.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+                _append_to_log("channel", message, "")
 
 
 def _append_to_log(kind: str, title: str, text: str) -> None:
@@ -147,10 +150,11 @@ def _post(webhook: WebhookSettings, kind: AlertKind, title: str, text: str) -> N
     )
     try:
         block.notify(text, subject=f"*{kind}: {title}*")
-    except httpx.HTTPError as error:
-        # The message contains the address, which is a secret.
-        summary = str(error).partition("\n")[0].replace(address, webhook.url)
-        raise RecastError(f"{type(error).__name__}: {summary}") from None
+    # The messages contain the address, which is a secret, or a part of it.
+    except httpx.HTTPStatusError as error:
+        raise RecastError(f"it answers {error.response.status_code} {error.response.reason_phrase}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise RecastError(type(error).__name__) from None
 
 
 def alert_of_end(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

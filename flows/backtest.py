@@ -16,9 +16,10 @@ from flows.train_flow import TrialsFailed
 from lifecycle.backtests.mlflow_log import log_backtest
 from lifecycle.backtests.origin_data import prepare_origin, remove_other_origins
 from lifecycle.backtests.page import render_backtest
-from lifecycle.backtests.plan import Origin, Plan, find_data_end, place_origins, require_table_problem, set_origin
+from lifecycle.backtests.plan import Origin, Plan, find_data_end, place_origins, set_origin
 from lifecycle.backtests.result import Backtest, OriginResult, result_folder, summarize_backtest, write_backtest
 from lifecycle.backtests.scoring import describe_selection_measure, measure_origin
+from lifecycle.table_problem import require_table_problem
 from problems.durations import Duration
 from problems.errors import RecastError
 from problems.problem import Problem
@@ -74,7 +75,7 @@ def backtest(
         RecastError: a length does not fit the data.
     """
     settings = load_settings()
-    declared = require_table_problem(settings, problem)
+    declared = require_table_problem(problem, settings)
     lengths = {"every": every, "test": test, "validation": validation, "train": train}
     plan = Plan.of(
         declared,

@@ -27,11 +27,19 @@ from ruamel.yaml import YAML
 
 from flows.prefect_internals import parameter_schema
 from problems.errors import RecastError
-from project.paths import PARAMS
+from project.atomic import replace_file
+from project.paths import PARAMS, STATE
 from project.settings.operation import DeploySettings
 from project.settings.sections import Settings
 
 DEFINITIONS = Path("infra/prefect.yaml")
+
+USED_POOLS = STATE / "pools"
+"""The work pools that this checkout has deployed to, one a line.
+
+The root that a deployment names does not show whose it is: a checkout on another machine, which has another pool, may
+have the same root.
+"""
 
 TAG = "recast"
 """The tag of every deployment that Recast makes. It removes no others."""
@@ -133,6 +141,8 @@ def apply_deployments(settings: Settings, planned: Sequence[PlannedDeployment]) 
         with contextlib.suppress(ObjectAlreadyExists):
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=pool, type=ProcessWorker.type, base_job_template=template))
+        with replace_file(USED_POOLS) as temporary:
+            temporary.write_text("\n".join(sorted({*_used_pools(), pool})), encoding="utf-8")
         # All are read before any is written: an error leaves everything as it was.
         existing = {deployment.name: _read_deployment(client, deployment) for deployment in planned}
         for deployment in planned:
@@ -146,6 +156,10 @@ def apply_deployments(settings: Settings, planned: Sequence[PlannedDeployment]) 
                     raise TypeError("Prefect has returned a coroutine, as an event loop runs in this thread")
                 ids[deployment.name] = identity
     return ids
+
+
+def _used_pools() -> list[str]:
+    return USED_POOLS.read_text(encoding="utf-8").split() if USED_POOLS.exists() else []
 
 
 def _read_deployment(client: SyncPrefectClient, planned: PlannedDeployment) -> DeploymentResponse | None:
@@ -198,11 +212,12 @@ def _runner_deployment(planned: PlannedDeployment) -> RunnerDeployment:
 
 
 def find_obsolete_deployments(settings: Settings) -> list[DeploymentResponse]:
-    """The deployments of this checkout, in its present folder, whose problem `run` no longer lists."""
+    """The deployments of this checkout, in its present folder, whose problem `run` no longer lists, or whose pool is
+    not `deploy.pool` any more."""
     with get_client(sync_client=True) as client:
         existing = client.read_deployments(
             deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[settings.deploy.pool])),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=_used_pools())),
         )
     current = {deployment_name(problem, settings.deploy) for problem in settings.run}
     own_root = str(Path.cwd())

@@ -23,19 +23,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import httpx
 from packaging.requirements import Requirement
 from sqlalchemy import text
 
+from flows import REQUIREMENTS
 from infra import postgres, secrets
 from infra.server_process import Server, running_address, running_port
-from infra.servers import MLFLOW, POSTGRES, PREFECT, RAY, WORKER, ray_environment, servers_of_profile
+from infra.servers import POSTGRES, PREFECT, RAY, WORKER, ray_environment, servers_of_profile
 from problems.errors import RecastError
 from problems.passwords import hide_passwords
 from project import paths, profile
 from project.settings.loading import load_settings
 
-REQUIREMENTS = Path("requirements.lock")
 SUPPORTED_PYTHONS = ((3, 11), (3, 13))
 """The oldest version and the newest."""
 
@@ -288,13 +287,20 @@ def _mlflow() -> Iterator[Finding]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_SECONDS))
     import mlflow  # noqa: PLC0415 - saves seconds, see above
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415 - saves seconds, see above
+    from mlflow.utils.credentials import get_default_host_creds  # noqa: PLC0415 - saves seconds, see above
+    from mlflow.utils.rest_utils import http_request  # noqa: PLC0415 - saves seconds, see above
 
     from stages.tracking import store as tracking  # noqa: PLC0415 - saves seconds, see above
 
     address = tracking.tracking_uri()
     client = tracking.get_client()
     if address.startswith("http"):
-        answer = httpx.get(f"{address}/version", timeout=TIMEOUT_SECONDS, trust_env=address != running_address(MLFLOW))
+        # By MLflow's own client, which knows the user, the token and the certificates that the environment names.
+        answer = http_request(get_default_host_creds(address), "/version", "GET", raise_on_status=False)
+        if not answer.ok:
+            result = hide_passwords(f"{address} answers with status {answer.status_code}")
+            yield Finding("MLflow", result, "broken", "look at MLFLOW_TRACKING_URI, and at the server's log")
+            return
         yield from _version("MLflow", address, answer.text, mlflow.__version__)
         yield from _clock("MLflow", answer.headers.get("date"))
     else:
@@ -332,22 +338,33 @@ def _dvc() -> Iterator[Finding]:
 
 
 def _ray() -> Iterator[Finding]:
-    named_address = os.environ.get("RAY_ADDRESS")
+    from flows.runners.ray_cluster import check_listening, cluster_address  # noqa: PLC0415 - saves seconds, see above
+
+    runner = load_settings().runner
+    named_address = os.environ.get("RAY_ADDRESS") or runner.address
     if named_address is None and RAY not in servers_of_profile():
         return
-    address = named_address or _own(RAY)
-    if address is None:
+    address = cluster_address(runner)
+    if address is None and named_address is None:
         yield Finding("Ray", "does not run", "broken", f"{START_SERVERS}; its log is {RAY.log}")
         return
     if find_spec("ray") is None:
-        yield Finding("Ray", f"is named ({address}), but not installed", "broken", f"`pip install -r {REQUIREMENTS}`")
+        fix = f"`pip install -r {REQUIREMENTS}`"
+        yield Finding("Ray", f"is named ({address or named_address}), but not installed", "broken", fix)
         return
-    command = [str(Path(sys.executable).parent / "ray"), "health-check", "--address", address.removeprefix("ray://")]
-    own = {} if named_address else ray_environment()
+    if address is None:
+        yield Finding("Ray", "starts on this machine when a grid is trained")
+        return
+    command = [str(Path(sys.executable).parent / "ray"), "health-check", "--address", address]
+    own = ray_environment() if address == running_address(RAY) else {}
     try:
-        subprocess.run(command, env=os.environ | own, capture_output=True, check=True, timeout=RAY_SECONDS)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        fix = START_SERVERS if named_address is None else "start it, or unset RAY_ADDRESS"
+        if address.startswith("ray://"):
+            # The health check asks another port, which may not be open from here.
+            check_listening(address)
+        else:
+            subprocess.run(command, env=os.environ | own, capture_output=True, check=True, timeout=RAY_SECONDS)
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        fix = START_SERVERS if named_address is None else "start it, or correct RAY_ADDRESS or runner.address"
         yield Finding("Ray", f"{address} does not answer", "broken", fix)
         return
     yield Finding("Ray", f"{metadata.version('ray')}, its head at {address}")

@@ -71,7 +71,7 @@ def stage_task(name: str, sequence: list[str], forced: bool, is_fresh: bool = Fa
         return Completed(name=TRACKED if track_folder(Path(name.removesuffix(".dvc"))) else UP_TO_DATE)
     if is_fresh:
         return Completed(name=UP_TO_DATE)
-    with time_phase("plan"), open_repository(RECORD_PATIENCE_SECONDS) as repo:
+    with keep_tables(name), time_phase("plan"), open_repository(RECORD_PATIENCE_SECONDS) as repo:
         (stage,) = repo.stage.collect(name)
         # Now, and not after DVC has looked into its run cache: for a dependency that dvc.lock does not have yet, that
         # changes the kind of hash that DVC takes, and the dependency would seem to change while the stage runs.

@@ -14,6 +14,7 @@ from prefect.states import Completed, Failed
 from flows import dag, experiments
 from flows.new_rows import breach_text
 from flows.pipeline import pipeline
+from flows.problem_selection import select_problems
 from flows.retraining.approval import ask_person
 from flows.retraining.conclusion import announce_decision, conclude_task
 from flows.retraining.links import link_decision
@@ -29,7 +30,7 @@ from lifecycle.champions.history import (
     find_outcome,
     read_history,
 )
-from problems.errors import RecastError
+from lifecycle.table_problem import require_table_problem
 from project.atomic import write_json
 from project.lock import hold_pipeline_lock, hold_retraining_lock
 from project.progress import console
@@ -54,9 +55,8 @@ def retrain(problem: str, force: bool = False) -> State[None]:
         RecastError: something that a person can fix. The champion stays, and the next run continues from there.
     """
     settings = load_settings()
-    decisions.require_table_problem(problem, settings)
-    if problem not in settings.run:
-        raise RecastError(f"{problem} is declared, but the pipeline does not run it; add it to `run` in params.yaml")
+    require_table_problem(problem, settings)
+    select_problems(settings, [problem])
     with hold_retraining_lock(problem):
         unannounced = _find_unannounced(problem)
         earlier_state = _conclude(unannounced, None, settings) if unannounced else None
@@ -184,9 +184,8 @@ def _find_refusal(proposal: PromotionProposal, settings: Settings) -> str | None
     if settings.retrain.approval is None:
         return None
     page = link_decision(proposal.challenger, decision.id, settings.retrain.patience.total_seconds())
-    answer = ask_person(decision, page, settings.retrain.approval)
-    comment = f": {answer.comment}" if answer.comment else ""
-    return None if answer.promote else f"{decision.reasons[0]} But a person has refused it{comment}."
+    refusal = ask_person(decision, page, settings.retrain.approval)
+    return None if refusal is None else f"{decision.reasons[0]} But {refusal}."
 
 
 def _conclude(proposal: PromotionProposal, refusal: str | None, settings: Settings) -> State[None]:
@@ -196,7 +195,7 @@ def _conclude(proposal: PromotionProposal, refusal: str | None, settings: Settin
     # If this run is killed after this, the next one knows what to announce.
     write_json(open_mark(problem), read_mark(problem) | {"decision": decision.id})
     entry = conclude_task(proposal, refusal, patience)
-    history = pages.write_history(problem)
+    history = pages.write_history_page(problem)
     announce_decision(proposal, entry, history, patience)
     open_mark(problem).unlink(missing_ok=True)
     state = PROMOTED if entry.kind == "promotion" else REFUSED

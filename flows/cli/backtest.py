@@ -6,7 +6,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.app import WaitOption, app, select_problems
+from flows.cli.app import WaitOption, app
+from flows.problem_selection import select_problems
 from project.lock import hold_pipeline_lock
 from project.progress import console, output
 

@@ -63,11 +63,11 @@ def promote(
         raise RecastError(f"{problem}: MLflow has no version {version} that Recast has registered; it has: {versions}")
     if find_champion(problem) == selected:
         # Whoever promoted it may have been killed before this.
-        pages.write_history(problem)
+        pages.write_history_page(problem)
         console.print(f"{problem}: version {selected.version} is the champion already")
         return
     promotion.promote(problem, selected, None, "by hand", by=getpass.getuser())
-    pages.write_history(problem)
+    pages.write_history_page(problem)
     console.print(f"{problem}: version {selected.version}, {selected.label}, is the champion now", highlight=False)
 
 
@@ -88,7 +88,7 @@ def rollback(problem: ProblemArgument) -> None:
         f"{problem}: version {restored.version}, {restored.label}, is the champion again{end}", highlight=False
     )
     _reconcile(problem)
-    _write_history(problem)
+    _write_history_page(problem)
 
 
 def _reconcile(problem: str) -> None:
@@ -97,10 +97,10 @@ def _reconcile(problem: str) -> None:
     promotion.reconcile(problem)
 
 
-def _write_history(problem: str) -> None:
+def _write_history_page(problem: str) -> None:
     from lifecycle.champions import pages
 
-    pages.write_history(problem)
+    pages.write_history_page(problem)
 
 
 @app.command()

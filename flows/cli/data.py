@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.app import ProblemArguments, WaitOption, app
+from flows.cli.app import WaitOption, app
 from problems.errors import RecastError
 from project import paths
 from project.lock import hold_pipeline_lock, hold_retraining_lock
@@ -23,7 +23,10 @@ BREACH_STATUS = 4
 
 @app.command()
 def refresh(
-    problems: ProblemArguments = None,
+    problems: Annotated[
+        list[str] | None,
+        typer.Argument(help="problems of params.yaml; left out: those of its `run` that have `fresh`"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="fetch and check, but accept nothing")] = False,
     undo: Annotated[
         str | None,
@@ -201,7 +204,7 @@ def _undo(problem: str, increment: str, settings: "Settings") -> None:
         for number in withdrawal.trained:
             if number in versions:
                 registry.set_tags(versions[number], {registry.UNDONE_TAG: file.stem})
-        pages.write_history(problem)
+        pages.write_history_page(problem)
 
 
 def _add_row(table: Table, arrival: "Arrival", outcome: str, is_broken: bool) -> None:
@@ -218,7 +221,9 @@ def _add_row(table: Table, arrival: "Arrival", outcome: str, is_broken: bool) ->
 
 @app.command()
 def quarantine(
-    problems: ProblemArguments = None,
+    problems: Annotated[
+        list[str] | None, typer.Argument(help="problems of params.yaml; left out: all that it declares")
+    ] = None,
     accept: Annotated[str | None, typer.Option(help="accept this increment after all")] = None,
     drop: Annotated[
         str | None, typer.Option(help="delete this increment; rows that the source still has come again")

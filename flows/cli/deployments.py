@@ -6,7 +6,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.app import ProblemArguments, app, select_problems
+from flows.cli.app import ProblemArguments, app
+from flows.problem_selection import select_problems
 from project import paths
 from project.progress import console, output
 
@@ -38,7 +39,9 @@ def deploy(
         obsolete = deployments.find_obsolete_deployments(settings)
         deployments.remove_deployments(obsolete)
         for name in sorted({deployment.name for deployment in obsolete}):
-            console.print(f"{name} is removed: `run` does not list it", highlight=False, soft_wrap=True)
+            console.print(
+                f"{name} is removed: `run` and `deploy.pool` do not name it any more", highlight=False, soft_wrap=True
+            )
     table = Table(title=f"Deployments in the work pool {settings.deploy.pool}")
     for heading in ("deployment", "runs", "and at the event"):
         table.add_column(heading)

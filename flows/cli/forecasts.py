@@ -11,7 +11,7 @@ from problems.errors import RecastError
 from project import paths
 from project.progress import console
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 STALE_STATUS = 5
 """The status of a command that has made forecasts from rows that are too old."""
@@ -50,7 +50,7 @@ def serve(
         f"version {champion.version.version} answers" if champion else "there is no champion yet; the first will answer"
     )
     console.print(f"{problem}: {state}. http://{host}:{port}/docs", markup=False, highlight=False, soft_wrap=True)
-    if host not in LOOPBACK:
+    if host not in LOOPBACK_HOSTS:
         console.print(
             f"[yellow]{escape(host)} is not loopback: everybody who reaches it can ask for forecasts. Put a proxy with "
             "a password in front of it.[/]",

@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.app import ProblemArguments, WaitOption, app, select_problems
+from flows.cli.app import ProblemArguments, WaitOption, app
+from flows.problem_selection import select_problems
 from problems.passwords import hide_passwords
 from project import paths
 from project.lock import hold_pipeline_lock
@@ -48,7 +49,7 @@ def run(
 
     settings = parse_settings()
     selected = select_problems(settings, problems)
-    if not all(_is_fetch_sources(name) for name in selected):
+    if not all(_is_fetched(name) for name in selected):
         # Errors in the grid should be reported before a download of minutes.
         load_settings()
     with hold_pipeline_lock(wait):
@@ -81,7 +82,7 @@ def run(
         raise typer.Exit(3)
 
 
-def _is_fetch_sources(problem: str) -> bool:
+def _is_fetched(problem: str) -> bool:
     return any(not file.name.startswith(".") for file in paths.raw_folder(problem).glob("*"))
 
 

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.app import ProblemArguments, WaitOption, app, select_problems
+from flows.cli.app import ProblemArguments, WaitOption, app
+from flows.problem_selection import select_problems
 from project import paths
 from project.lock import hold_pipeline_lock
 from project.progress import console, output

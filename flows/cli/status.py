@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.app import ProblemArguments, app, select_problems
+from flows.cli.app import ProblemArguments, app
 from flows.cli.pipeline import server_addresses, server_line
+from flows.problem_selection import select_problems
 from problems.errors import RecastError
 from project import paths
 from project.lock import is_pipeline_running
@@ -113,12 +114,13 @@ def _show_grids() -> None:
     if not grids:
         output.print("No grid is being trained.")
     for grid in grids:
-        left = "not known, as no similar trial has ended here" if grid.left is None else _format_seconds(grid.left)
+        seconds = grid.seconds_left
+        left = "not known, as no similar trial has ended here" if seconds is None else _format_seconds(seconds)
         caption = f"{grid.queued} more wait; time left: {left}"
         table = Table(
             "device", "slots", "memory reserved", "runs", "for", "of about", title=grid.title, caption=caption
         )
-        for device in grid.places:
+        for device in grid.devices:
             running = [bundle for bundle in grid.running if bundle.device == device.device]
             memory = "" if device.memory is None else f"{_gib(device.used or 0)} of {_gib(device.memory)}"
             now = time.time()

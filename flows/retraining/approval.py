@@ -25,12 +25,15 @@ class Approval(RunInput):
     comment: str = ""
 
 
-def ask_person(decision: Decision, page: str, limit: timedelta) -> Approval:
-    """Ask a person on Prefect's page; the answer. Without one in time it is a no.
+def ask_person(decision: Decision, page: str, limit: timedelta) -> str | None:
+    """Ask a person on Prefect's page whether a challenger is promoted.
 
     Args:
         page: the address of the page with the evidence.
         limit: how long to wait for the answer.
+
+    Returns:
+        Why it is not promoted: a person has refused it, or nobody has answered in time; None: it is promoted.
     """
     run_id = flow_run.id
     form = Approval.with_initial_data(
@@ -38,7 +41,8 @@ def ask_person(decision: Decision, page: str, limit: timedelta) -> Approval:
         f"{decision.challenger.label}?**\n\n{decision.reasons[0]}\n\nThe evidence: {page}",
         promote=True,
     )
-    refusal = {"promote": False, "comment": f"nobody has answered within {format_duration(limit)}"}
+    unanswered = f"nobody has answered within {format_duration(limit)}"
+    refusal = {"promote": False, "comment": unanswered}
     # Prefect fails a run whose pause has timed out, so the refusal is given before that.
     timer = threading.Timer(limit.total_seconds(), resume_flow_run, [run_id], {"run_input": refusal})
     timer.daemon = True
@@ -50,7 +54,7 @@ def ask_person(decision: Decision, page: str, limit: timedelta) -> Approval:
         soft_wrap=True,
     )
     try:
-        return pause_flow_run(
+        answer = pause_flow_run(
             wait_for_input=form,
             timeout=round(limit.total_seconds()) + GRACE_SECONDS,
             poll_interval=APPROVAL_POLL_SECONDS,
@@ -58,3 +62,8 @@ def ask_person(decision: Decision, page: str, limit: timedelta) -> Approval:
         )
     finally:
         timer.cancel()
+    if answer.promote:
+        return None
+    if answer.comment == unanswered:
+        return unanswered
+    return f"a person has refused it: {answer.comment}" if answer.comment else "a person has refused it"

@@ -24,6 +24,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from prefect.utilities.importtools import lazy_import
 
+from flows import REQUIREMENTS
 from infra.devices.slots import usable_cores
 from infra.server_process import running_address
 from infra.servers import RAY, ray_environment
@@ -34,8 +35,6 @@ from project.source_code import PACKAGES, ROOT
 
 # Imported at its first use: Ray reads environment variables then, and `_connect` sets some of them.
 ray: Any = lazy_import("ray")
-
-REQUIREMENTS = Path("requirements.lock")
 
 INHERITED_VARIABLES = (
     "DO_NOT_TRACK",
@@ -52,7 +51,7 @@ INHERITED_VARIABLES = (
 CONNECT_SECONDS = 10
 """How long to wait for the cluster's port to answer."""
 
-LOOPBACK = re.compile(r"(ray://)?(127\.0\.0\.1|localhost):")
+LOOPBACK_ADDRESS = re.compile(r"(ray://)?(127\.0\.0\.1|localhost):")
 
 KEEP_UNUSED_SECONDS = 7 * 24 * 3600
 """How long a node keeps tables that no bundle uses."""
@@ -103,7 +102,7 @@ def _connect(runner: RunnerSettings, threads: int, gpus: int) -> None:
     options: dict[str, Any] = {"namespace": "recast", "log_to_driver": False, "logging_level": logging.ERROR}
     if address is not None and address == running_address(RAY):
         os.environ |= ray_environment()
-    if address is None or LOOPBACK.match(address):
+    if address is None or LOOPBACK_ADDRESS.match(address):
         # Otherwise Ray replaces 127.0.0.1 by the address of the network card, and listens on all addresses.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if address is None:
@@ -118,7 +117,7 @@ def _connect(runner: RunnerSettings, threads: int, gpus: int) -> None:
             "_temp_dir": str(_own_folders[0]),
         }
     try:
-        _check_listening(address)
+        check_listening(address)
         with _copy_code() as folder:
             environment: dict[str, Any] = {
                 "working_dir": str(folder),
@@ -144,7 +143,7 @@ def _disconnect() -> None:
     _own_folders.clear()
 
 
-def _check_listening(address: str | None) -> None:
+def check_listening(address: str | None) -> None:
     """Check that something listens at an address: Ray itself would try for minutes.
 
     Raises:

@@ -10,12 +10,18 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from project.atomic import replace_file
+from project.paths import STATE
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 ANSWER_SECONDS = 30
+
+FOLDER_RECORD = STATE / "mps"
+"""Names the folder of the daemon, so that the next grid ends a daemon whose grid was killed."""
 
 _lock = threading.Lock()
 _users = 0
@@ -53,8 +59,13 @@ def _start_daemon() -> bool:
     global _folder
     if shutil.which(CONTROL) is None:
         return False
+    if FOLDER_RECORD.exists():
+        with suppress(OSError, subprocess.TimeoutExpired):
+            _quit(FOLDER_RECORD.read_text(encoding="utf-8"))
     # Not below the project: the path of a socket may have no more than a hundred characters.
     folder = Path(tempfile.mkdtemp(prefix="recast-mps-"))
+    with replace_file(FOLDER_RECORD) as temporary:
+        temporary.write_text(str(folder), encoding="utf-8")
     environment = {PIPES: str(folder), LOGS: str(folder)}
     try:
         result = subprocess.run(
@@ -73,10 +84,19 @@ def _start_daemon() -> bool:
 def _stop_daemon() -> None:
     global _folder
     try:
-        subprocess.run([CONTROL], input=b"quit\n", capture_output=True, timeout=ANSWER_SECONDS, check=False)
+        _quit(os.environ[PIPES])
     finally:
         for name in (PIPES, LOGS):
             os.environ.pop(name, None)
         if _folder:
             shutil.rmtree(_folder, ignore_errors=True)
         _folder = None
+        FOLDER_RECORD.unlink(missing_ok=True)
+
+
+def _quit(folder: str) -> None:
+    """End the daemon of a folder, if it runs."""
+    environment = os.environ | {PIPES: folder}
+    subprocess.run(
+        [CONTROL], input=b"quit\n", env=environment, capture_output=True, timeout=ANSWER_SECONDS, check=False
+    )

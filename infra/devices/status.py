@@ -54,18 +54,17 @@ class GridStatus:
 
     Attributes:
         pid, created: the id of the process that dispatches it, and when that process began.
-        places: the devices.
         queued: the number of bundles that wait.
-        left: the seconds that the grid is expected to take from now on; None: not known.
+        seconds_left: the seconds that the grid is expected to take from now on; None: not known.
     """
 
     title: str
     pid: int
     created: float
-    places: Sequence[DeviceStatus]
+    devices: Sequence[DeviceStatus]
     running: Sequence[RunningBundle]
     queued: int
-    left: float | None
+    seconds_left: float | None
 
 
 class StatusFile:

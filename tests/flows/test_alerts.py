@@ -174,11 +174,28 @@ def test_a_channel_that_fails_is_told_and_stops_neither_the_caller_nor_the_other
     assert "did not go out by e-mail" in capsys.readouterr().err.replace("\n", " ")
     hook.status = 500
     alert("failure", "another", "why")
-    assert "'another' did not go out by webhook: HTTPStatusError: Server error '500" in ALERT_LOG.read_text()
-    assert "/secret" not in ALERT_LOG.read_text(), "who knows the address can post there"
+    assert "'another' did not go out by webhook: it answers 500 Internal Server Error" in ALERT_LOG.read_text()
+    for address in (f"http://LOCALHOST:{hook.port}/secret ", "http://127.0.0.1:9/secret", "http://a\n/secret"):
+        monkeypatch.setenv("TEAM_HOOK", address)
+        alert("failure", "another", "why")
+    assert "did not go out by webhook: ConnectError\n" in ALERT_LOG.read_text()
+    assert "did not go out by webhook: InvalidURL\n" in ALERT_LOG.read_text()
+    said = ALERT_LOG.read_text() + capsys.readouterr().err
+    assert "/secret" not in said, "who knows the address can post there"
     monkeypatch.delenv("TEAM_HOOK")
     alert("failure", "a third", "why")
     assert "the environment's TEAM_HOOK is not an http(s) address" in ALERT_LOG.read_text()
+
+
+def test_a_log_that_cannot_be_written_does_not_keep_an_alert_from_the_other_channels(
+    write: Any, hook: Received, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TEAM_HOOK", f"http://127.0.0.1:{hook.port}")
+    write(webhook={"url": "${TEAM_HOOK}"})
+    ALERT_LOG.mkdir(parents=True)
+    alert("failure", "the disk is full", "why")
+    assert [post["text"] for post in hook.posts] == ["*failure: the disk is full*\nwhy"]
+    assert "'the disk is full' did not go out by log: IsADirectoryError" in capsys.readouterr().err
 
 
 def test_in_a_flow_alerts_and_their_failures_stand_in_the_log_of_its_run(

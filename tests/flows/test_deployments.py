@@ -211,6 +211,31 @@ def test_deploying_again_changes_nothing_and_what_is_gone_is_removed(
     client.delete_deployment(elsewhere)
 
 
+def test_another_pool_leaves_no_deployments_in_the_former_one(
+    deployed: Checkout, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    moved = deployed.copy(tmp_path / "moved")
+    moved.settings(deploy__pool="former")
+    moved.recast("deploy")
+    # Of a checkout on another machine, whose folder has the same path.
+    client.create_work_pool(WorkPoolCreate(name="theirs", type="process"))
+    flow, variables = client.create_flow_from_name("retrain"), {"working_dir": str(moved.root)}
+    theirs = client.create_deployment(
+        flow, "demo-theirs", work_pool_name="theirs", tags=["recast"], job_variables=variables
+    )
+    moved.settings(deploy__pool="later")
+    assert "demo-former is removed" in moved.recast("deploy")
+    left = [
+        deployment
+        for deployment in client.read_deployments()
+        if (deployment.job_variables or {}).get("working_dir") == str(moved.root)
+    ]
+    assert sorted(deployment.name for deployment in left) == ["demo-later"] * 3 + ["demo-theirs"]
+    assert theirs in [deployment.id for deployment in left]
+    for deployment in left:
+        client.delete_deployment(deployment.id)
+
+
 def test_a_dry_run_deploys_nothing(deployed: Checkout) -> None:
     printed = deployed.recast("deploy", "--dry-run", PREFECT_API_URL="http://127.0.0.1:9/api")
     assert "Nothing was deployed" in printed

@@ -1,7 +1,9 @@
 """One DAG, two runners: the flow runs what `dvc repro` runs, stage for stage, and leaves the same lock file."""
 
+import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,4 +129,10 @@ def test_a_stage_that_fails_leaves_the_tables_from_which_the_champion_forecasts(
     checkout.dvc("repro", status=None)
     assert {file: file.read_bytes() for file in before if file.exists()} == before
     checkout.recast("run", status=1)
+    assert {file: file.read_bytes() for file in before if file.exists()} == before
+    # Nor does code that a person has edited since the run began.
+    write_table(checkout.file("demo.csv"), 600, offset=1.0)
+    soon = time.time() + 3600
+    os.utime(checkout.file("stages/ingest.py"), (soon, soon))
+    assert "stages/ingest.py was edited after this process began" in checkout.recast("run", status=1)
     assert {file: file.read_bytes() for file in before if file.exists()} == before

@@ -180,7 +180,7 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
     assert not mark.exists()
     checkout.settings(retrain__approval="1s", retrain__level=0.9)
     assert retraining.run("forced") == "Refused"
-    assert "nobody has answered" in read_history(checkout)[-1]["reason"]
+    assert read_history(checkout)[-1]["reason"].endswith(" But nobody has answered within 1s.")
     assert read_registry(checkout) == ([1, 2], {"champion": 1, "challenger": 2})
     checkout.settings(retrain__approval="1h", retrain__level=0.8)
     saved = list_experiments(checkout)

@@ -156,10 +156,10 @@ def test_a_second_pipeline_in_one_checkout_is_refused(
     monkeypatch.chdir(checkout.root)
     with hold_pipeline_lock():
         for printed in (checkout.recast("run", status=1), checkout.dvc("repro", status=255)):
-            assert "another pipeline runs in this checkout" in printed
+            assert "another command holds this checkout" in printed
             assert "--wait" in printed
-        assert "another pipeline runs in this checkout" in checkout.recast("fetch", status=1, new_process=True)
-        assert "another pipeline runs in this checkout" in checkout.recast("rebuild-mlflow", status=1)
+        assert "another command holds this checkout" in checkout.recast("fetch", status=1, new_process=True)
+        assert "another command holds this checkout" in checkout.recast("rebuild-mlflow", status=1)
         assert "recast down --force" in checkout.recast("down", status=1)
         assert "A pipeline runs in this checkout" in checkout.recast("status")
         waiting = checkout.start(sys.executable, "-m", "flows", "run", "--wait")

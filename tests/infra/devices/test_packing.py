@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.devices.costs import Costs, Observation, Pace, cost_shape, read_observations
-from infra.devices.mps import multi_process_service
+from infra.devices.mps import FOLDER_RECORD, multi_process_service
 from infra.devices.packing import PILOT_SHARE, Device, Job, Packer, gpu_share, shortest_possible_seconds
 from project import paths
 from project.settings.loading import load_settings
@@ -203,6 +203,7 @@ def test_what_a_trial_is_expected_to_take(finished: Checkout, tmp_path: Path, mo
 
 def test_mps_runs_for_the_time_of_a_grid_where_its_program_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real program needs a GPU: this one records its commands."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     with multi_process_service(True) as served:
@@ -210,6 +211,7 @@ def test_mps_runs_for_the_time_of_a_grid_where_its_program_is(tmp_path: Path, mo
     program = tmp_path / "nvidia-cuda-mps-control"
     program.write_text(
         f'#!/bin/sh\n[ "$1" = -d ] && echo started >> {tmp_path}/commands || cat >> {tmp_path}/commands\n'
+        f"echo $CUDA_MPS_PIPE_DIRECTORY >> {tmp_path}/folders\n"
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
@@ -217,7 +219,16 @@ def test_mps_runs_for_the_time_of_a_grid_where_its_program_is(tmp_path: Path, mo
         assert served
         assert too
         assert Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"]).is_dir()
+        record = FOLDER_RECORD.read_bytes()
     assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
     assert (tmp_path / "commands").read_text() == "started\nquit\n", "once for all grids of a process"
+    assert not FOLDER_RECORD.exists()
+    # A process that is killed leaves its daemon and this.
+    FOLDER_RECORD.write_bytes(record)
+    with multi_process_service(True):
+        assert (tmp_path / "commands").read_text() == "started\nquit\nquit\nstarted\n"
+    first, own, left, *later = (tmp_path / "folders").read_text().splitlines()
+    assert first == own == left == record.decode()
+    assert left not in later
     with multi_process_service(False) as served:
         assert not served
