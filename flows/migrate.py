@@ -9,6 +9,7 @@ when it is started again.
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flows.prefect_internals import server_tables
 from infra import postgres
 from infra.laptop import ARTIFACTS, DATABASES, LOCATIONS
+from infra.s3 import MLFLOW_FOLDER
 from infra.server_process import running_address, running_port, start
 from infra.servers import MLFLOW, POSTGRES, PREFECT, WORKER, connect_object_store
 from problems.errors import RecastError
@@ -67,24 +69,39 @@ def migrate(laptop: Path, replace: bool) -> MigrationResult:
     if not any(file.exists() for file in sources.values()):
         raise RecastError(f"{laptop} has neither {' nor '.join(map(str, DATABASES.values()))}")
     start(POSTGRES)
+    existing = {name: file for name, file in sources.items() if file.exists()}
+    for name, file in existing.items():
+        with _connect(name, file) as (source, target):
+            _check_databases(name, source, target, replace)
     artifacts = _send_artifacts(laptop / ARTIFACTS)
     rows: dict[str, dict[str, int]] = {}
     left: set[str] = set()
-    for name, file in sources.items():
-        if not file.exists():
-            continue
-        source = create_engine(f"sqlite:///file:{file.absolute()}?mode=ro&uri=true")
-        # Only the administrator may insert rows before those that they refer to.
-        target = postgres.engine(running_port(POSTGRES), name, postgres.ADMIN)
-        try:
+    for name, file in existing.items():
+        with _connect(name, file) as (source, target):
             rows[name] = _copy_database(name, source, target, replace, left)
-        except SQLAlchemyError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise RecastError(f"{file} could not be copied to PostgreSQL, which is as it was: {reason}") from error
-        finally:
-            source.dispose()
-            target.dispose()
     return MigrationResult(rows, artifacts, tuple(sorted(left)))
+
+
+@contextmanager
+def _connect(name: str, file: Path) -> Iterator[tuple[Engine, Engine]]:
+    """The laptop's database and the servers'.
+
+    Raises:
+        RecastError: one of them refuses.
+    """
+    source = create_engine(f"sqlite:///file:{file.absolute()}?mode=ro&uri=true")
+    # Only the administrator may insert rows before those that they refer to.
+    target = postgres.engine(running_port(POSTGRES), name, postgres.ADMIN)
+    try:
+        yield source, target
+    except SQLAlchemyError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RecastError(
+            f"{file} could not be copied to PostgreSQL, whose database {name} is as it was: {reason}"
+        ) from error
+    finally:
+        source.dispose()
+        target.dispose()
 
 
 def _tables(name: str) -> MetaData:
@@ -98,6 +115,20 @@ def _tables(name: str) -> MetaData:
     return server_tables()
 
 
+def _check_databases(name: str, source_engine: Engine, target_engine: Engine, replace: bool) -> None:
+    """Check that a database can be copied.
+
+    Raises:
+        RecastError: the versions of the databases differ, or the copy would delete runs.
+    """
+    tables = _tables(name).sorted_tables
+    for engine, owner in ((source_engine, "laptop's"), (target_engine, "servers'")):
+        _require_current(name, engine, owner, tables)
+    if not replace:
+        with source_engine.connect() as source, target_engine.connect() as target:
+            _refuse_to_delete(name, source, target)
+
+
 def _copy_database(
     name: str, source_engine: Engine, target_engine: Engine, replace: bool, left: set[str]
 ) -> dict[str, int]:
@@ -107,13 +138,12 @@ def _copy_database(
         left: gets the locations of artifacts that are not moved.
 
     Raises:
-        RecastError: the versions of the databases differ, the copy would delete runs, or it differs.
+        RecastError: the copy would delete runs, or it differs.
     """
     tables = _tables(name).sorted_tables
-    for engine, owner in ((source_engine, "laptop's"), (target_engine, "servers'")):
-        _require_current(name, engine, owner, tables)
     with source_engine.connect() as source, target_engine.begin() as target:
         if not replace:
+            # Again: sending the artifacts has taken its time.
             _refuse_to_delete(name, source, target)
         target.execute(text("set local session_replication_role = replica"))
         target.execute(text(f"truncate {', '.join(table.name for table in tables)} cascade"))
@@ -128,7 +158,7 @@ def _copy_database(
             for rows in _blocks(target, table):
                 arrived.add(rows)
             if (sent.count, sent.total) != (arrived.count, arrived.total):
-                raise RecastError(f"{name}: {table.name} did not arrive as it was sent; the servers are as they were")
+                raise RecastError(f"{name}: {table.name} did not arrive as it was sent; this database is as it was")
             if sent.count:
                 counts[table.name] = sent.count
             _restart_counters(target, table)
@@ -237,18 +267,18 @@ def _send_artifacts(folder: Path) -> tuple[int, int]:
     Raises:
         RecastError: a file did not arrive as it was sent.
     """
-    store, bucket, prefix = connect_object_store()
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     sent = 0
-    for file in files:
-        key = f"{prefix}mlflow/{file.relative_to(folder).as_posix()}"
-        digest = file_sha256(file)
-        if _stored_digest(store, bucket, key) == digest:
-            continue
-        store.upload_file(str(file), bucket, key)
-        sent += 1
-        if _stored_digest(store, bucket, key) != digest:
-            raise RecastError(f"{file} did not arrive as it was sent; look at the store, then migrate again")
+    with connect_object_store() as (store, bucket, prefix):
+        for file in files:
+            key = f"{prefix}{MLFLOW_FOLDER}/{file.relative_to(folder).as_posix()}"
+            digest = file_sha256(file)
+            if _stored_digest(store, bucket, key) == digest:
+                continue
+            store.upload_file(str(file), bucket, key)
+            sent += 1
+            if _stored_digest(store, bucket, key) != digest:
+                raise RecastError(f"{file} did not arrive as it was sent; look at the store, then migrate again")
     return len(files), sent
 
 
@@ -261,7 +291,7 @@ def _stored_digest(store: Any, bucket: str, key: str) -> str | None:
     except ClientError as error:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
             return None
-        raise RecastError(f"the S3 store has refused: {error}") from error
+        raise
     digest = hashlib.sha256()
     for block in body.iter_chunks(1 << 20):
         digest.update(block)

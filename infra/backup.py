@@ -1,12 +1,12 @@
 """Backups of all that cannot be made again, as one file or folder: MLflow's runs, models and artifacts, the histories
-of champions, the forecast log, Prefect's state and DVC's data. Each file is checked by its SHA-256 before a backup is
-restored, as a whole or not at all.
+of champions, the forecast log, the results of monitoring, the rows in quarantine, Prefect's state and DVC's data. Each
+file is checked by its SHA-256 before a backup is restored, as a whole or not at all.
 
     backup.json                the manifest, which is written last: the files and their hashes
     mlflow.db, prefect.db      profile laptop: SQLite's own online backups
     mlflow.dump, prefect.dump  profile servers: what pg_dump writes
-    artifacts/, objects/       profile laptop: MLflow's artifacts; profile servers: all objects of the S3 store
-    data/champion/, data/forecasts/
+    artifacts/, objects/       profile laptop: MLflow's artifacts; profile servers: these and DVC's remote, from S3
+    data/champion/, data/forecasts/, data/monitor/, data/quarantine/
     dvc/                       DVC's cache
 """
 
@@ -25,19 +25,24 @@ from typing import Any
 
 from infra import postgres
 from infra.laptop import ARTIFACTS, DATABASES
+from infra.s3 import DVC_FOLDER, MLFLOW_FOLDER
 from infra.server_process import running_port, start
 from infra.servers import POSTGRES, connect_object_store
 from problems.errors import RecastError
 from project import profile
 from project.atomic import replace_file, replace_folder
-from project.paths import DVC_CACHE
-from project.sqlite_files import copy_database
+from project.paths import DVC_CACHE, STATE
+from project.sqlite_files import SIDE_FILES, copy_database
 
 MANIFEST = "backup.json"
 FORMAT = 1
 CHUNK_BYTES = 1 << 20
 
-RECORD_FOLDERS = (Path("data/champion"), Path("data/forecasts"))
+RECORD_FOLDERS = tuple(Path("data") / name for name in ("champion", "forecasts", "monitor", "quarantine"))
+"""What neither git nor DVC keeps, and no stage makes again."""
+
+_SCRATCH = STATE / "backing-up"
+"""Copies of the stores while a backup is written."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,14 @@ class Backup:
         made: when it was made, in UTC, ISO 8601.
         profile: of the project; the backup can be restored into a project with the same profile.
         files: by name.
+        folders: the folders of records that it contains, even if they are empty. The first versions had only two.
     """
 
     format: int
     made: str
     profile: str
     files: dict[str, BackedUpFile]
+    folders: tuple[str, ...] = ("data/champion", "data/forecasts")
 
     @property
     def size(self) -> int:
@@ -79,18 +86,23 @@ def back_up(target: Path) -> Backup:
         RecastError: the target exists already or cannot be written, or a database cannot be read.
     """
     _check_target(target)
-    with tempfile.TemporaryDirectory(prefix="recast-backup-") as scratch:
-        sources = _collect_files(Path(scratch))
+    # Not in the system's temporary folder, which may be small, and always the same: a killed backup leaves it.
+    shutil.rmtree(_SCRATCH, ignore_errors=True)
+    _SCRATCH.mkdir(mode=0o700, parents=True)
+    try:
+        sources = _collect_files(_SCRATCH)
         if target.suffix == ".tar":
             with replace_file(target) as temporary, tarfile.open(temporary, "w") as archive:
                 backup = _make_manifest({name: _add_to_archive(archive, name, file) for name, file in sources.items()})
-                manifest = Path(scratch) / MANIFEST
+                manifest = _SCRATCH / MANIFEST
                 _write_manifest(manifest, backup)
                 archive.add(manifest, MANIFEST)
         else:
             with replace_folder(target) as temporary:
                 backup = _make_manifest({name: _copy_file(file, temporary / name) for name, file in sources.items()})
                 _write_manifest(temporary / MANIFEST, backup)
+    finally:
+        shutil.rmtree(_SCRATCH, ignore_errors=True)
     return backup
 
 
@@ -131,14 +143,18 @@ def _collect_files(scratch: Path) -> dict[str, Path]:
             sources[f"{name}.dump"] = scratch / f"{name}.dump"
             address = postgres.address(running_port(POSTGRES), name)
             run_program("pg_dump", "--format", "custom", "--file", str(sources[f"{name}.dump"]), address)
-        store, bucket, prefix = connect_object_store()
-        for key in list_keys(store, bucket, prefix):
-            file = scratch / "objects" / key.removeprefix(prefix)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            store.download_file(bucket, key, str(file))
-            sources[f"objects/{key.removeprefix(prefix)}"] = file
+        with connect_object_store() as (store, bucket, prefix):
+            for folder in (MLFLOW_FOLDER, DVC_FOLDER):
+                for key in list_keys(store, bucket, f"{prefix}{folder}/"):
+                    file = scratch / "objects" / key.removeprefix(prefix)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    store.download_file(bucket, key, str(file))
+                    sources[f"objects/{key.removeprefix(prefix)}"] = file
     for records in RECORD_FOLDERS:
         for file in list_files(records):
+            # A copied database is whole without them, and SQLite removes them at any moment.
+            if file.name.endswith(SIDE_FILES):
+                continue
             # The forecast log may be written at this moment.
             sources[str(file)] = copy_database(file, scratch / file) if file.suffix == ".db" else file
     return sources | {f"dvc/{file.relative_to(DVC_CACHE)}": file for file in list_files(DVC_CACHE)}
@@ -205,7 +221,7 @@ def _copy_file(file: Path, target: Path) -> BackedUpFile:
 
 def _make_manifest(files: Mapping[str, BackedUpFile]) -> Backup:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Backup(FORMAT, now, profile.read_profile().name, dict(files))
+    return Backup(FORMAT, now, profile.read_profile().name, dict(files), tuple(map(str, RECORD_FOLDERS)))
 
 
 def _write_manifest(file: Path, backup: Backup) -> None:

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from infra.backup import (
     run_program,
 )
 from infra.laptop import ARTIFACTS, DATABASES, LOCATIONS
+from infra.s3 import MLFLOW_FOLDER
 from infra.server_process import running_address, running_port, start
 from infra.servers import POSTGRES, S3, SERVERS, connect_object_store
 from problems.errors import RecastError
@@ -40,8 +41,14 @@ from project.sqlite_files import remove_database
 _PREPARED = INTERRUPTED_RESTORE / "prepared.json"
 """Written once everything is prepared: from then on the restore is completed."""
 
+_COMPLETED = INTERRUPTED_RESTORE / "completed.json"
+"""What the former becomes once everything is in its place: only the folder has to be removed."""
+
 _FILES = INTERRUPTED_RESTORE / "files"
 """The files of the backup, checked."""
+
+_IS_COMPLETE = "a restore that was interrupted is now complete"
+_NOTHING_CHANGED = "a restore was interrupted before it changed anything; what it had unpacked is removed"
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,8 @@ def restore(source: Path, replace: bool) -> Backup:
         replace: also if the project has runs or histories already, which are lost then.
 
     Raises:
-        RecastError: the source is not a backup, is damaged, or has another profile; servers run; or the project is not
-            empty.
+        RecastError: the source is not a backup, is damaged, or has another profile; servers run; the project is not
+            empty; or another restore is going on.
     """
     STATE.mkdir(exist_ok=True)
     with _hold_lock():
@@ -82,25 +89,33 @@ def finish_interrupted_restore() -> str | None:
     """Complete a restore that was killed, or remove what one has left that had changed nothing yet.
 
     Returns:
-        What was done, for a message; None: a restore is going on.
+        What was done, for a message; None: nothing, because another process has done it.
 
     Raises:
-        RecastError: a server of the project cannot be started.
+        RecastError: a restore is going on, or a server of the project cannot be started.
     """
-    try:
-        with _hold_lock():
-            if not _PREPARED.exists():
-                shutil.rmtree(INTERRUPTED_RESTORE)
-                return "a restore was interrupted before it changed anything; what it had unpacked is removed"
+    with _hold_lock():
+        if not INTERRUPTED_RESTORE.exists():
+            return None
+        if _PREPARED.exists():
             prepared = read_record(_PREPARED, _PreparedRestore, f"delete {INTERRUPTED_RESTORE} and restore again")
             _complete(prepared.profile)
-            return "a restore that was interrupted is now complete"
+            return _IS_COMPLETE
+        result = _IS_COMPLETE if _COMPLETED.exists() else _NOTHING_CHANGED
+        shutil.rmtree(INTERRUPTED_RESTORE)
+        return result
+
+
+def _hold_lock() -> AbstractContextManager[object]:
+    """Hold the lock of the restores of this checkout. It is released however the process that holds it ends.
+
+    Raises:
+        RecastError: another process holds it.
+    """
+    try:
+        return FileLock(STATE / "restore.lock").acquire(timeout=0)
     except Timeout:
-        return None
-
-
-def _hold_lock() -> FileLock:
-    return FileLock(STATE / "restore.lock", timeout=0)
+        raise RecastError("a restore is going on in this project; wait for it") from None
 
 
 def _prepare(source: Path, replace: bool) -> Backup:
@@ -122,15 +137,21 @@ def _prepare(source: Path, replace: bool) -> Backup:
     existing = [str(path) for path in (*DATABASES.values(), *RECORD_FOLDERS) if path.exists()]
     if name == "servers" and (postgres.DATA / "PG_VERSION").exists():
         existing.append("PostgreSQL's databases")
+    if name == "servers":
+        # With --replace too: it is better to know now than halfway whether the store can be reached.
+        with connect_object_store() as (store, bucket, prefix):
+            if list_keys(store, bucket, f"{prefix}{MLFLOW_FOLDER}/"):
+                existing.append("artifacts in the S3 store")
     if existing and not replace:
         raise RecastError(f"this project has {', '.join(existing)} already; `--replace` puts the backup in their place")
     if (_FILES / "mlflow.db").exists():
         relocate_artifacts(_FILES / "mlflow.db")
-    # A folder that the backup does not have was empty, and becomes empty.
-    for folder in ("artifacts", *RECORD_FOLDERS):
+    # A folder without files was empty, and becomes empty. Those that the backup does not contain stay as they are.
+    contained = [records for records in RECORD_FOLDERS if str(records) in backup.folders]
+    for folder in (Path("artifacts"), *contained):
         (_FILES / folder).mkdir(parents=True, exist_ok=True)
     if name == "servers":
-        _load_databases_and_objects()
+        _load_databases()
     return backup
 
 
@@ -189,11 +210,8 @@ def _list_objects(prefix: str) -> dict[str, Path]:
     return {f"{prefix}{file.relative_to(_FILES / 'objects')}": file for file in list_files(_FILES / "objects")}
 
 
-def _load_databases_and_objects() -> None:
-    """Profile servers: load the backup into databases beside those in use, and add its objects to the S3 store."""
-    store, bucket, prefix = connect_object_store()
-    for key, file in _list_objects(prefix).items():
-        store.upload_file(str(file), bucket, key)
+def _load_databases() -> None:
+    """Profile servers: load the backup into databases beside those in use."""
     with _connect_as_admin() as connection:
         for name in postgres.DATABASES:
             restored = _restored_name(name)
@@ -223,17 +241,22 @@ def _connect_as_admin() -> Iterator[Connection]:
 
 
 def _switch_databases_and_objects() -> None:
-    """Profile servers: put the databases that are prepared in their places, and remove all other objects."""
-    with _connect_as_admin() as connection:
-        for name in postgres.DATABASES:
-            restored = _restored_name(name)
-            exists = text("select 1 from pg_database where datname = :name")
-            if connection.execute(exists, {"name": restored}).scalar():
-                connection.execute(text(f"drop database if exists {name} with (force)"))
-                connection.execute(text(f"alter database {restored} rename to {name}"))
-    store, bucket, prefix = connect_object_store()
-    for key in set(list_keys(store, bucket, prefix)) - set(_list_objects(prefix)):
-        store.delete_object(Bucket=bucket, Key=key)
+    """Profile servers: put the databases that are prepared and the objects in their places, and remove all artifacts
+    that the backup does not have."""
+    with connect_object_store() as (store, bucket, prefix):
+        objects = _list_objects(prefix)
+        for key, file in objects.items():
+            store.upload_file(str(file), bucket, key)
+        with _connect_as_admin() as connection:
+            for name in postgres.DATABASES:
+                restored = _restored_name(name)
+                exists = text("select 1 from pg_database where datname = :name")
+                if connection.execute(exists, {"name": restored}).scalar():
+                    connection.execute(text(f"drop database if exists {name} with (force)"))
+                    connection.execute(text(f"alter database {restored} rename to {name}"))
+        # Only these: DVC's remote may have the data of others, and a bucket anything.
+        for key in set(list_keys(store, bucket, f"{prefix}{MLFLOW_FOLDER}/")) - set(objects):
+            store.delete_object(Bucket=bucket, Key=key)
 
 
 def _complete(profile_name: str) -> None:
@@ -252,7 +275,8 @@ def _complete(profile_name: str) -> None:
         if not target.exists():
             move_to_place(file, target, Path.unlink)
     # First: what is removed only in part must not be restored again.
-    _PREPARED.unlink()
+    _PREPARED.rename(_COMPLETED)
+    shutil.rmtree(_FILES)
     shutil.rmtree(INTERRUPTED_RESTORE)
 
 
@@ -280,7 +304,8 @@ def _move_to_other_file_system(prepared: Path, target: Path) -> None:
     else:
         shutil.copyfile(prepared, copy)
     copy.rename(target)
-    prepared.rename(prepared.with_name(f"{prepared.name}.moved"))
+    # A name that `list_files` leaves out.
+    prepared.rename(prepared.with_name(f"{prepared.name}.tmp"))
 
 
 def _remove_folder(folder: Path) -> None:

@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from project.paths import STATE
 
 DATA = STATE / "s3"
 BUCKET = "recast"
+MLFLOW_FOLDER, DVC_FOLDER = "mlflow", "dvc"
+"""Where MLflow's artifacts and DVC's remote are, below the store's prefix."""
+
 DVC = ".dvc"
 REMOTE = "recast"
 """The name of DVC's remote."""
@@ -109,6 +113,9 @@ def client(endpoint: str | None) -> Any:
 
     Args:
         endpoint: the address of the project's own store; None: an external one, which the environment describes.
+
+    Raises:
+        RecastError: the environment has an address that is not one.
     """
     import boto3  # noqa: PLC0415 - saves 0.9 s for commands that use no store
     from botocore.config import Config  # noqa: PLC0415 - as above
@@ -120,13 +127,40 @@ def client(endpoint: str | None) -> Any:
         retries={"total_max_attempts": 3, "mode": "standard"},
     )
     if endpoint is None:
-        return boto3.client("s3", config=config)
+        try:
+            return boto3.client("s3", config=config)
+        except ValueError as error:
+            raise RecastError(f"AWS_ENDPOINT_URL: {error}; write it with https://") from error
     parsed = ConfigParser()
     parsed.read(credentials_file(), encoding="utf-8")
     # Not the keys in the environment: they may be those of another store.
     return boto3.Session(**parsed["default"]).client(
         "s3", endpoint_url=endpoint, region_name="us-east-1", config=config
     )
+
+
+@contextmanager
+def explain_errors(external: str | None) -> Iterator[None]:
+    """Turn errors of a client into one that says what to do.
+
+    Args:
+        external: the external store; None: the project's own one.
+
+    Raises:
+        RecastError: the store cannot be reached, or refuses.
+    """
+    from boto3.exceptions import Boto3Error  # noqa: PLC0415 - see `client`
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - see `client`
+
+    try:
+        yield
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        fix = (
+            "check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            if external
+            else f"`recast up` starts it again; its log is {STATE / 's3.log'}"
+        )
+        raise RecastError(f"the S3 store {external or 'of this project'} cannot be used: {error}; {fix}") from error
 
 
 def create_bucket(endpoint: str) -> None:
@@ -152,7 +186,7 @@ def configure_dvc_remote(store: str | None, endpoint: str | None = None) -> None
                 del settings["core"]["remote"]
             return
         own = {"endpointurl": endpoint, "credentialpath": str(credentials_file())} if endpoint else {}
-        settings["remote"][REMOTE] = {"url": f"{store}/dvc", **own}
+        settings["remote"][REMOTE] = {"url": f"{store}/{DVC_FOLDER}", **own}
     if "remote" not in Config(DVC)["core"]:
         with Config(DVC).edit("local") as settings:
             settings["core"]["remote"] = REMOTE

@@ -171,7 +171,8 @@ def running_address(server: Server) -> str | None:
     process, port = running
     try:
         return address_at(server, port) if _listens_on(process, port) and server.is_healthy(port) else None
-    except psutil.NoSuchProcess:
+    # It has ended, or it is another user's, who is the only one to see its connections.
+    except psutil.Error:
         return None
 
 
@@ -275,6 +276,9 @@ def stop(server: Server) -> bool:
 
     Returns:
         Whether it ran.
+
+    Raises:
+        RecastError: another user has started it.
     """
     running = _find_server(server)
     if running:
@@ -283,11 +287,18 @@ def stop(server: Server) -> bool:
     else:
         leaders = family = _find_marked_processes(server)
     for leader in leaders:
-        with suppress(psutil.NoSuchProcess):
+        try:
             leader.send_signal(server.stop_signal)
+        except psutil.NoSuchProcess:
+            pass
+        except psutil.AccessDenied:
+            raise RecastError(
+                f"{server.title} is a process of another user, {leader.pid}: stop it as that user"
+            ) from None
     _, alive = psutil.wait_procs(family, timeout=10)
     for survivor in alive:
-        survivor.kill()
+        with suppress(psutil.NoSuchProcess):
+            survivor.kill()
     psutil.wait_procs(alive, timeout=5)
     server.record.unlink(missing_ok=True)
     return bool(family)

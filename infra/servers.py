@@ -8,6 +8,8 @@ reused, whichever process has started it; `recast down` stops it.
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,7 +73,14 @@ def _launch_mlflow(port: int) -> Launch:
     database = postgres.address(running_port(POSTGRES), "mlflow")
     artifacts = current.s3 or f"s3://{s3.BUCKET}"
     endpoint = None if current.s3 else address_at(S3, running_port(S3))
-    options = ("--workers", "2", "--backend-store-uri", database, "--artifacts-destination", f"{artifacts}/mlflow")
+    options = (
+        "--workers",
+        "2",
+        "--backend-store-uri",
+        database,
+        "--artifacts-destination",
+        f"{artifacts}/{s3.MLFLOW_FOLDER}",
+    )
     environment = {
         **postgres.client_environment(),
         **s3.client_environment(endpoint, os.environ),
@@ -187,7 +196,8 @@ def switch_profile(name: Literal["laptop", "servers"] | None) -> None:
     if name == "laptop":
         if current.name == "servers":
             s3.configure_dvc_remote(None)
-        profile.save_profile(Profile())
+        # The external store is still the one of the profile `servers`.
+        profile.save_profile(Profile(s3=current.s3))
         return
     if missing := [package for package in ("psycopg2", "boto3", "dvc_s3") if find_spec(package) is None]:
         raise RecastError(
@@ -220,12 +230,14 @@ def mlflow_page(path: str) -> str:
     return f"{server.rstrip('/')}/#{path}"
 
 
-def connect_object_store() -> tuple[Any, str, str]:
+@contextmanager
+def connect_object_store() -> Iterator[tuple[Any, str, str]]:
     """A client of the S3 store, the bucket, and the prefix of the project's keys. The project's own store is started.
 
     Raises:
-        RecastError: it does not start.
+        RecastError: it does not start, or a request of the client fails.
     """
     current = profile.read_profile()
     bucket, _, prefix = (current.s3 or f"s3://{s3.BUCKET}").removeprefix("s3://").partition("/")
-    return s3.client(None if current.s3 else start(S3)), bucket, f"{prefix}/" if prefix else ""
+    with s3.explain_errors(current.s3):
+        yield s3.client(None if current.s3 else start(S3)), bucket, f"{prefix}/" if prefix else ""

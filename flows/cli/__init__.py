@@ -66,7 +66,8 @@ def main() -> None:
 
 def _finish_interrupted_restore() -> None:
     """Complete a restore that was killed: until then the stores contradict each other."""
-    if INTERRUPTED_RESTORE.exists():
+    # Help is shown even while one is going on.
+    if INTERRUPTED_RESTORE.exists() and len(sys.argv) > 1 and "--help" not in sys.argv:
         from infra.restore import finish_interrupted_restore
 
         if result := finish_interrupted_restore():

@@ -47,6 +47,29 @@ def test_the_checksum_of_rows_is_of_what_they_say(one: dict[str, Any], other: di
     assert third.total not in (0, first.total)
 
 
+def test_both_databases_are_checked_before_anything_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for database in migration.DATABASES.values():
+        database.parent.mkdir()
+        database.touch()
+    profile.save_profile(profile.Profile("servers"))
+    done = []
+
+    def check(name: str, *_: Any) -> None:
+        done.append(name)
+        if name == "prefect":
+            raise migration.RecastError("prefect: the servers have 2 runs")
+
+    monkeypatch.setattr(migration, "start", lambda server: "")
+    monkeypatch.setattr(migration, "running_port", lambda server: 1)
+    monkeypatch.setattr(migration, "_check_databases", check)
+    monkeypatch.setattr(migration, "_copy_database", lambda name, *_: done.append(f"copied {name}"))
+    monkeypatch.setattr(migration, "_send_artifacts", lambda folder: done.append("sent"))
+    with pytest.raises(migration.RecastError, match="2 runs"):
+        migration.migrate(Path(), replace=False)
+    assert done == ["mlflow", "prefect"]
+
+
 def test_a_laptops_runs_and_flows_are_the_servers(
     finished: Checkout,
     servers: dict[str, Any],

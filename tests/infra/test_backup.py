@@ -68,6 +68,27 @@ def test_a_damaged_backup_is_refused_and_nothing_is_changed(finished: Checkout, 
     assert copied.file("mlruns/mlflow.db").read_bytes() == database
 
 
+def test_a_database_is_backed_up_without_the_side_files_that_a_killed_process_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data/forecasts").mkdir(parents=True)
+    Path("log").mkdir()
+    with closing(sqlite3.connect("log/demo.db")) as log:
+        log.execute("pragma journal_mode = wal")
+        with log:
+            log.execute("create table forecasts as select 1.5 as forecast")
+        for file in Path("log").iterdir():
+            shutil.copy(file, "data/forecasts")
+    assert Path("data/forecasts/demo.db-wal").exists()
+    # And by a backup that was killed.
+    Path(".recast/backing-up/objects").mkdir(parents=True)
+    assert list(back_up(Path("all")).files) == ["data/forecasts/demo.db"]
+    with closing(sqlite3.connect("all/data/forecasts/demo.db")) as log:
+        assert log.execute("select * from forecasts").fetchall() == [(1.5,)]
+    assert not Path(".recast/backing-up").exists()
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

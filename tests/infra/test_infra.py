@@ -23,7 +23,7 @@ from infra.devices.status import DeviceStatus, RunningBundle, running_grids, sta
 from infra.processes import creation_time, describe_listener, find_process
 from infra.server_process import Launch
 from problems.errors import RecastError
-from project import paths
+from project import paths, profile
 from project.atomic import write_json
 from project.settings.operation import RunnerSettings
 from tests.support.checkout import ROOT
@@ -90,6 +90,27 @@ def test_another_checkouts_server_is_not_taken_for_this_ones(tmp_path: Path, mon
     me = psutil.Process()
     write_json(servers.MLFLOW.record, {"pid": me.pid, "created": me.create_time(), "port": 1})
     assert server_process.running_address(servers.MLFLOW) is None
+
+
+def test_the_server_of_another_user_is_not_this_ones_and_cannot_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths.STATE.mkdir()
+    process = subprocess.Popen(["sleep", "600"])
+    write_json(servers.MLFLOW.record, {"pid": process.pid, "created": creation_time(process.pid), "port": 1})
+
+    def refuse(*_: Any, **options: Any) -> None:
+        raise psutil.AccessDenied
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil.Process, "net_connections", refuse)
+        patch.setattr(psutil.Process, "send_signal", refuse)
+        assert server_process.running_address(servers.MLFLOW) is None
+        with pytest.raises(RecastError, match=f"a process of another user, {process.pid}: stop it as that user"):
+            server_process.stop(servers.MLFLOW)
+    process.kill()
+    process.wait()
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "created": 0, "port": 1}'])
@@ -316,3 +337,40 @@ def test_the_name_of_an_external_store_holds_no_keys(store: str, monkeypatch: py
     assert "hunter2" not in str(raised.value)
     monkeypatch.setenv(s3.EXTERNAL_STORE_VARIABLE, "s3://team-models/recast/")
     assert s3.external_store() == "s3://team-models/recast"
+
+
+def test_a_project_that_goes_back_to_a_laptops_stores_remembers_its_external_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths.STATE.mkdir()
+    monkeypatch.setattr(s3, "configure_dvc_remote", lambda *_: None)
+    profile.save_profile(profile.Profile("servers", "http://127.0.0.1:5000", "s3://team-models/recast"))
+    servers.switch_profile("laptop")
+    assert profile.read_profile() == profile.Profile("laptop", None, "s3://team-models/recast")
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "Could not connect .*; check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID"),
+        ({"AWS_ENDPOINT_URL": "s3.example.org"}, "AWS_ENDPOINT_URL: .*; write it with https://"),
+        ({"AWS_ACCESS_KEY_ID": None}, "Unable to locate credentials; check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID"),
+    ],
+)
+def test_an_external_store_that_cannot_be_used_is_an_error_that_says_what_to_check(
+    variables: dict[str, str | None], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths.STATE.mkdir()
+    profile.save_profile(profile.Profile("servers", None, "s3://team-models/recast"))
+    for name in (name for name in os.environ if name.startswith("AWS_")):
+        monkeypatch.delenv(name)
+    set_variables = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_EC2_METADATA_DISABLED": "true"}
+    for name, value in ({**set_variables, "HOME": str(tmp_path)} | variables).items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    # It may know the keys of a former test.
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    Path("file").write_text("")
+    with pytest.raises(RecastError, match=message), servers.connect_object_store() as (store, bucket, prefix):
+        store.upload_file("file", bucket, f"{prefix}file")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from infra import postgres
@@ -170,6 +171,39 @@ def test_in_containers_no_secret_has_a_default_and_every_image_a_version() -> No
     assert len(secrets) >= 8
     for secret in secrets:
         assert not re.search(rf"\$\{{{secret}(?!:\?)", text), secret
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "k8s/base/prefect.yaml"])
+def test_in_a_container_the_worker_starts_in_a_repository_with_the_images_files(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, volume = tmp_path / "image", tmp_path / "volume"
+    command = re.search(r"(cp -\w+ /srv/recast.*?\})", (ROOT / "infra" / file).read_text(), re.DOTALL)
+    assert command
+    listed = (ROOT / "infra/Dockerfile.dockerignore").read_text().splitlines()
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+        assert f"!{name}" in listed
+        (image / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, image / name)
+    config = tmp_path / "gitconfig"
+    for setting in re.findall(r"git config --system (.+) \\", (ROOT / "infra/Dockerfile").read_text()):
+        subprocess.run(f'git config --file "{config}" {setting}', shell=True, check=True)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", str(config))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    volume.mkdir()
+    start = ["sh", "-c", " ".join(command[1].split()).replace("/srv/recast", str(image))]
+    for change in ("", "# of a newer image\n"):
+        with (image / "dvc.yaml").open("a") as stages:
+            stages.write(change)
+        # Each start of the container: with other files, or with the same.
+        for _ in range(2):
+            subprocess.run(start, cwd=volume, check=True)
+            (volume / "trials").mkdir(exist_ok=True)
+            (volume / "trials/metrics.json").write_text("{}")
+    with Repo(str(volume)) as repo:
+        assert not repo.scm.is_dirty(untracked_files=True)
+    log = subprocess.run(["git", "log", "--format=%an"], cwd=volume, check=True, capture_output=True, text=True).stdout
+    assert log.split() == ["recast", "recast"]
 
 
 def test_a_program_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
