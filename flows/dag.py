@@ -4,6 +4,7 @@ The only module of the flows that imports DVC. DVC documents nothing of what it 
 version: tests/flows/test_internals.py fails when another version is installed than this module was checked with.
 """
 
+import json
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,10 +15,11 @@ from typing import Any
 from dvc.config import NoRemoteError
 from dvc.dvcfile import LOCK_FILE
 from dvc.exceptions import DvcException
-from dvc.lock import LockError
+from dvc.lock import LockError, make_lock
 from dvc.repo import Repo, lock_repo
 from dvc.repo.experiments.refs import ExpRefInfo
 from dvc.repo.reproduce import collect_stages, plan_repro
+from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 from dvc.stage.cache import RunCacheNotFoundError
 from dvc.utils.serialize import dump_yaml, load_yaml, parse_yaml_for_update
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -61,6 +63,7 @@ def open_repository(patience: float = 0) -> Iterator[Repo]:
             ):
                 with attempt:
                     stack.enter_context(lock_repo(repo))
+            _remove_damaged_rwlock(repo)
             yield repo
         except LockError as error:
             raise RecastError(f"another DVC command runs in this checkout; wait for it. ({error})") from error
@@ -72,6 +75,22 @@ def _report_wait(state: RetryCallState) -> None:
     """Say once that another DVC command is in the way."""
     if state.attempt_number == 1:
         console.print("another DVC command runs in this checkout; waiting for it to end", soft_wrap=True)
+
+
+def _remove_damaged_rwlock(repo: Repo) -> None:
+    """Remove DVC's list of what its commands read and write, if a kill or a full disk has cut it short.
+
+    DVC writes it in place, and refuses every command once it is damaged.
+    """
+    folder = str(repo.tmp_dir)
+    file = Path(folder) / RWLOCK_FILE
+    with make_lock(str(Path(folder) / RWLOCK_LOCK), tmp_dir=folder, hardlink_lock=repo.config["core"]["hardlink_lock"]):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        except ValueError:
+            file.unlink()
 
 
 def track_folder(path: Path) -> bool:
@@ -131,8 +150,17 @@ def record_stage(repo: Repo, name: str, sequence: Sequence[str]) -> None:
     DVC appends an entry to dvc.lock. Stages that run side by side end in any order, so the entries are sorted as in
     `sequence`: the file is then, byte for byte, what `dvc repro` writes.
     """
-    repo.commit(name, force=True)
     file = Path(repo.root_dir) / LOCK_FILE
+    former = file.read_bytes() if file.exists() else None
+    try:
+        repo.commit(name, force=True)
+    except BaseException:
+        # DVC writes the file in place: a full disk leaves half of it.
+        if former is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_bytes(former)
+        raise
     lock = parse_yaml_for_update(file.read_text(encoding="utf-8"), file)
     recorded = list(lock["stages"])
     in_order = sorted(recorded, key=lambda entry: sequence.index(entry) if entry in sequence else len(sequence))

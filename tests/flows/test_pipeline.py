@@ -114,6 +114,8 @@ def test_a_kill_while_dvc_records_a_stage_does_not_stop_the_next_run(finished: C
         if i % 2:
             record.with_name(".half.tmp").write_text("cmd: python -m")
         record.unlink()
+    killed.file(".dvc/tmp").mkdir(exist_ok=True)
+    killed.file(".dvc/tmp/rwlock").write_text('{"write": {"/data')
     killed.recast("run")
     assert killed.file("dvc.lock").read_bytes() == lock
     assert not list(killed.root.rglob("*.tmp"))
