@@ -9,7 +9,10 @@ inputs (0.04 °C; `inputs measured` is the network without them). 32 units are a
 and an ensemble of five improves the MAE by 0.02 °C.
 
 For New York there is only half a year to learn from. On the validation rows, in summer, persistence is better than all
-of these networks; on the test rows, in autumn, the network is better than persistence.
+of these networks; on the test rows, in autumn, the network is better than persistence. These figures are of the former
+settings of `nyc`: a yearly cycle among the inputs, which half a year cannot teach, and half of the rows for training.
+With its present settings the default grid's GRU has a test MAE of 3.557 ± 0.027 °C, and persistence one of 4.044 °C, on
+other test rows.
 """
 
 from typing import Any
