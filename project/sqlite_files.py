@@ -36,6 +36,11 @@ def is_locked(error: BaseException) -> bool:
     return "database is locked" in str(error)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that SQLite has found no space on the disk."""
+    return "database or disk is full" in str(error)
+
+
 def list_holders(file: Path) -> str:
     """The other processes of this user that have a file open, for a message; empty: none."""
     holders = []

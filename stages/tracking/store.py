@@ -25,7 +25,7 @@ from problems.errors import RecastError
 from project import profile
 from project.paths import MLFLOW_STORE
 from project.retry import ServerError, http_status, is_lasting, is_lasting_status
-from project.sqlite_files import is_locked, list_holders
+from project.sqlite_files import is_full, is_locked, list_holders
 from stages.tracking.database import prepare_database
 
 # It prints each error with its traceback before it raises it. The user gets one line, from `translate_errors`.
@@ -99,6 +99,9 @@ def _explain(error: Exception, what: str, fix: str) -> TrackingError:
     if is_locked(error) and (database := _database_file()):
         what = "is locked by another process"
         fix = f"Wait for {list_holders(database) or 'the process that writes to it'}, or end it; then run again"
+    if is_full(error):
+        what = "cannot write, because the disk is full"
+        fix = "Free some space and run again: what is missing in MLflow is written then"
     if status in _NOT_ALLOWED:
         # Other programs on MLflow's port answer so too, and MLflow itself does to a host that it does not know.
         what = "refuses this"

@@ -133,6 +133,11 @@ def test_a_locked_database_is_said_to_be_locked_and_by_whom(
         (OSError(errno.EROFS, os.strerror(errno.EROFS), "mlruns"), OSError, "Read-only file system"),
         (KeyError("a bug"), KeyError, "a bug"),
         (
+            sqlite3.OperationalError("database or disk is full"),
+            store.TrackingError,
+            r"cannot write, because the disk is full: .* Free some space and run again",
+        ),
+        (
             sqlite3.OperationalError("no"),
             store.TrackingError,
             r"reached: no\. Check that [^,]*mlflow\.db can",
