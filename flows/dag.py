@@ -26,6 +26,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from problems.errors import RecastError
 from project.atomic import replace_file
+from project.paths import STATE
 from project.progress import console
 
 # DVC logs a line for every lock file that it writes, which nobody here needs.
@@ -36,6 +37,9 @@ CHECKED_VERSION = "3.67.1"
 
 RECORD_PATIENCE_SECONDS = 600
 """How long a stage that has run waits to be recorded while another DVC command runs: its result may have cost hours."""
+
+FORMER_FILES = STATE / "dvc"
+"""The former contents of files that DVC is writing."""
 
 _dvc_lock = threading.Lock()
 """Held while DVC is called: its index and its lock file are not made for threads."""
@@ -64,6 +68,8 @@ def open_repository(patience: float = 0) -> Iterator[Repo]:
                 with attempt:
                     stack.enter_context(lock_repo(repo))
             _remove_damaged_rwlock(repo)
+            for former in FORMER_FILES.rglob("*.former"):
+                _put_back(former)
             yield repo
         except LockError as error:
             raise RecastError(f"another DVC command runs in this checkout; wait for it. ({error})") from error
@@ -93,6 +99,34 @@ def _remove_damaged_rwlock(repo: Repo) -> None:
             file.unlink()
 
 
+@contextmanager
+def _written_whole(file: Path) -> Iterator[None]:
+    """DVC writes a file in place; where a kill or a full disk cuts it short, the former content is put back.
+
+    Args:
+        file: by its path from the project's root.
+    """
+    former = FORMER_FILES / f"{file}.former"
+    with replace_file(former) as temporary:
+        temporary.write_bytes(file.read_bytes() if file.exists() else b"")
+    try:
+        yield
+    except BaseException:
+        _put_back(former)
+        raise
+    former.unlink()
+
+
+def _put_back(former: Path) -> None:
+    """Give a file its former content, which takes no space; an empty one stands for no file."""
+    file = former.relative_to(FORMER_FILES).with_suffix("")
+    if former.stat().st_size:
+        former.replace(file)
+    else:
+        file.unlink(missing_ok=True)
+        former.unlink()
+
+
 def track_folder(path: Path) -> bool:
     """Have DVC store what a folder holds now, and note it in `<path>.dvc`; False: it was noted already.
 
@@ -109,7 +143,8 @@ def track_folder(path: Path) -> bool:
             raise RecastError(
                 f"{path} does not exist, and {file} says what it held: `dvc checkout {file}`, or `dvc pull`"
             )
-        repo.add(str(path))
+        with _written_whole(Path(file)):
+            repo.add(str(path))
         return True
 
 
@@ -150,17 +185,9 @@ def record_stage(repo: Repo, name: str, sequence: Sequence[str]) -> None:
     DVC appends an entry to dvc.lock. Stages that run side by side end in any order, so the entries are sorted as in
     `sequence`: the file is then, byte for byte, what `dvc repro` writes.
     """
-    file = Path(repo.root_dir) / LOCK_FILE
-    former = file.read_bytes() if file.exists() else None
-    try:
+    file = Path(LOCK_FILE)
+    with _written_whole(file):
         repo.commit(name, force=True)
-    except BaseException:
-        # DVC writes the file in place: a full disk leaves half of it.
-        if former is None:
-            file.unlink(missing_ok=True)
-        else:
-            file.write_bytes(former)
-        raise
     lock = parse_yaml_for_update(file.read_text(encoding="utf-8"), file)
     recorded = list(lock["stages"])
     in_order = sorted(recorded, key=lambda entry: sequence.index(entry) if entry in sequence else len(sequence))

@@ -59,12 +59,13 @@ COMMANDS = {
 }
 
 
-def main(names: list[str], sizes: int, seconds: float) -> None:
+def main(names: list[str], sizes: int, seconds: float, skipped: int = 0) -> None:
     """Run commands on a disk with little space.
 
     Args:
         sizes: how many amounts of free space are tried, from the smallest to the largest.
         seconds: how long a command may take.
+        skipped: how many of the smallest amounts are left out.
 
     Raises:
         AssertionError: a command took too long, printed a traceback, or could not be run again.
@@ -83,7 +84,7 @@ def main(names: list[str], sizes: int, seconds: float) -> None:
                 project = finished.copy(disk / "checkout")
                 try:
                     work.prepare(project)
-                    for number, free in enumerate(amounts):
+                    for number, free in enumerate(amounts[skipped:]):
                         work.add(project, number)
                         _run_on_full_disk(project, work.arguments, free, seconds)
                 finally:
@@ -160,5 +161,6 @@ if __name__ == "__main__":
     parser.add_argument("commands", nargs="*", default=[], help=f"of {', '.join(COMMANDS)}; left out: all")
     parser.add_argument("--sizes", type=int, default=20, help="how many amounts of free space are tried")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long a command may take")
+    parser.add_argument("--skip", type=int, default=0, help="how many of the smallest amounts are left out")
     chosen = parser.parse_args()
-    main(chosen.commands or list(COMMANDS), chosen.sizes, chosen.seconds)
+    main(chosen.commands or list(COMMANDS), chosen.sizes, chosen.seconds, chosen.skip)
