@@ -753,7 +753,7 @@ def test_the_newest_row_is_that_of_the_series_that_is_behind(settings: Make) -> 
     [
         ({"problems__demo__fresh": {"kind": "query"}}, "fresh cannot be query where the source is table"),
         ({"problems__demo__fresh": {"kind": "ftp"}}, "fresh.kind: must be one of http, folder, query"),
-        ({"problems__demo__fresh": {"kind": "http", "url": "station/roof.csv"}}, "write http://... or https://..."),
+        ({"problems__demo__fresh": {"kind": "http", "url": "station/roof.csv"}}, "must be http://... or https://..."),
         ({"problems__demo__fresh": {"kind": "http"}}, "fresh.url: missing"),
         ({"problems__demo__fresh": {"kind": "folder", "path": "x", "glob": "y"}}, "glob: unknown key"),
         ({"problems__demo__table__thin": True}, "cadence must be given where thin is true"),
