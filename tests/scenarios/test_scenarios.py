@@ -22,7 +22,7 @@ JENA = os.environ.get("RECAST_JENA_CSV")
 
 @pytest.fixture(autouse=True)
 def new_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The scripts start every command as a user does, and leave the current folder."""
+    """The scripts choose themselves how commands are started, and leave the current folder."""
     monkeypatch.setattr(SESSION, "folder", None)
     monkeypatch.chdir(tmp_path)
 
