@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dvc.config import NoRemoteError
-from dvc.dvcfile import LOCK_FILE
+from dvc.dvcfile import LOCK_FILE, Lockfile, SingleStageFile
 from dvc.exceptions import DvcException
 from dvc.lock import LockError, make_lock
 from dvc.repo import Repo, lock_repo
@@ -69,7 +69,11 @@ def open_repository(patience: float = 0) -> Iterator[Repo]:
                     stack.enter_context(lock_repo(repo))
             _remove_damaged_rwlock(repo)
             for former in FORMER_FILES.rglob("*.former"):
-                _put_back(former)
+                # A whole file stays: it was written after all, or somebody has restored it meanwhile.
+                if _is_damaged(former.relative_to(FORMER_FILES).with_suffix(""), repo):
+                    _put_back(former)
+                else:
+                    former.unlink()
             yield repo
         except LockError as error:
             raise RecastError(f"another DVC command runs in this checkout; wait for it. ({error})") from error
@@ -101,7 +105,7 @@ def _remove_damaged_rwlock(repo: Repo) -> None:
 
 @contextmanager
 def _written_whole(file: Path) -> Iterator[None]:
-    """DVC writes a file in place; where a kill or a full disk cuts it short, the former content is put back.
+    """Where a kill or a full disk cuts a file short that DVC writes in place, its former content is put back.
 
     Args:
         file: by its path from the project's root.
@@ -125,6 +129,18 @@ def _put_back(former: Path) -> None:
     else:
         file.unlink(missing_ok=True)
         former.unlink()
+
+
+def _is_damaged(file: Path, repo: Repo) -> bool:
+    """Whether DVC cannot read a file that it has written."""
+    if not file.exists():
+        return False
+    kind = Lockfile if file.name == LOCK_FILE else SingleStageFile
+    try:
+        kind(repo, str(file)).load()
+    except DvcException:
+        return True
+    return not file.stat().st_size
 
 
 def track_folder(path: Path) -> bool:

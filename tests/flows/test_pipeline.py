@@ -108,7 +108,7 @@ def test_a_kill_while_dvc_records_a_stage_does_not_stop_the_next_run(finished: C
     killed = finished.copy(tmp_path / "killed")
     lock = killed.file("dvc.lock").read_bytes()
     # DVC had begun to write the file.
-    killed.file("dvc.lock").write_bytes(lock[:100])
+    killed.file("dvc.lock").write_bytes(lock[:5])
     killed.file(".recast/dvc").mkdir(parents=True)
     killed.file(".recast/dvc/dvc.lock.former").touch()
     records = [file for file in killed.file(".dvc/cache/runs").rglob("*") if file.is_file()]
