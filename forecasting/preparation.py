@@ -72,10 +72,10 @@ class Preparation:
         return normalized_NF
 
     def describe_missing_climatology(self, series: str) -> str:
-        """A message for a user whose rows are of a series that has no climatology."""
+        """The message about a series that was not among the training rows."""
         return (
-            f"series {series}: it has no climatology, because it was not among the training rows; the series there "
-            f"were {', '.join(self.climatologies)}"
+            f"series {series} has no climatology, because it was not among the training rows, whose series were "
+            f"{', '.join(self.climatologies)}"
         )
 
     def _derive_columns(self, times_N: Times, series: str) -> Values:

@@ -98,7 +98,7 @@ class Service:
 
     def stop(self) -> None:
         """Answer the requests that wait, write their forecasts to the log, and end."""
-        # First of all: otherwise requests would wait for ever for a log that refuses.
+        # This comes first: otherwise requests would wait for ever for a log that cannot be written.
         self._log_writer.stop_retrying()
         self._pending.put(None)
         self._thread.join()

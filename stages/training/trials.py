@@ -24,8 +24,8 @@ from stages.training.trial_code import digest_trial_code
 TRIAL_FILE, WEIGHTS_FILE, NOTES_FILE = "trial.json", "weights.safetensors", "run.json"
 
 RESULT_FILES = (HISTORY_FILE, WEIGHTS_FILE)
-"""The files of which `trial.json` has the digests. A trial that has failed has no weights; a
-baseline of one number has none, and leaves no file.
+"""The files whose digests are in `trial.json`. A failed trial has no weights; neither has a baseline that forecasts one
+number.
 """
 
 

@@ -288,7 +288,7 @@ def _cut(rows: pl.DataFrame, column: str, at: int, value: Any) -> pl.DataFrame:
         (lambda rows: _cut(rows, "time", 0, None), r"column 'time' is empty in 1 rows"),
         (
             lambda rows: rows.with_columns(series=pl.lit("elsewhere")),
-            r"series elsewhere: it has no climatology",
+            r"series elsewhere has no climatology",
         ),
     ],
 )
