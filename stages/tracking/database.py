@@ -51,8 +51,9 @@ def prepare_database(file: Path) -> None:
             if file.exists():
                 _migrate(file, temporary)
             else:
-                # By the models, because that client creates their tables as well.
-                MlflowClient(f"sqlite:///{temporary}").search_registered_models(max_results=1)
+                # By the models, because that client creates their tables as well. The path is absolute, because MLflow
+                # keeps the store of each address: a relative one may be that of a file in a former working directory.
+                MlflowClient(f"sqlite:///{temporary.absolute()}").search_registered_models(max_results=1)
 
 
 def _is_complete(file: Path) -> bool:

@@ -89,6 +89,18 @@ def test_a_database_whose_creation_was_killed_is_created_again(
     assert not list(tmp_path.glob("*.tmp*"))
 
 
+def test_a_process_creates_a_database_in_each_folder_that_it_works_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        prepare_database(Path("mlflow.db"))
+        with closing(sqlite3.connect("mlflow.db")) as connection:
+            assert connection.execute("select count(*) from runs").fetchone() == (0,)
+
+
 def test_a_database_of_another_version_is_migrated_with_its_runs(one_migration_short: Path, tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     shutil.copyfile(one_migration_short, file)
