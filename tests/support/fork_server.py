@@ -13,10 +13,12 @@ with the process SESSION.
 
 import atexit
 import faulthandler
+import fcntl
 import gc
 import importlib
 import json
 import multiprocessing.process
+import multiprocessing.util
 import os
 import runpy
 import signal
@@ -24,9 +26,12 @@ import socket
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 LIBRARIES = (
     "torch._dynamo",
@@ -221,10 +226,88 @@ def become(request: Request) -> None:
     # All processes would draw the same numbers; the module `random` sees to that itself.
     importlib.import_module("numpy").random.seed()
     if module.partition(".")[0] == "flows" or module == "tests.support.kill_at_write":
+        fork_worker_server()
         # It sets what Prefect reads when it is imported, which has happened here before.
         importlib.import_module("flows")
         importlib.import_module("prefect.context").refresh_global_settings_context()
         importlib.import_module("prefect.logging.configuration").setup_logging()
+
+
+@dataclass(frozen=True)
+class WorkerServer:
+    """What becomes of the process that a command has in reserve.
+
+    Attributes:
+        code: of Python, which runs the server.
+        descriptors: the numbers that the code knows its descriptors by.
+        folder: in which it runs.
+        environment: all its variables, of which PYTHONPATH is all of its import path.
+        blocked: the numbers of the signals that it does not receive.
+    """
+
+    code: str
+    descriptors: list[int]
+    folder: str
+    environment: dict[str, str]
+    blocked: list[int]
+
+
+def fork_worker_server() -> None:
+    """Fork the process that a command may later need to fork its workers from: it, too, would load PyTorch and MLflow.
+
+    It has to be a child of the command's process, and is forked before that has threads. It waits until
+    `multiprocessing` starts such a process, or the command ends.
+    """
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        become_worker_server(theirs)
+    theirs.close()
+    start_process = multiprocessing.util.spawnv_passfds
+
+    def start(path: bytes, arguments: Sequence[Any], descriptors: Sequence[int]) -> int:
+        code = str(arguments[-1])
+        if "multiprocessing.forkserver" not in code:
+            return start_process(path, arguments, descriptors)
+        multiprocessing.util.spawnv_passfds = start_process
+        blocked = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])]
+        server = WorkerServer(code, list(descriptors), str(Path.cwd()), dict(os.environ), blocked)
+        socket.send_fds(ours, [b"\n"], descriptors)
+        ours.sendall(json.dumps(asdict(server)).encode() + b"\n")
+        ours.close()
+        return pid
+
+    multiprocessing.util.spawnv_passfds = start
+
+
+def become_worker_server(connection: socket.socket) -> NoReturn:
+    """Wait until the command needs this process, and be the server of its workers until that ends."""
+    _, received, _, _ = socket.recv_fds(connection, 1, 8)
+    if not received:
+        os._exit(0)
+    with connection.makefile("rb") as incoming:
+        server = WorkerServer(**json.loads(incoming.readline()))
+    connection.close()
+    # First to numbers that nothing has, so that none is closed while it is yet to be moved.
+    beyond = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 512) for descriptor in received]
+    for descriptor in received:
+        os.close(descriptor)
+    for descriptor, number in zip(beyond, server.descriptors, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(server.folder)
+    os.environ.clear()
+    os.environ.update(server.environment)
+    sys.path[:] = server.environment["PYTHONPATH"].split(os.pathsep)
+    signal.pthread_sigmask(signal.SIG_SETMASK, server.blocked)
+    try:
+        exec(server.code, {"__name__": "__main__"})
+    except SystemExit:
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
 
 
 ENDING: list[int] = []
