@@ -28,6 +28,7 @@ from project.records import read_disposable_record
 MAX_START_SECONDS = 240
 """A server that is not healthy after this time never will be."""
 POLL_SECONDS = 0.1
+CONNECT_SECONDS = 5
 
 MARK = "RECAST_SERVER"
 """The variable by which the processes of a server can be found without its record: the path of that file."""
@@ -170,10 +171,14 @@ def running_address(server: Server) -> str | None:
         return None
     process, port = running
     try:
-        return address_at(server, port) if _listens_on(process, port) and server.is_healthy(port) else None
+        # In this order: the second question reads the connections of every process, which takes a start's time if asked
+        # again and again; and only the server of this checkout is sent what the third one may send.
+        if _is_open(port) and _listens_on(process, port) and server.is_healthy(port):
+            return address_at(server, port)
     # It has ended, or it is another user's, who is the only one to see its connections.
     except psutil.Error:
-        return None
+        pass
+    return None
 
 
 def _find_server(server: Server) -> tuple[psutil.Process, int] | None:
@@ -186,6 +191,13 @@ def _find_server(server: Server) -> tuple[psutil.Process, int] | None:
 def _read_record(server: Server) -> ServerRecord | None:
     """The record of the server; None: it was stopped or never started, or the record is damaged."""
     return read_disposable_record(server.record, ServerRecord)
+
+
+def _is_open(port: int) -> bool:
+    """Whether anything takes connections at the port."""
+    with socket.socket() as connection:
+        connection.settimeout(CONNECT_SECONDS)
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _listens_on(process: psutil.Process, port: int) -> bool:
