@@ -44,6 +44,29 @@ class Answers:
     confusion_CC: NDArray[np.float64] | None
 
 
+@dataclass(frozen=True)
+class TrialAnswers:
+    """A trial's answers to the test windows and, where these are numbers, to those of validation."""
+
+    test: Answers
+    validation: Answers | None
+
+
+def collect_trial_answers(
+    network: Network, splits: Mapping[str, SplitData], objective: Objective, kind: str
+) -> TrialAnswers:
+    """The answers of a trial's network.
+
+    Args:
+        splits: validation and test.
+        kind: the kind of answers, by its name in `ANSWER_KINDS`.
+    """
+    test = collect_answers(network, splits["test"], objective, kind)
+    if not ANSWER_KINDS[kind].is_number:
+        return TrialAnswers(test, None)
+    return TrialAnswers(test, collect_answers(network, splits["validation"], objective, kind))
+
+
 def collect_answers(network: Network, data: SplitData, objective: Objective, kind: str) -> Answers:
     """The answers of a network to all windows of a split, with their scores.
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from architectures import Network
-from learning.answers import ANSWER_KINDS
 from learning.measures import MAE
 from learning.objectives import Objective
 from problems.durations import format_duration
 from problems.problem import AnyProblem, Problem
 from project.settings.sections import BootstrapSettings, EvaluateSettings
-from stages.evaluation.answers import Answers, collect_answers, measure_baseline
+from stages.evaluation.answer_files import read_answers, remove_answers, write_answers
+from stages.evaluation.answers import Answers, TrialAnswers, collect_trial_answers, measure_baseline
 from stages.evaluation.baseline import BASELINE
 from stages.evaluation.bootstrap import Comparison, choose_block, paired_block_bootstrap
 from stages.evaluation.forecasts import (
@@ -98,14 +98,6 @@ class EvaluationData:
 
 
 @dataclass(frozen=True)
-class TrialAnswers:
-    """A trial's answers to the test windows and, where these are numbers, to those of validation."""
-
-    test: Answers
-    validation: Answers | None
-
-
-@dataclass(frozen=True)
 class GridResult:
     """The result of evaluating a grid.
 
@@ -177,6 +169,9 @@ def evaluate_grid(
     answers = _collect_answers_of_trials(
         [trial for group in selected_groups.values() for trial in group], data, objective
     )
+    for trial in trials:
+        if trial.key not in answers:
+            remove_answers(trial)
     selected = {label: _test_configuration(group, answers, data, objective) for label, group in selected_groups.items()}
 
     if BASELINE in selected:
@@ -247,20 +242,24 @@ def evaluate_grid(
 def _collect_answers_of_trials(
     trials: Sequence[Trial], data: EvaluationData, objective: Objective
 ) -> dict[str, TrialAnswers]:
-    """The answers of several trials, by key: as many trials at once as there are cores, each on one thread."""
-    kind = data.windows.objective
+    """The answers of several trials, by key: as many trials at once as there are cores, each on one thread.
+
+    Those of a trial that was evaluated before are read from its folder.
+    """
 
     def collect(network: Network) -> TrialAnswers:
-        test = collect_answers(network, data.splits["test"], objective, kind)
-        if not ANSWER_KINDS[kind].is_number:
-            return TrialAnswers(test, None)
-        return TrialAnswers(test, collect_answers(network, data.splits["validation"], objective, kind))
+        return collect_trial_answers(network, data.splits, objective, data.windows.objective)
 
+    answers = {trial.key: read_answers(trial) for trial in trials}
+    new = [trial for trial in trials if answers[trial.key] is None]
     # In this thread, because creating a network sets the seed of the process.
-    networks = [load_network(trial, data.windows) for trial in trials]
+    networks = [load_network(trial, data.windows) for trial in new]
     # The number of threads in which PyTorch computes is a setting of each thread.
     with ThreadPoolExecutor(os.cpu_count() or 1, "answers", torch.set_num_threads, (1,)) as pool:
-        return dict(zip([trial.key for trial in trials], pool.map(collect, networks), strict=True))
+        for trial, collected in zip(new, pool.map(collect, networks), strict=True):
+            write_answers(trial, collected)
+            answers[trial.key] = collected
+    return {key: kept for key, kept in answers.items() if kept is not None}
 
 
 def _test_configuration(

@@ -99,7 +99,7 @@ def trial_folder(trial: Trial) -> Path:
     """The folder of a trial's files.
 
     `trial.json` (what it is and how it ended; written last), `history.json`, `weights.safetensors`; and, not tracked by
-    DVC, `run.json` (how it ran) and, while it trains, `checkpoint.pt`.
+    DVC, `run.json` (how it ran), while it trains `checkpoint.pt` and, once it was evaluated, `answers.npz`.
     """
     return paths.trials_folder(trial.problem, trial.origin) / trial.key
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from architectures import WindowShape
+from architectures import Network, WindowShape
 from architectures.baselines import Persistence
 from lifecycle.backtests.plan import Origin
 from lifecycle.backtests.scoring import measure_origin
@@ -23,6 +23,7 @@ from problems.split import DateSplit
 from project import paths
 from project.settings.parsing import parse_settings
 from project.settings.sections import Settings
+from stages.evaluation import grid_evaluation
 from stages.evaluation.dvc_outputs import summarize_metrics, tabulate_plots
 from stages.evaluation.grid_evaluation import EvaluationData, evaluate_grid
 from stages.evaluation.leaderboard import Evaluation
@@ -30,6 +31,7 @@ from stages.evaluation.warnings import list_warnings
 from stages.ingest import ingest
 from stages.normalize import normalize
 from stages.tables.windows import TableWindows
+from stages.training import networks
 from stages.training.bundle import train_bundle
 from stages.training.expansion import list_trials
 from stages.training.trials import Trial, trial_folder, write_trial
@@ -382,6 +384,49 @@ def test_an_ensemble_is_an_architecture_of_its_own(make_problem: Make, write_ing
     assert selected == {"dense units=2 members=2": "dense ensemble", "dense units=2 members=1": "dense"}
     forecasts = {members: np.array(found.forecasts[f"dense units=2 members={members}"]) for members in (1, 2)}
     assert not np.array_equal(forecasts[1], forecasts[2], equal_nan=True)
+
+
+def test_a_trial_that_was_evaluated_before_is_not_evaluated_again(
+    make_problem: Make, write_ingested: Write, here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = weather(0, 400, datetime(2020, 1, 1), gap=150)
+    grid = {"persistence": {}, "gru": {"units": [2, 3]}}
+    case = Case(make_problem, write_ingested, grid, [rows[0]], [rows[1]], loss="pinball", quantiles=[0.1, 0.5, 0.9])
+    loaded: list[str] = []
+
+    def load_network(trial: Trial, windows: Any) -> Network:
+        loaded.append(trial.key)
+        return networks.load_network(trial, windows)
+
+    monkeypatch.setattr(grid_evaluation, "load_network", load_network)
+    first = case.evaluate()
+    selected = [trial for trial in case.trials if trial.key in loaded]
+    kept = sorted(path.parent.name for path in Path("trials").rglob("answers.npz"))
+    assert len(loaded) == 3, "persistence, and both seeds of the better GRU"
+    assert kept == sorted(loaded)
+
+    loaded.clear()
+    assert case.evaluate() == first
+    assert not loaded
+
+    cut, changed, outdated = (trial_folder(trial) / "answers.npz" for trial in selected)
+    cut.write_bytes(cut.read_bytes()[:-30])
+    content = bytearray(changed.read_bytes())
+    with np.load(changed) as arrays:
+        content[content.index(arrays["test.window_N"].tobytes())] ^= 1
+    changed.write_bytes(content)
+    with np.load(outdated) as arrays:
+        stored = dict(arrays)
+    about = json.loads(bytes(stored["about"])) | {"identity": "of other code"}
+    stored |= {"about": np.frombuffer(json.dumps(about).encode(), np.uint8), "test.values_NLO": np.zeros(1)}
+    np.savez(outdated, **stored)
+    assert case.evaluate() == first
+    assert sorted(loaded) == kept
+
+    case.ends(selected[-1].configuration.label, 0, **FAILED)
+    case.evaluate()
+    kept = sorted(path.parent.name for path in Path("trials").rglob("answers.npz"))
+    assert selected[-1].key not in kept, "a configuration that is selected no more"
 
 
 def test_an_architecture_without_a_complete_configuration_is_not_selected(trained: Case) -> None:
