@@ -28,6 +28,9 @@ pytest_plugins = ["tests.support.session"]
 START = datetime(2020, 1, 1)
 CADENCE = timedelta(hours=1)
 
+# Every checkout of the tests would compile the loops of the recurrent layers.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(checkout.ROOT / "architectures/kernels/__pycache__"))
+
 # Where other programs compute too, a second thread waits for its processor in a loop: tests took many times as long.
 torch.set_num_threads(1)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from architectures.cells.layer import FusedLayer, State
+from architectures.cells.layer import FusedLayer, State, SumWeights
 from architectures.cells.loops import (
     ACTIVATION_BACKWARD,
     Activation,
@@ -27,6 +27,10 @@ class Elman(FusedLayer):
 
     kernel = nn.RNN
     one_bias = True
+    cell = "elman"
+
+    def sum_weights(self) -> SumWeights:
+        return SumWeights(*self.weights)
 
     def run(self, x_TBF: Tensor, state: State, mask_BH: Tensor | None) -> tuple[Tensor, State]:
         if x_TBF.is_cuda and mask_BH is None and self.activation == "tanh":

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from architectures.cells.layer import FusedLayer, RecurrentLayer, State, new_weight
+from architectures.cells.layer import FusedLayer, RecurrentLayer, State, SumWeights, new_weight
 from architectures.cells.loops import (
     ACTIVATION_BACKWARD,
     Activation,
@@ -33,6 +33,14 @@ class GRU(FusedLayer):
 
     kernel = nn.GRU
     one_bias = False
+    cell = "gru"
+
+    def sum_weights(self) -> SumWeights:
+        # The sums of r, z, n and m: the inputs have no part in m, and the output before has none in n.
+        W_GF, U_GH, b_G, d_G = self.weights
+        (U_rz, U_n), (b_rz, b_n), (d_rz, d_n) = (split_gates(tensor, self.units) for tensor in (U_GH, b_G, d_G))
+        W_RF = torch.cat((W_GF, W_GF.new_zeros(self.units, W_GF.shape[1])))
+        return SumWeights(W_RF, torch.cat((U_rz, torch.zeros_like(U_n), U_n)), torch.cat((b_rz + d_rz, b_n, d_n)))
 
     def run(self, x_TBF: Tensor, state: State, mask_BH: Tensor | None) -> tuple[Tensor, State]:
         if x_TBF.is_cuda and mask_BH is None and self.activation == "tanh":
@@ -119,10 +127,17 @@ class GRUResetBefore(RecurrentLayer):
     leaves out b.
     """
 
+    cell = "gru_reset_before"
+
     def add_weights(self, inputs: int, units: int) -> None:
         self.W = new_weight(3 * units, inputs, units=units)
         self.U = new_weight(3 * units, units, units=units)
         self.b = new_weight(3 * units, units=units)
+
+    def sum_weights(self) -> SumWeights:
+        # The sums of z, r and n: in n's, the output before comes in by the second product, after the reset.
+        U_zr, U_n = split_gates(self.U, self.units)
+        return SumWeights(self.W, torch.cat((U_zr, torch.zeros_like(U_n))), self.b, V_HH=U_n)
 
     def run(self, x_TBF: Tensor, state: State, mask_BH: Tensor | None) -> tuple[Tensor, State]:
         return self.run_loop(GRUResetBeforeLoop, x_TBF, (self.W, self.U, self.b), state, mask_BH)

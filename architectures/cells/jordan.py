@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from architectures.cells.layer import RecurrentLayer, State, new_weight
+from architectures.cells.layer import RecurrentLayer, State, SumWeights, new_weight
 from architectures.cells.loops import (
     ACTIVATION_BACKWARD,
     Activation,
@@ -29,12 +29,20 @@ class Jordan(RecurrentLayer):
     The layer outputs y, which is as wide as h. It is also y that is fed back, and that recurrent dropout acts on.
     """
 
+    cell = "jordan"
+
     def add_weights(self, inputs: int, units: int) -> None:
         self.W = new_weight(units, inputs, units=units)
         self.U = new_weight(units, units, units=units)
         self.b = new_weight(units, units=units)
         self.V = new_weight(units, units, units=units)
         self.c = new_weight(units, units=units)
+
+    def sum_weights(self) -> SumWeights:
+        # The sums of h and of y, of which y's has a product in h alone.
+        none = torch.zeros_like
+        W_RF, U_RH = torch.cat((self.W, none(self.W))), torch.cat((self.U, none(self.U)))
+        return SumWeights(W_RF, U_RH, torch.cat((self.b, self.c)), V_HH=self.V)
 
     def run(self, x_TBF: Tensor, state: State, mask_BH: Tensor | None) -> tuple[Tensor, State]:
         return self.run_loop(JordanLoop, x_TBF, (self.W, self.U, self.b, self.V, self.c), state, mask_BH)

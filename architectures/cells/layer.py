@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,31 @@ from architectures.graphs import GraphedLoop
 
 State = tuple[Tensor, ...]
 """The tensors (B, H) that a step passes on to the next. What the layer outputs comes first."""
+
+
+MIN_COMPILED_UNITS, MAX_COMPILED_UNITS = 4, 256
+"""The widths of layers that the compiled loops are for. Beyond, matrix products are large enough for PyTorch's own."""
+
+
+MIN_COMPILED_WINDOWS = 32
+"""The windows of a batch from which compiled loops train: half of the lanes of a tile."""
+
+
+class SumWeights(NamedTuple):
+    """A layer's weights as its compiled loop takes them, G sums of H units one after another.
+
+    Attributes:
+        W_RF, U_RH: of the inputs and of the output of the step before; zero in sums that these have no part in.
+        b_R: what is added to the sums.
+        V_HH: of the second product, where the cell has one.
+        p_PH: what multiplies a state elementwise.
+    """
+
+    W_RF: Tensor
+    U_RH: Tensor
+    b_R: Tensor
+    V_HH: Tensor | None = None
+    p_PH: Tensor | None = None
 
 
 class RecurrentLayer(nn.Module):
@@ -33,6 +58,9 @@ class RecurrentLayer(nn.Module):
 
     state_tensors: ClassVar[int] = 1
     """How many tensors the state has."""
+
+    cell: ClassVar[str]
+    """The name of its equations in `architectures.kernels.pointwise`."""
 
     def __init__(
         self,
@@ -69,8 +97,28 @@ class RecurrentLayer(nn.Module):
         mask_BH = None
         if self.training and self.recurrent_dropout:
             mask_BH = functional.dropout(torch.ones_like(state[0]), self.recurrent_dropout)
+        if self.is_compiled(x_BTF):
+            # Here, because Numba is loaded only where a layer runs on a CPU.
+            from architectures.kernels.layer_loop import KernelLoop  # noqa: PLC0415
+
+            h_BTH, *last = KernelLoop.apply(self.cell, self.activation, x_BTF, *self.sum_weights(), mask_BH, *state)  # type: ignore[no-untyped-call]
+            return h_BTH, tuple(last)
         h_TBH, state = self.run(x_BTF.transpose(0, 1), state, mask_BH)
         return h_TBH.transpose(0, 1), state
+
+    def is_compiled(self, x_BTF: Tensor) -> bool:
+        """Whether a compiled loop computes the steps; otherwise `run` does."""
+        tensors = (x_BTF, *self.parameters())
+        if not MIN_COMPILED_UNITS <= self.units <= MAX_COMPILED_UNITS:
+            return False
+        # Few windows would leave most lanes empty, whose states are kept all the same if derivatives are needed.
+        if len(x_BTF) < MIN_COMPILED_WINDOWS and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return False
+        return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+
+    def sum_weights(self) -> SumWeights:
+        """The weights as the compiled loop takes them."""
+        raise NotImplementedError
 
     def run(self, x_TBF: Tensor, state: State, mask_BH: Tensor | None) -> tuple[Tensor, State]:
         """Compute all steps, from inputs to which dropout has been applied."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from architectures.cells.layer import FusedLayer, RecurrentLayer, State, new_weight
+from architectures.cells.layer import FusedLayer, RecurrentLayer, State, SumWeights, new_weight
 from architectures.cells.loops import (
     ACTIVATION_BACKWARD,
     Activation,
@@ -34,6 +34,10 @@ class LSTM(FusedLayer):
     state_tensors = 2
     kernel = nn.LSTM
     one_bias = True
+    cell = "lstm"
+
+    def sum_weights(self) -> SumWeights:
+        return SumWeights(*self.weights)
 
     def run(self, x_TBF: Tensor, state: State, mask_BH: Tensor | None) -> tuple[Tensor, State]:
         if mask_BH is None and self.activation == "tanh":
@@ -49,12 +53,16 @@ class PeepholeLSTM(RecurrentLayer):
     """
 
     state_tensors = 2
+    cell = "lstm"
 
     def add_weights(self, inputs: int, units: int) -> None:
         self.W = new_weight(4 * units, inputs, units=units)
         self.U = new_weight(4 * units, units, units=units)
         self.b = new_weight(4 * units, units=units)
         self.p = new_weight(3, units, units=units)
+
+    def sum_weights(self) -> SumWeights:
+        return SumWeights(self.W, self.U, self.b, p_PH=self.p)
 
     def run(self, x_TBF: Tensor, state: State, mask_BH: Tensor | None) -> tuple[Tensor, State]:
         return self.run_loop(LSTMLoop, x_TBF, (self.W, self.U, self.b, self.p), state, mask_BH)

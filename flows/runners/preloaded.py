@@ -13,6 +13,7 @@ MODULES = (
     "torch",
     # PyTorch imports its compiler for the first optimizer, and for the first choice of deterministic algorithms.
     "torch._inductor.config",
+    "architectures.kernels.layer_loop",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.artifact.local_artifact_repo",
     "matplotlib.backends.backend_agg",

@@ -47,7 +47,18 @@ from stages.tracking.served_model import (
 from stages.training import reading
 from stages.training.trials import Trial, read_run_notes, trial_folder
 
-REQUIRED_DISTRIBUTIONS = ("mlflow", "numpy", "polars", "pyarrow", "pydantic", "safetensors", "torch")
+REQUIRED_DISTRIBUTIONS = (
+    "filelock",
+    "llvmlite",
+    "mlflow",
+    "numba",
+    "numpy",
+    "polars",
+    "pyarrow",
+    "pydantic",
+    "safetensors",
+    "torch",
+)
 """The distributions that the stored code needs. Polars needs pyarrow to make pandas' tables."""
 BUILD_DISTRIBUTIONS = ("pip", "setuptools", "wheel")
 """The distributions that an environment is built with."""

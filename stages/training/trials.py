@@ -5,6 +5,8 @@ import json
 import shutil
 import time
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,7 @@ class Trial:
             "data": self.data,
             "code": self.code,
             "torch": torch.__version__.partition("+")[0],
+            "numba": _numba_version(),
         }
 
     @property
@@ -93,6 +96,12 @@ class Trial:
     def trainable(self) -> bool:
         """Whether it has weights to train; a baseline is not trained."""
         return REGISTRY[self.configuration.architecture].trainable
+
+
+@cache
+def _numba_version() -> str:
+    """Of the compiler of the recurrent layers' loops."""
+    return version("numba")
 
 
 def trial_folder(trial: Trial) -> Path:

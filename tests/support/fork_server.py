@@ -36,6 +36,7 @@ from typing import Any, NoReturn
 LIBRARIES = (
     "torch._dynamo",
     "torch._inductor.config",
+    "numba",
     "mlflow.pyfunc",
     "mlflow.store.artifact.local_artifact_repo",
     "mlflow.store.db_migrations",
