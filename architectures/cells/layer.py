@@ -98,8 +98,7 @@ class RecurrentLayer(nn.Module):
         if self.training and self.recurrent_dropout:
             mask_BH = functional.dropout(torch.ones_like(state[0]), self.recurrent_dropout)
         if self.is_compiled(x_BTF):
-            # Here, because Numba is loaded only where a layer runs on a CPU.
-            from architectures.kernels.layer_loop import KernelLoop  # noqa: PLC0415
+            from architectures.kernels.layer_loop import KernelLoop  # noqa: PLC0415 - as below
 
             h_BTH, *last = KernelLoop.apply(self.cell, self.activation, x_BTF, *self.sum_weights(), mask_BH, *state)  # type: ignore[no-untyped-call]
             return h_BTH, tuple(last)
@@ -114,7 +113,12 @@ class RecurrentLayer(nn.Module):
         # Few windows would leave most lanes empty, whose states are kept all the same if derivatives are needed.
         if len(x_BTF) < MIN_COMPILED_WINDOWS and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return False
-        return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+        if not all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors):
+            return False
+        # Here, because Numba is loaded only where a layer runs on a CPU.
+        from architectures.kernels.compiled import has_fused_instructions  # noqa: PLC0415
+
+        return has_fused_instructions()
 
     def sum_weights(self) -> SumWeights:
         """The weights as the compiled loop takes them."""

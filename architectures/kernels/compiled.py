@@ -6,6 +6,7 @@ or, where the sources cannot be written to, in the cache of the user. Each file 
 
 import hashlib
 import os
+import platform
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from llvmlite.binding import get_host_cpu_features
 from numba.core import caching
+from numba.core.registry import cpu_target
 
 from architectures.kernels.blocks import kernel
 
@@ -65,6 +68,18 @@ def compile_loop(function: Callable[..., None], name: str, signature: Any) -> Ca
     compiled.disable_compile()
     result: Callable[..., None] = compiled
     return result
+
+
+def prepare_compiler() -> None:
+    """Load what Numba otherwise loads when a process calls its first loop: half a second, once for forked processes."""
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
+
+
+@cache
+def has_fused_instructions() -> bool:
+    """Whether the processor multiplies and adds in one instruction; otherwise the loops would call a slow function."""
+    return platform.machine() not in ("x86_64", "AMD64") or bool(get_host_cpu_features().get("fma"))
 
 
 @cache

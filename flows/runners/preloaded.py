@@ -30,6 +30,7 @@ def import_modules() -> None:
         importlib.import_module(module)
         if os.getppid() != parent:
             sys.exit()
+    importlib.import_module("architectures.kernels.compiled").prepare_compiler()
     # The first use of a name imports every module of the package.
     importlib.import_module("architectures").REGISTRY  # noqa: B018 - see above
     # Python's collector would write to every object that it examines, and so copy the memory that the processes share.

@@ -104,11 +104,14 @@ def test_whatever_a_trial_raises_is_the_failure_of_that_trial(kind: str, finishe
     assert "up to date" in checkout.dvc("status")
 
 
+TRACKED = ("trial.json", "history.json", "weights.safetensors")
+
+
 def test_damaged_trials_are_set_aside_and_trained_again(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "damaged")
     lock = checkout.file("dvc.lock").read_bytes()
     folders = sorted(file.parent for file in checkout.root.glob("trials/demo/*/weights.safetensors"))
-    content = {file: file.read_bytes() for folder in folders for file in folder.iterdir() if file.name != "run.json"}
+    content = {file: file.read_bytes() for folder in folders for file in folder.iterdir() if file.name in TRACKED}
     flipped, truncated, lacking, unreadable = folders
     weights = load_file(flipped / "weights.safetensors")
     save_file({name: -value for name, value in weights.items()}, flipped / "weights.safetensors")

@@ -149,6 +149,10 @@ def load_libraries() -> None:
     os.environ.update(ENVIRONMENT)
     for library in LIBRARIES:
         importlib.import_module(library)
+    # As `architectures.kernels.compiled` does for forked workers.
+    target = importlib.import_module("numba.core.registry").cpu_target
+    target.typing_context.refresh()
+    target.target_context.refresh()
     gc.enable()
     if threading.active_count() > 1:
         raise RuntimeError(f"fork_server.py loads a library that starts threads: {threading.enumerate()}")
