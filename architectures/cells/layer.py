@@ -100,20 +100,21 @@ class RecurrentLayer(nn.Module):
         if self.is_compiled(x_BTF):
             from architectures.kernels.layer_loop import KernelLoop  # noqa: PLC0415 - as below
 
-            h_BTH, *last = KernelLoop.apply(self.cell, self.activation, x_BTF, *self.sum_weights(), mask_BH, *state)  # type: ignore[no-untyped-call]
+            h_BTH, *last = KernelLoop.apply(  # type: ignore[no-untyped-call]
+                torch.is_grad_enabled(), self.cell, self.activation, x_BTF, *self.sum_weights(), mask_BH, *state
+            )
             return h_BTH, tuple(last)
         h_TBH, state = self.run(x_BTF.transpose(0, 1), state, mask_BH)
         return h_TBH.transpose(0, 1), state
 
     def is_compiled(self, x_BTF: Tensor) -> bool:
         """Whether a compiled loop computes the steps; otherwise `run` does."""
-        tensors = (x_BTF, *self.parameters())
         if not MIN_COMPILED_UNITS <= self.units <= MAX_COMPILED_UNITS:
             return False
         # Few windows would leave most lanes empty, whose states are kept all the same if derivatives are needed.
-        if len(x_BTF) < MIN_COMPILED_WINDOWS and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        if len(x_BTF) < MIN_COMPILED_WINDOWS and torch.is_grad_enabled():
             return False
-        if not all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors):
+        if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in (x_BTF, next(self.parameters()))):
             return False
         # Here, because Numba is loaded only where a layer runs on a CPU.
         from architectures.kernels.compiled import has_fused_instructions  # noqa: PLC0415

@@ -21,6 +21,18 @@ from numba.core.registry import cpu_target
 from architectures.kernels.blocks import kernel
 
 
+def _digest_sources() -> str:
+    """The SHA-256 of the sources of this package."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+SOURCES = _digest_sources()
+"""Of the sources as they were imported: a process compiles these, even if they have been edited since."""
+
+
 class _Locator(caching._CacheLocator):  # type: ignore[misc]  # noqa: SLF001 - Numba has no public way to name files
     """Where a loop is kept. Numba itself would compare the times of files, which a fresh clone has anew."""
 
@@ -31,10 +43,10 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]  # noqa: SLF001 - N
         return str(_find_folder())
 
     def get_source_stamp(self) -> str:
-        return _digest_sources()
+        return SOURCES
 
     def get_disambiguator(self) -> str:
-        return f"{self.name}-{_digest_sources()[:16]}"
+        return f"{self.name}-{SOURCES[:16]}"
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> "_Locator":
@@ -50,7 +62,7 @@ class _LoopCache(caching.FunctionCache):  # type: ignore[misc]
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         # Numba adds a hash of what a function refers to, which is another one in each process. Our name says all of it.
-        return sig, codegen.magic_tuple(), _digest_sources()
+        return sig, codegen.magic_tuple(), SOURCES
 
 
 def compile_loop(function: Callable[..., None], name: str, signature: Any) -> Callable[..., None]:
@@ -100,12 +112,3 @@ def _find_folder() -> Path:
         else:
             return folder
     raise refused
-
-
-@cache
-def _digest_sources() -> str:
-    """The SHA-256 of the sources of this package."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()

@@ -16,6 +16,7 @@ class KernelLoop(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        may_need_gradient: bool,
         cell: str,
         activation: str,
         x_BTF: Tensor,
@@ -29,6 +30,7 @@ class KernelLoop(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         """
         Args:
+            may_need_gradient: whether gradients are computed at all; in here, PyTorch says that they never are.
             cell: its name in `architectures.kernels.pointwise`.
             W_RF, U_RH, b_R, V_HH, p_PH: see `compile_forward`.
             mask_BH: of recurrent dropout.
@@ -38,7 +40,7 @@ class KernelLoop(torch.autograd.Function):
             The outputs (B, T, H), and the state after the last step.
         """
         equations = find_equations(cell, activation)
-        needs_gradient = any(ctx.needs_input_grad)
+        needs_gradient = may_need_gradient and any(ctx.needs_input_grad)
         (B, T, _), H = x_BTF.shape, U_RH.shape[1]
         tiles, steps = (-(-B // LANES), T) if needs_gradient else (1, 1)
         x_BTF = x_BTF.contiguous()
@@ -64,7 +66,7 @@ class KernelLoop(torch.autograd.Function):
         x_BTF, W_RF, U_RH, b_R, V_HH, p_PH, mask_BH, first_NBH, h_BTH, a_ITKHL, state_ISNHL = ctx.saved_tensors
         H = h_BTH.shape[2]
         dlast_NBH = torch.stack([torch.zeros_like(first_NBH[0]) if d is None else d for d in dlast])
-        dx_BTF = torch.empty_like(x_BTF) if ctx.needs_input_grad[2] else x_BTF.new_empty(0, 0, 0)
+        dx_BTF = torch.empty_like(x_BTF) if ctx.needs_input_grad[3] else x_BTF.new_empty(0, 0, 0)
         dW_RX = W_RF.new_zeros(len(W_RF), round_up(W_RF.shape[1]))
         dU_RY = U_RH.new_zeros(len(U_RH), round_up(H))
         dV_HY = V_HH.new_zeros(len(V_HH), round_up(H))
@@ -78,12 +80,13 @@ class KernelLoop(torch.autograd.Function):
         return (
             None,
             None,
-            dx_BTF if ctx.needs_input_grad[2] else None,
+            None,
+            dx_BTF if ctx.needs_input_grad[3] else None,
             dW_RX[:, : W_RF.shape[1]],
             dU_RY[:, :H],
             db_R,
-            dV_HY[:, :H] if ctx.needs_input_grad[6] else None,
-            dp_PH if ctx.needs_input_grad[7] else None,
+            dV_HY[:, :H] if ctx.needs_input_grad[7] else None,
+            dp_PH if ctx.needs_input_grad[8] else None,
             None,
             *dfirst_NBH.unbind(),
         )

@@ -81,7 +81,8 @@ def compile_forward(cell: str, activation: str) -> Callable[..., None]:
     def forward(x_BTF, W_RF, U_RH, b_R, V_HH, p_PH, mask_BH, first_NBH, h_BTH, last_NBH, a_ITKHL, state_ISNHL):  # type: ignore[no-untyped-def]
         """
         Args:
-            W_RF, U_RH, b_R: the weights of all sums, R = G H; rows of sums that a matrix has no part in are not read.
+            W_RF, U_RH, b_R: the weights of all sums, R = G H. Where a matrix does not contribute to a sum, its rows are
+                not read.
             mask_BH: of recurrent dropout; empty: there is none.
             first_NBH: the state before the first step.
             h_BTH, last_NBH: get the outputs and the state after the last step.

@@ -71,7 +71,8 @@ def _unpack(arrays: Mapping[str, NDArray[Any]], split: str, mean_scores: dict[st
 
 def _narrow(values: NDArray[np.float64]) -> NDArray[Any]:
     """The same values in half the space, where they were computed in single precision."""
-    single = values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
     return single if np.array_equal(single, values, equal_nan=True) else values
 
 

@@ -40,7 +40,9 @@ def run_layer(
     if layer.is_compiled(x_BTF):
         from architectures.kernels.layer_loop import KernelLoop
 
-        h_BTH, *last = KernelLoop.apply(layer.cell, layer.activation, x_BTF, *layer.sum_weights(), mask_BH, *state)
+        h_BTH, *last = KernelLoop.apply(
+            True, layer.cell, layer.activation, x_BTF, *layer.sum_weights(), mask_BH, *state
+        )
     else:
         h_TBH, last = layer.run(x_BTF.transpose(0, 1), tuple(state), mask_BH)
         h_BTH = h_TBH.transpose(0, 1)
