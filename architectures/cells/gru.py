@@ -36,11 +36,7 @@ class GRU(FusedLayer):
     cell = "gru"
 
     def sum_weights(self) -> SumWeights:
-        # The sums of r, z, n and m: the inputs have no part in m, and the output before has none in n.
-        W_GF, U_GH, b_G, d_G = self.weights
-        (U_rz, U_n), (b_rz, b_n), (d_rz, d_n) = (split_gates(tensor, self.units) for tensor in (U_GH, b_G, d_G))
-        W_RF = torch.cat((W_GF, W_GF.new_zeros(self.units, W_GF.shape[1])))
-        return SumWeights(W_RF, torch.cat((U_rz, torch.zeros_like(U_n), U_n)), torch.cat((b_rz + d_rz, b_n, d_n)))
+        return SumWeights(*self.weights)
 
     def run(self, x_TBF: Tensor, state: State, mask_BH: Tensor | None) -> tuple[Tensor, State]:
         if x_TBF.is_cuda and mask_BH is None and self.activation == "tanh":
@@ -135,9 +131,7 @@ class GRUResetBefore(RecurrentLayer):
         self.b = new_weight(3 * units, units=units)
 
     def sum_weights(self) -> SumWeights:
-        # The sums of z, r and n: in n's, the output before comes in by the second product, after the reset.
-        U_zr, U_n = split_gates(self.U, self.units)
-        return SumWeights(self.W, torch.cat((U_zr, torch.zeros_like(U_n))), self.b, V_HH=U_n)
+        return SumWeights(self.W, self.U, self.b)
 
     def run(self, x_TBF: Tensor, state: State, mask_BH: Tensor | None) -> tuple[Tensor, State]:
         return self.run_loop(GRUResetBeforeLoop, x_TBF, (self.W, self.U, self.b), state, mask_BH)

@@ -39,10 +39,7 @@ class Jordan(RecurrentLayer):
         self.c = new_weight(units, units=units)
 
     def sum_weights(self) -> SumWeights:
-        # The sums of h and of y, of which y's has a product in h alone.
-        none = torch.zeros_like
-        W_RF, U_RH = torch.cat((self.W, none(self.W))), torch.cat((self.U, none(self.U)))
-        return SumWeights(W_RF, U_RH, torch.cat((self.b, self.c)), V_HH=self.V)
+        return SumWeights(self.W, torch.cat((self.U, self.V)), self.b, torch.cat((torch.zeros_like(self.c), self.c)))
 
     def run(self, x_TBF: Tensor, state: State, mask_BH: Tensor | None) -> tuple[Tensor, State]:
         return self.run_loop(JordanLoop, x_TBF, (self.W, self.U, self.b, self.V, self.c), state, mask_BH)

@@ -26,20 +26,19 @@ MIN_COMPILED_WINDOWS = 32
 
 
 class SumWeights(NamedTuple):
-    """A layer's weights as its compiled loop takes them, G sums of H units one after another.
+    """A layer's weights as its compiled loop takes them; see `architectures.kernels.pointwise.Pointwise`.
 
     Attributes:
-        W_RF, U_RH: of the inputs and of the output of the step before; zero in sums that these have no part in.
-        b_R: what is added to the sums.
-        V_HH: of the second product, where the cell has one.
-        p_PH: what multiplies a state elementwise.
+        W_PF, U_QH: of the inputs, and of the output of the step before: H rows for each sum that has such a product.
+        b_P, d_Q: what is added to these products; None: there is only b.
+        p_3H: what multiplies a state elementwise.
     """
 
-    W_RF: Tensor
-    U_RH: Tensor
-    b_R: Tensor
-    V_HH: Tensor | None = None
-    p_PH: Tensor | None = None
+    W_PF: Tensor
+    U_QH: Tensor
+    b_P: Tensor
+    d_Q: Tensor | None = None
+    p_3H: Tensor | None = None
 
 
 class RecurrentLayer(nn.Module):
@@ -92,18 +91,18 @@ class RecurrentLayer(nn.Module):
         """
         if self.training and self.dropout:
             x_BTF = x_BTF * functional.dropout(torch.ones_like(x_BTF[:, :1]), self.dropout)
-        if state is None:
-            state = (x_BTF.new_zeros(len(x_BTF), self.units),) * self.state_tensors
         mask_BH = None
         if self.training and self.recurrent_dropout:
-            mask_BH = functional.dropout(torch.ones_like(state[0]), self.recurrent_dropout)
+            mask_BH = functional.dropout(x_BTF.new_ones(len(x_BTF), self.units), self.recurrent_dropout)
         if self.is_compiled(x_BTF):
             from architectures.kernels.layer_loop import KernelLoop  # noqa: PLC0415 - as below
 
             h_BTH, *last = KernelLoop.apply(  # type: ignore[no-untyped-call]
-                torch.is_grad_enabled(), self.cell, self.activation, x_BTF, *self.sum_weights(), mask_BH, *state
+                torch.is_grad_enabled(), self.cell, self.activation, x_BTF, *self.sum_weights(), mask_BH, *(state or ())
             )
             return h_BTH, tuple(last)
+        if state is None:
+            state = (x_BTF.new_zeros(len(x_BTF), self.units),) * self.state_tensors
         h_TBH, state = self.run(x_BTF.transpose(0, 1), state, mask_BH)
         return h_TBH.transpose(0, 1), state
 

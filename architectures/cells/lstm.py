@@ -53,7 +53,7 @@ class PeepholeLSTM(RecurrentLayer):
     """
 
     state_tensors = 2
-    cell = "lstm"
+    cell = "peephole_lstm"
 
     def add_weights(self, inputs: int, units: int) -> None:
         self.W = new_weight(4 * units, inputs, units=units)
@@ -62,7 +62,7 @@ class PeepholeLSTM(RecurrentLayer):
         self.p = new_weight(3, units, units=units)
 
     def sum_weights(self) -> SumWeights:
-        return SumWeights(self.W, self.U, self.b, p_PH=self.p)
+        return SumWeights(self.W, self.U, self.b, p_3H=self.p)
 
     def run(self, x_TBF: Tensor, state: State, mask_BH: Tensor | None) -> tuple[Tensor, State]:
         return self.run_loop(LSTMLoop, x_TBF, (self.W, self.U, self.b, self.p), state, mask_BH)

@@ -15,10 +15,11 @@ from typing import Any
 
 from filelock import FileLock
 from llvmlite.binding import get_host_cpu_features
+from numba import njit
 from numba.core import caching
 from numba.core.registry import cpu_target
 
-from architectures.kernels.blocks import kernel
+from architectures.kernels.blocks import OPTIONS
 
 
 def _digest_sources() -> str:
@@ -73,7 +74,7 @@ def compile_loop(function: Callable[..., None], name: str, signature: Any) -> Ca
         signature: the types of its arguments.
     """
     function.kept_as = name  # type: ignore[attr-defined]
-    compiled = kernel(function)
+    compiled = njit(**OPTIONS, nogil=True, no_cfunc_wrapper=True)(function)  # threads of Python may run meanwhile
     compiled._cache = _LoopCache(function)  # noqa: SLF001 - as `enable_caching` of Numba does with its own class
     with FileLock(_find_folder() / f"{function.__name__}-{name}.lock"):
         compiled.compile(signature)

@@ -1,10 +1,11 @@
 """The loop over tiles and steps that all cells share, forward and backward.
 
-Tensors are named by their dimensions: B windows, T steps, F inputs, H units, S = T + 1 states, I tiles of `LANES`
-lanes L, N tensors of the state, G sums, K blocks, and P weights that multiply a state elementwise. The second product's
-matrix V (H, H) is empty where a cell has none.
+Tensors are named by their dimensions: B windows, T steps, F inputs, H units, S = T + 1 states, I tiles of L lanes,
+N tensors of the state, K blocks of M = H L numbers, of which the first G are sums, and V = `WIDTH`. The matrices W and
+U have P and Q rows: H for each of the sums in which they have a product; see `Pointwise`.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -14,20 +15,30 @@ from numba import types
 
 from architectures.kernels.blocks import (
     LANES,
+    SQUARE,
     WIDTH,
-    add_multiplied_row,
+    add,
+    add_multiplied,
     add_product,
-    add_row,
-    fill_row,
+    copy_padded,
+    fill,
     kernel,
-    multiply_rows,
+    multiply,
+    sum_products,
+    transpose,
 )
 from architectures.kernels.compiled import compile_loop
 from architectures.kernels.pointwise import POINTWISE, Pointwise
 
 
+def choose_tiles(windows: int) -> tuple[int, int]:
+    """The number of tiles of a batch, and the lanes of each: few windows have few lanes."""
+    tiles = -(-windows // LANES)
+    return tiles, round_up(-(-windows // tiles))
+
+
 def round_up(columns: int) -> int:
-    """The columns that a matrix is given so that products take all of them."""
+    """The columns that a matrix is given so that blocks take all of them."""
     return -(-columns // WIDTH) * WIDTH
 
 
@@ -42,25 +53,24 @@ def _no_inner_slopes(a, k, dq, da, dk):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _gather(out_HL, values_BH, first, lanes):  # type: ignore[no-untyped-def]
-    for lane in range(lanes):
-        for j in range(values_BH.shape[1]):
-            out_HL[j, lane] = values_BH[first + lane, j]
+def _repeat(numbers_NH, times):  # type: ignore[no-untyped-def]
+    """Each number several times, side by side."""
+    N, H = numbers_NH.shape
+    out = np.empty((N, H * times), np.float32)
+    for n in range(N):
+        for j in range(H):
+            fill(out[n, j * times : (j + 1) * times], numbers_NH[n, j])
+    return out
 
 
 @kernel
-def _scatter(out_BH, values_HL, first, lanes):  # type: ignore[no-untyped-def]
-    for lane in range(lanes):
-        for j in range(values_HL.shape[0]):
-            out_BH[first + lane, j] = values_HL[j, lane]
-
-
-@kernel
-def _sum_row(row):  # type: ignore[no-untyped-def]
-    total = row[0]
-    for lane in range(1, LANES):
-        total += row[lane]
-    return total
+def _sum_by_unit(out_H, numbers_M):  # type: ignore[no-untyped-def]
+    lanes = len(numbers_M) // len(out_H)
+    for j in range(len(out_H)):
+        total = np.float32(0)
+        for lane in range(lanes):
+            total += numbers_M[j * lanes + lane]
+        out_H[j] = total
 
 
 @cache
@@ -73,214 +83,244 @@ def find_equations(cell: str, activation: str) -> Pointwise:
 def compile_forward(cell: str, activation: str) -> Callable[..., None]:
     """The loop of a cell over tiles and steps. Its arguments are described below."""
     equations = find_equations(cell, activation)
-    sums, from_x, from_k, states = equations.sums, equations.from_x, equations.from_k, equations.states
+    sums, states = equations.sums, equations.states
     outer, inner = equations.outer, equations.inner or _no_inner
     has_inner, q_block = equations.q is not None, equations.q or 0
-    last = sums - 1
+    # The sums that are complete before the second product, and the one that it is part of.
+    first_sums = sums[:-1] if has_inner else sums
+    last, all_sums, last_w, last_u = sums[-1]
 
-    def forward(x_BTF, W_RF, U_RH, b_R, V_HH, p_PH, mask_BH, first_NBH, h_BTH, last_NBH, a_ITKHL, state_ISNHL):  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        x_N, window_B, x_step, T, W_PF, U_QH, b_P, d_Q, p_3H, mask_BH, first_NBH, h_BTH, last_NBH, a_ITKM, state_ISNM
+    ):
         """
         Args:
-            W_RF, U_RH, b_R: the weights of all sums, R = G H. Where a matrix does not contribute to a sum, its rows are
-                not read.
+            x_N, window_B, x_step: the inputs: an array, the offset of the first number of each window, and that of the
+                next step.
+            W_PF, U_QH, b_P, d_Q: the weights, and what is added to their products; d is empty where there is only b.
+            p_3H: what multiplies a state elementwise; empty where nothing does.
             mask_BH: of recurrent dropout; empty: there is none.
             first_NBH: the state before the first step.
-            h_BTH, last_NBH: get the outputs and the state after the last step.
-            a_ITKHL, state_ISNHL: get all blocks and states. Where I, T or S are smaller, later ones replace earlier
+            h_BTH: gets the outputs; where T is 0 there, only the last state is asked for.
+            last_NBH: gets the state after the last step.
+            a_ITKM, state_ISNM: get all blocks and states. Where I, T or S are smaller, later ones replace earlier
                 ones, because no derivative is needed.
         """
-        B, T, F = x_BTF.shape
-        H = h_BTH.shape[2]
-        x_FL = np.zeros((F, LANES), np.float32)
-        k_HL = np.zeros((H, LANES), np.float32)
-        mask_HL = np.ones((H, LANES), np.float32)
-        masked = len(mask_BH) > 0
-        for tile in range((B + LANES - 1) // LANES):
-            begin = tile * LANES
-            lanes = min(LANES, B - begin)
-            i = tile % len(a_ITKHL)
+        B, F, H = len(window_B), W_PF.shape[1], U_QH.shape[1]
+        M = a_ITKM.shape[3]
+        L = M // H
+        # As many steps as make whole squares are read at once, where they lie side by side.
+        many = SQUARE // math.gcd(F, SQUARE) if x_step == F else 1
+        x_L = np.zeros(many * F * L, np.float32)
+        k_M = np.zeros(M, np.float32)
+        mask_M = np.ones(M, np.float32)
+        p_3M = _repeat(p_3H, L)
+        # What the sums start with: in each row of blocks the same number.
+        start_GH = np.zeros((all_sums, H), np.float32)
+        for group in sums:
+            for g in range(group[0], group[1]):
+                if group[2] >= 0:
+                    w = (group[2] + g - group[0]) * H
+                    add(start_GH[g], b_P[w : w + H])
+                if group[3] >= 0 and len(d_Q):
+                    u = (group[3] + g - group[0]) * H
+                    add(start_GH[g], d_Q[u : u + H])
+        start = _repeat(start_GH, WIDTH).ravel()
+        W, U, mask, h = W_PF.ravel(), U_QH.ravel(), mask_BH.ravel(), h_BTH.ravel()
+        row_B, unit_H = np.arange(B) * H, np.arange(H) * L
+        masked, each = len(mask_BH) > 0, h_BTH.shape[1] > 0
+        for tile in range((B + L - 1) // L):
+            begin = tile * L
+            lanes = min(L, B - begin)
+            i = tile % len(a_ITKM)
+            if lanes < L:
+                fill(x_L, np.float32(0))
             if masked:
-                _gather(mask_HL, mask_BH, begin, lanes)
+                transpose(mask_M, 0, L, mask, row_B, begin, lanes, 0, H)
             for n in range(states):
-                for j in range(H):
-                    fill_row(state_ISNHL[i, 0, n, j], np.float32(0))
-                _gather(state_ISNHL[i, 0, n], first_NBH[n], begin, lanes)
+                fill(state_ISNM[i, 0, n], np.float32(0))
+                transpose(state_ISNM[i, 0, n], 0, L, first_NBH[n].ravel(), row_B, begin, lanes, 0, H)
             for t in range(T):
-                a_KHL = a_ITKHL[i, t % a_ITKHL.shape[1]]
-                before_NHL = state_ISNHL[i, t % state_ISNHL.shape[1]]
-                after_NHL = state_ISNHL[i, (t + 1) % state_ISNHL.shape[1]]
-                for lane in range(lanes):
-                    for f in range(F):
-                        x_FL[f, lane] = x_BTF[begin + lane, t, f]
-                k = before_NHL[0]
+                a_KM = a_ITKM[i, t % a_ITKM.shape[1]]
+                a = a_KM.ravel()
+                before_NM = state_ISNM[i, t % state_ISNM.shape[1]]
+                after_NM = state_ISNM[i, (t + 1) % state_ISNM.shape[1]]
+                if t % many == 0:
+                    transpose(x_L, 0, L, x_N, window_B, begin, lanes, t * x_step, min(many, T - t) * F)
+                x = t % many * F * L
+                k = before_NM[0]
                 if masked:
-                    for j in range(H):
-                        multiply_rows(k_HL[j], k[j], mask_HL[j])
-                    k = k_HL
-                for g in range(sums):
-                    for j in range(H):
-                        fill_row(a_KHL[g, j], b_R[g * H + j])
-                for block in from_x:
-                    r = block[0] * H
-                    rows = block[1] * H - r
-                    add_product(a_KHL, r * LANES, LANES, W_RF, r * F, F, 1, x_FL, 0, LANES, rows, F, LANES)
-                for block in from_k:
-                    r = block[0] * H
-                    rows = block[1] * H - r
-                    add_product(a_KHL, r * LANES, LANES, U_RH, r * H, H, 1, k, 0, LANES, rows, H, LANES)
+                    multiply(k_M, k, mask_M)
+                    k = k_M
+                for group in first_sums:
+                    r = group[0] * H
+                    rows = group[1] * H - r
+                    sum_products(
+                        a, r * L, L, start, r * WIDTH, WIDTH, 0,
+                        W, group[2] * H * F, F, 1, x_L, x, L, F if group[2] >= 0 else 0,
+                        U, group[3] * H * H, H, 1, k, 0, L, H if group[3] >= 0 else 0,
+                        rows, L,
+                    )  # fmt: skip
                 if has_inner:
-                    inner(a_KHL, k, a_KHL[q_block])
-                    add_product(
-                        a_KHL, last * H * LANES, LANES, V_HH, 0, H, 1, a_KHL, q_block * H * LANES, LANES, H, H, LANES
-                    )
-                outer(a_KHL, p_PH, before_NHL, after_NHL)
-                for lane in range(lanes):
-                    for j in range(H):
-                        h_BTH[begin + lane, t, j] = after_NHL[0, j, lane]
+                    inner(a_KM, k, a_KM[q_block])
+                    r = last * H
+                    sum_products(
+                        a, r * L, L, start, r * WIDTH, WIDTH, 0,
+                        W, last_w * H * F, F, 1, x_L, x, L, F if last_w >= 0 else 0,
+                        U, last_u * H * H, H, 1, a, q_block * M, L, H,
+                        H, L,
+                    )  # fmt: skip
+                outer(a_KM, p_3M, before_NM, after_NM)
+                if each:
+                    transpose(h, (begin * T + t) * H, T * H, after_NM[0], unit_H, 0, H, 0, lanes)
             for n in range(states):
-                _scatter(last_NBH[n], state_ISNHL[i, T % state_ISNHL.shape[1], n], begin, lanes)
+                transpose(
+                    last_NBH[n].ravel(), begin * H, H, state_ISNM[i, T % state_ISNM.shape[1], n], unit_H, 0, H, 0, lanes
+                )
 
-    return compile_loop(forward, f"{cell}-{activation}", _void(3, 2, 2, 1, 2, 2, 2, 3, 3, 3, 5, 5))
+    return compile_loop(forward, f"{cell}-{activation}", _void(2, 2, 1, 1, 2, 2, 3, 3, 3, 4, 4))
 
 
 @cache
 def compile_backward(cell: str, activation: str) -> Callable[..., None]:
     """The loop of a cell over tiles and, from the last to the first, steps. Its arguments are described below."""
     equations = find_equations(cell, activation)
-    sums, from_x, from_k, states = equations.sums, equations.from_x, equations.from_k, equations.states
+    sums, states = equations.sums, equations.states
     outer_slopes, inner_slopes = equations.outer_slopes, equations.inner_slopes or _no_inner_slopes
     has_inner, q_block = equations.q is not None, equations.q or 0
-    last = sums - 1
+    last, all_sums, _, last_u = sums[-1]
+    k_sums = sums[:-1] if has_inner else sums
 
     def backward(  # type: ignore[no-untyped-def]
-        x_BTF,
-        W_RF,
-        U_RH,
-        V_HH,
-        p_PH,
+        x_N,
+        window_B,
+        x_step,
+        T,
+        W_PF,
+        U_QH,
+        p_3H,
         mask_BH,
-        first_NBH,
-        h_BTH,
-        a_ITKHL,
-        state_ISNHL,
+        a_ITKM,
+        state_ISNM,
         dh_BTH,
         dlast_NBH,
         dx_BTF,
-        dW_RX,
-        dU_RY,
-        db_R,
-        dV_HY,
-        dp_PH,
+        dW_PF,
+        dU_QH,
+        db_P,
+        dd_Q,
+        dp_3H,
         dfirst_NBH,
     ):
         """
         Args:
-            dh_BTH: with respect to the outputs; empty: the loss reads only the last state.
+            x_N to mask_BH, a_ITKM, state_ISNM: as forward.
+            dh_BTH: with respect to the outputs; where T is 0 there, the loss reads only the last state.
             dlast_NBH: with respect to the last state.
             dx_BTF: gets the derivatives with respect to the inputs; empty: nobody needs them.
-            dW_RX, dU_RY, dV_HY: get those with respect to the matrices, with F or H columns rounded up; zero before.
-            db_R, dp_PH: get those with respect to b and p.
+            dW_PF, dU_QH, db_P, dd_Q, dp_3H: get those with respect to the weights.
             dfirst_NBH: gets those with respect to the state before the first step.
         """
-        B, T, F = x_BTF.shape
-        H, X, Y = h_BTH.shape[2], dW_RX.shape[1], dU_RY.shape[1]
-        R = sums * H
-        UT_HR, WT_FR = U_RH.T.copy(), W_RF.T.copy()
-        VT_HH = V_HH.T.copy()
-        da_GHL = np.zeros((sums, H, LANES), np.float32)
-        db_GHL = np.zeros((sums, H, LANES), np.float32)
-        dp_PHL = np.zeros((len(p_PH), H, LANES), np.float32)
-        d_NHL = np.zeros((states, H, LANES), np.float32)
-        dk_HL = np.zeros((H, LANES), np.float32)
-        dq_HL = np.zeros((H, LANES), np.float32)
-        dx_FL = np.zeros((F, LANES), np.float32)
-        k_HL = np.zeros((H, LANES), np.float32)
-        mask_HL = np.ones((H, LANES), np.float32)
-        # The same inputs and outputs by lane, for the products that sum over lanes.
-        x_LX = np.zeros((LANES, X), np.float32)
-        k_LY = np.zeros((LANES, Y), np.float32)
-        q_LY = np.zeros((LANES, Y), np.float32)
-        masked, each, needs_dx = len(mask_BH) > 0, len(dh_BTH) > 0, len(dx_BTF) > 0
-        for i in range(len(a_ITKHL)):
-            begin = i * LANES
-            lanes = min(LANES, B - begin)
+        B, (P, F), (Q, H) = len(window_B), W_PF.shape, U_QH.shape
+        M, R = a_ITKM.shape[3], all_sums * H
+        L = M // H
+        W_T, U_T = W_PF.T.copy().ravel(), U_QH.T.copy().ravel()
+        dh, dx, mask = dh_BTH.ravel(), dx_BTF.ravel(), mask_BH.ravel()
+        # Blocks take whole numbers of columns. One more column of inputs is 1, for the derivatives of what is added.
+        X, Y = (F // WIDTH + 1) * WIDTH, (H + WIDTH - 1) // WIDTH * WIDTH
+        dW_RX, dU_QY = np.zeros((R, X), np.float32), np.zeros((Q, Y), np.float32)
+        dW, dU = dW_RX.ravel(), dU_QY.ravel()
+        zero_V = np.zeros(WIDTH, np.float32)
+        da_GM = np.zeros((all_sums, M), np.float32)
+        da = da_GM.ravel()
+        p_3M = _repeat(p_3H, L)
+        dp_3M = np.zeros_like(p_3M)
+        d_NM = np.zeros((states, M), np.float32)
+        dk_M = np.zeros(M, np.float32)
+        dq_M = np.zeros(M, np.float32)
+        dx_L = np.zeros(F * L, np.float32)
+        k_M = np.zeros(M, np.float32)
+        mask_M = np.ones(M, np.float32)
+        # Inputs and outputs by lane, for the products that sum over lanes.
+        x_X, k_Y, q_Y = np.zeros(L * X, np.float32), np.zeros(L * Y, np.float32), np.zeros(L * Y, np.float32)
+        row_B, step_B, unit_H, feature_F = np.arange(B) * H, np.arange(B) * T * H, np.arange(H) * L, np.arange(F) * L
+        masked, each, needs_dx = len(mask_BH) > 0, dh_BTH.shape[1] > 0, len(dx_BTF) > 0
+        for i in range(len(a_ITKM)):
+            begin = i * L
+            lanes = min(L, B - begin)
             if masked:
-                _gather(mask_HL, mask_BH, begin, lanes)
+                transpose(mask_M, 0, L, mask, row_B, begin, lanes, 0, H)
             for n in range(states):
-                for j in range(H):
-                    fill_row(d_NHL[n, j], np.float32(0))
-                _gather(d_NHL[n], dlast_NBH[n], begin, lanes)
+                # Lanes without a window stay zero, and so do their derivatives.
+                fill(d_NM[n], np.float32(0))
+                transpose(d_NM[n], 0, L, dlast_NBH[n].ravel(), row_B, begin, lanes, 0, H)
+            if lanes < L:
+                fill(dk_M, np.float32(0))
             for step in range(T):
                 t = T - 1 - step
-                a_KHL, before_NHL, after_NHL = a_ITKHL[i, t], state_ISNHL[i, t], state_ISNHL[i, t + 1]
+                a_KM, before_NM, after_NM = a_ITKM[i, t], state_ISNM[i, t], state_ISNM[i, t + 1]
+                if each:
+                    transpose(dk_M, 0, L, dh, step_B, begin, lanes, t * H, H)
+                    add(d_NM[0], dk_M)
                 for lane in range(lanes):
-                    if each:
-                        for j in range(H):
-                            d_NHL[0, j, lane] += dh_BTH[begin + lane, t, j]
-                    for f in range(F):
-                        x_LX[lane, f] = x_BTF[begin + lane, t, f]
-                    for j in range(H):
-                        k_LY[lane, j] = h_BTH[begin + lane, t - 1, j] if t else first_NBH[0, begin + lane, j]
-                    if masked:
-                        for j in range(H):
-                            k_LY[lane, j] *= mask_BH[begin + lane, j]
-                k = before_NHL[0]
-                if masked and has_inner:
-                    for j in range(H):
-                        multiply_rows(k_HL[j], k[j], mask_HL[j])
-                    k = k_HL
-                for j in range(H):
-                    fill_row(dk_HL[j], np.float32(0))
-                outer_slopes(a_KHL, p_PH, before_NHL, after_NHL, d_NHL, da_GHL, dp_PHL)
+                    copy_padded(x_X, lane * X, x_N, window_B[begin + lane] + t * x_step, F)
+                    x_X[lane * X + F] = np.float32(1)
+                k = before_NM[0]
+                if masked:
+                    multiply(k_M, k, mask_M)
+                    k = k_M
+                transpose(k_Y, 0, Y, k, unit_H, 0, H, 0, lanes)
+                outer_slopes(a_KM, p_3M, before_NM, after_NM, d_NM, da_GM, dp_3M)
+                dk = d_NM[0]
+                if masked:
+                    dk = dk_M
+                    fill(dk, np.float32(0))
                 if has_inner:
-                    for j in range(H):
-                        fill_row(dq_HL[j], np.float32(0))
-                    add_product(dq_HL, 0, LANES, VT_HH, 0, H, 1, da_GHL, last * H * LANES, LANES, H, H, LANES)
-                    inner_slopes(a_KHL, k, dq_HL, da_GHL, dk_HL)
-                    for lane in range(LANES):
-                        for j in range(H):
-                            q_LY[lane, j] = a_KHL[q_block, j, lane]
-                    add_product(dV_HY, 0, Y, da_GHL, last * H * LANES, LANES, 1, q_LY, 0, Y, H, LANES, Y)
-                for g in range(sums):
-                    for j in range(H):
-                        add_row(db_GHL[g, j], da_GHL[g, j])
-                for block in from_x:
-                    r = block[0] * H
-                    rows = block[1] * H - r
-                    add_product(dW_RX, r * X, X, da_GHL, r * LANES, LANES, 1, x_LX, 0, X, rows, LANES, X)
-                for block in from_k:
-                    r = block[0] * H
-                    rows = block[1] * H - r
-                    add_product(dU_RY, r * Y, Y, da_GHL, r * LANES, LANES, 1, k_LY, 0, Y, rows, LANES, Y)
-                    add_product(dk_HL, 0, LANES, UT_HR, r, R, 1, da_GHL, r * LANES, LANES, H, rows, LANES)
-                for j in range(H):
-                    if masked:
-                        add_multiplied_row(d_NHL[0, j], dk_HL[j], mask_HL[j])
-                    else:
-                        add_row(d_NHL[0, j], dk_HL[j])
+                    sum_products(
+                        dq_M, 0, L, zero_V, 0, 0, 0,
+                        U_T, last_u * H, Q, 1, da, last * M, L, H,
+                        U_T, last_u * H, Q, 1, da, last * M, L, 0,
+                        H, L,
+                    )  # fmt: skip
+                    inner_slopes(a_KM, k, dq_M, da_GM, dk)
+                    transpose(q_Y, 0, Y, a_KM[q_block], unit_H, 0, H, 0, lanes)
+                    add_product(dU, last_u * H * Y, Y, da, last * M, L, 1, q_Y, 0, Y, lanes, H, Y)
+                add_product(dW, 0, X, da, 0, L, 1, x_X, 0, X, lanes, R, X)
+                for group in k_sums:
+                    if group[3] >= 0:
+                        r, u = group[0] * H, group[3] * H
+                        rows = group[1] * H - r
+                        add_product(dU, u * Y, Y, da, r * L, L, 1, k_Y, 0, Y, lanes, rows, Y)
+                        add_product(dk, 0, L, U_T, u, Q, 1, da, r * L, L, rows, H, L)
+                if masked:
+                    add_multiplied(d_NM[0], dk, mask_M)
                 if needs_dx:
-                    for f in range(F):
-                        fill_row(dx_FL[f], np.float32(0))
-                    for block in from_x:
-                        r = block[0] * H
-                        rows = block[1] * H - r
-                        add_product(dx_FL, 0, LANES, WT_FR, r, R, 1, da_GHL, r * LANES, LANES, F, rows, LANES)
-                    for lane in range(lanes):
-                        for f in range(F):
-                            dx_BTF[begin + lane, t, f] = dx_FL[f, lane]
+                    fill(dx_L, np.float32(0))
+                    for group in sums:
+                        if group[2] >= 0:
+                            r = group[0] * H
+                            add_product(dx_L, 0, L, W_T, group[2] * H, P, 1, da, r * L, L, group[1] * H - r, F, L)
+                    transpose(dx, (begin * T + t) * F, T * F, dx_L, feature_F, 0, F, 0, lanes)
             for n in range(states):
-                _scatter(dfirst_NBH[n], d_NHL[n], begin, lanes)
-        for j in range(H):
-            for g in range(sums):
-                db_R[g * H + j] = _sum_row(db_GHL[g, j])
-            for n in range(len(p_PH)):
-                dp_PH[n, j] = _sum_row(dp_PHL[n, j])
+                transpose(dfirst_NBH[n].ravel(), begin * H, H, d_NM[n], unit_H, 0, H, 0, lanes)
+        for group in sums:
+            r, w, u = group[0] * H, group[2] * H, group[3] * H
+            for j in range(group[1] * H - r):
+                if w >= 0:
+                    dW_PF[w + j] = dW_RX[r + j, :F]
+                    db_P[w + j] = dW_RX[r + j, F]
+                if u >= 0:
+                    dU_QH[u + j] = dU_QY[u + j, :H]
+                    if len(dd_Q):
+                        dd_Q[u + j] = dW_RX[r + j, F]
+        for n in range(len(p_3H)):
+            _sum_by_unit(dp_3H[n], dp_3M[n])
 
-    return compile_loop(
-        backward, f"{cell}-{activation}", _void(3, 2, 2, 2, 2, 2, 3, 3, 5, 5, 3, 3, 3, 2, 2, 1, 2, 2, 3)
-    )
+    return compile_loop(backward, f"{cell}-{activation}", _void(2, 2, 2, 2, 4, 4, 3, 3, 3, 2, 2, 1, 1, 2, 3))
 
 
 def _void(*dimensions: int) -> Any:
-    """The type of a function of contiguous arrays in single precision that returns nothing."""
-    return types.void(*(types.Array(types.float32, n, "C") for n in dimensions))
+    """The type of a loop: of its windows, steps, and other contiguous arrays in single precision."""
+    numbers, places = types.float32, types.Array(types.int64, 1, "C")
+    arrays = (types.Array(numbers, n, "C") for n in dimensions)
+    return types.void(types.Array(numbers, 1, "C"), places, types.int64, types.int64, *arrays)
