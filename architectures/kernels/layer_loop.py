@@ -44,23 +44,22 @@ class KernelLoop(torch.autograd.Function):
         """
         equations = find_equations(cell, activation)
         needs_gradient = may_need_gradient and any(ctx.needs_input_grad)
-        (B, T, F), H = x_BTF.shape, U_QH.shape[1]
+        (B, T, _), H = x_BTF.shape, U_QH.shape[1]
         all_tiles, lanes = choose_tiles(B)
         tiles, steps = (all_tiles, T) if needs_gradient else (1, 1)
-        inputs = _array(x_BTF).reshape(-1), np.arange(B) * (T * F), F, T
-        weights = _array(W_PF), _array(U_QH)
+        inputs = _array(x_BTF), _array(W_PF), _array(U_QH)
         others = _array(p_3H, 0, H), _array(mask_BH, 0, H)
         first_NBH = np.stack([_array(tensor) for tensor in first]) if first else _zeros(equations.states, B, H)
         h_BTH, last_NBH = _empty(B, T, H), _empty(equations.states, B, H)
         kept = _empty(tiles, steps, equations.blocks, H * lanes), _empty(tiles, steps + 1, equations.states, H * lanes)
         compile_forward(cell, activation)(
-            *inputs, *weights, _array(b_P), _array(d_Q, 0), *others, first_NBH, h_BTH, last_NBH, *kept
+            *inputs, _array(b_P), _array(d_Q, 0), *others, first_NBH, h_BTH, last_NBH, *kept
         )
         if needs_gradient:
             ctx.set_materialize_grads(False)
             ctx.cell, ctx.activation, ctx.shape = cell, activation, x_BTF.shape
             ctx.save_for_backward(x_BTF, W_PF, U_QH, b_P, d_Q, p_3H, mask_BH)
-            ctx.arguments = *inputs, *weights, *others, *kept
+            ctx.arguments = *inputs, *others, *kept
         return torch.from_numpy(h_BTH), *torch.from_numpy(last_NBH).unbind()
 
     @staticmethod

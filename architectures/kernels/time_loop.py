@@ -91,12 +91,10 @@ def compile_forward(cell: str, activation: str) -> Callable[..., None]:
     last, all_sums, last_w, last_u = sums[-1]
 
     def forward(  # type: ignore[no-untyped-def]
-        x_N, window_B, x_step, T, W_PF, U_QH, b_P, d_Q, p_3H, mask_BH, first_NBH, h_BTH, last_NBH, a_ITKM, state_ISNM
+        x_BTF, W_PF, U_QH, b_P, d_Q, p_3H, mask_BH, first_NBH, h_BTH, last_NBH, a_ITKM, state_ISNM
     ):
         """
         Args:
-            x_N, window_B, x_step: the inputs: an array, the offset of the first number of each window, and that of the
-                next step.
             W_PF, U_QH, b_P, d_Q: the weights, and what is added to their products; d is empty where there is only b.
             p_3H: what multiplies a state elementwise; empty where nothing does.
             mask_BH: of recurrent dropout; empty: there is none.
@@ -106,11 +104,10 @@ def compile_forward(cell: str, activation: str) -> Callable[..., None]:
             a_ITKM, state_ISNM: get all blocks and states. Where I, T or S are smaller, later ones replace earlier
                 ones, because no derivative is needed.
         """
-        B, F, H = len(window_B), W_PF.shape[1], U_QH.shape[1]
-        M = a_ITKM.shape[3]
+        (B, T, F), H, M = x_BTF.shape, U_QH.shape[1], a_ITKM.shape[3]
         L = M // H
-        # As many steps as make whole squares are read at once, where they lie side by side.
-        many = SQUARE // math.gcd(F, SQUARE) if x_step == F else 1
+        # As many steps as make whole squares are read at once.
+        many = SQUARE // math.gcd(F, SQUARE)
         x_L = np.zeros(many * F * L, np.float32)
         k_M = np.zeros(M, np.float32)
         mask_M = np.ones(M, np.float32)
@@ -126,8 +123,8 @@ def compile_forward(cell: str, activation: str) -> Callable[..., None]:
                     u = (group[3] + g - group[0]) * H
                     add(start_GH[g], d_Q[u : u + H])
         start = _repeat(start_GH, WIDTH).ravel()
-        W, U, mask, h = W_PF.ravel(), U_QH.ravel(), mask_BH.ravel(), h_BTH.ravel()
-        row_B, unit_H = np.arange(B) * H, np.arange(H) * L
+        x, W, U, mask, h = x_BTF.ravel(), W_PF.ravel(), U_QH.ravel(), mask_BH.ravel(), h_BTH.ravel()
+        window_B, row_B, unit_H = np.arange(B) * T * F, np.arange(B) * H, np.arange(H) * L
         masked, each = len(mask_BH) > 0, h_BTH.shape[1] > 0
         for tile in range((B + L - 1) // L):
             begin = tile * L
@@ -146,8 +143,8 @@ def compile_forward(cell: str, activation: str) -> Callable[..., None]:
                 before_NM = state_ISNM[i, t % state_ISNM.shape[1]]
                 after_NM = state_ISNM[i, (t + 1) % state_ISNM.shape[1]]
                 if t % many == 0:
-                    transpose(x_L, 0, L, x_N, window_B, begin, lanes, t * x_step, min(many, T - t) * F)
-                x = t % many * F * L
+                    transpose(x_L, 0, L, x, window_B, begin, lanes, t * F, min(many, T - t) * F)
+                x_now = t % many * F * L
                 k = before_NM[0]
                 if masked:
                     multiply(k_M, k, mask_M)
@@ -157,7 +154,7 @@ def compile_forward(cell: str, activation: str) -> Callable[..., None]:
                     rows = group[1] * H - r
                     sum_products(
                         a, r * L, L, start, r * WIDTH, WIDTH, 0,
-                        W, group[2] * H * F, F, 1, x_L, x, L, F if group[2] >= 0 else 0,
+                        W, group[2] * H * F, F, 1, x_L, x_now, L, F if group[2] >= 0 else 0,
                         U, group[3] * H * H, H, 1, k, 0, L, H if group[3] >= 0 else 0,
                         rows, L,
                     )  # fmt: skip
@@ -166,7 +163,7 @@ def compile_forward(cell: str, activation: str) -> Callable[..., None]:
                     r = last * H
                     sum_products(
                         a, r * L, L, start, r * WIDTH, WIDTH, 0,
-                        W, last_w * H * F, F, 1, x_L, x, L, F if last_w >= 0 else 0,
+                        W, last_w * H * F, F, 1, x_L, x_now, L, F if last_w >= 0 else 0,
                         U, last_u * H * H, H, 1, a, q_block * M, L, H,
                         H, L,
                     )  # fmt: skip
@@ -178,7 +175,7 @@ def compile_forward(cell: str, activation: str) -> Callable[..., None]:
                     last_NBH[n].ravel(), begin * H, H, state_ISNM[i, T % state_ISNM.shape[1], n], unit_H, 0, H, 0, lanes
                 )
 
-    return compile_loop(forward, f"{cell}-{activation}", _void(2, 2, 1, 1, 2, 2, 3, 3, 3, 4, 4))
+    return compile_loop(forward, f"{cell}-{activation}", _void(3, 2, 2, 1, 1, 2, 2, 3, 3, 3, 4, 4))
 
 
 @cache
@@ -192,10 +189,7 @@ def compile_backward(cell: str, activation: str) -> Callable[..., None]:
     k_sums = sums[:-1] if has_inner else sums
 
     def backward(  # type: ignore[no-untyped-def]
-        x_N,
-        window_B,
-        x_step,
-        T,
+        x_BTF,
         W_PF,
         U_QH,
         p_3H,
@@ -214,18 +208,18 @@ def compile_backward(cell: str, activation: str) -> Callable[..., None]:
     ):
         """
         Args:
-            x_N to mask_BH, a_ITKM, state_ISNM: as forward.
+            x_BTF to mask_BH, a_ITKM, state_ISNM: as forward.
             dh_BTH: with respect to the outputs; where T is 0 there, the loss reads only the last state.
             dlast_NBH: with respect to the last state.
             dx_BTF: gets the derivatives with respect to the inputs; empty: nobody needs them.
             dW_PF, dU_QH, db_P, dd_Q, dp_3H: get those with respect to the weights.
             dfirst_NBH: gets those with respect to the state before the first step.
         """
-        B, (P, F), (Q, H) = len(window_B), W_PF.shape, U_QH.shape
+        (B, T, F), P, (Q, H) = x_BTF.shape, len(W_PF), U_QH.shape
         M, R = a_ITKM.shape[3], all_sums * H
         L = M // H
         W_T, U_T = W_PF.T.copy().ravel(), U_QH.T.copy().ravel()
-        dh, dx, mask = dh_BTH.ravel(), dx_BTF.ravel(), mask_BH.ravel()
+        x, dh, dx, mask = x_BTF.ravel(), dh_BTH.ravel(), dx_BTF.ravel(), mask_BH.ravel()
         # Blocks take whole numbers of columns. One more column of inputs is 1, for the derivatives of what is added.
         X, Y = (F // WIDTH + 1) * WIDTH, (H + WIDTH - 1) // WIDTH * WIDTH
         dW_RX, dU_QY = np.zeros((R, X), np.float32), np.zeros((Q, Y), np.float32)
@@ -263,7 +257,7 @@ def compile_backward(cell: str, activation: str) -> Callable[..., None]:
                     transpose(dk_M, 0, L, dh, step_B, begin, lanes, t * H, H)
                     add(d_NM[0], dk_M)
                 for lane in range(lanes):
-                    copy_padded(x_X, lane * X, x_N, window_B[begin + lane] + t * x_step, F)
+                    copy_padded(x_X, lane * X, x, ((begin + lane) * T + t) * F, F)
                     x_X[lane * X + F] = np.float32(1)
                 k = before_NM[0]
                 if masked:
@@ -316,11 +310,9 @@ def compile_backward(cell: str, activation: str) -> Callable[..., None]:
         for n in range(len(p_3H)):
             _sum_by_unit(dp_3H[n], dp_3M[n])
 
-    return compile_loop(backward, f"{cell}-{activation}", _void(2, 2, 2, 2, 4, 4, 3, 3, 3, 2, 2, 1, 1, 2, 3))
+    return compile_loop(backward, f"{cell}-{activation}", _void(3, 2, 2, 2, 2, 4, 4, 3, 3, 3, 2, 2, 1, 1, 2, 3))
 
 
 def _void(*dimensions: int) -> Any:
-    """The type of a loop: of its windows, steps, and other contiguous arrays in single precision."""
-    numbers, places = types.float32, types.Array(types.int64, 1, "C")
-    arrays = (types.Array(numbers, n, "C") for n in dimensions)
-    return types.void(types.Array(numbers, 1, "C"), places, types.int64, types.int64, *arrays)
+    """The type of a function of contiguous arrays in single precision that returns nothing."""
+    return types.void(*(types.Array(types.float32, n, "C") for n in dimensions))

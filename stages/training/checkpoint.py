@@ -11,6 +11,7 @@ from torch import Tensor
 from architectures import Network
 from project.atomic import replace_file
 from project.progress import print_warning
+from stages.training.flat_weights import FlatWeights
 from stages.training.history import Epoch
 
 DIGEST_BYTES = 32
@@ -37,9 +38,11 @@ class TrainingState(FitResult):
     """How far training has come: all that is needed to resume it.
 
     Attributes:
+        flat: the weights as the optimizer sees them; None: it sees each by itself.
         best: the weights of the best epoch.
     """
 
+    flat: FlatWeights | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     best: dict[str, Tensor] = field(default_factory=dict)

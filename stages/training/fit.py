@@ -21,6 +21,7 @@ from stages.training.baselines import spread_baseline
 from stages.training.batches import SplitData
 from stages.training.checkpoint import FitResult, TrainingState, load_checkpoint, save_checkpoint
 from stages.training.failures import TrialFailed
+from stages.training.flat_weights import FlatWeights
 from stages.training.history import Epoch
 from stages.training.peak_memory import total_memory
 from stages.training.scoring import mean_scores
@@ -98,6 +99,8 @@ def fit(
     """
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
+    # Otherwise PyTorch would fill whatever it allocates, in case that an operation reads what was never written.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     exact = settings.precision == "float32"
     torch.set_float32_matmul_precision("highest" if exact else "high")
     # cuDNN has a switch of its own: without it, a recurrent layer computes float32 as TF32.
@@ -107,9 +110,13 @@ def fit(
     if not isinstance(hyperparameters, TrainedAxes):
         spread_baseline(network, objective.quantiles, data["validation"])
         return FitResult(network=network)
+    # On a GPU, PyTorch's optimizers take all weights at once as it is, and cuDNN lays them out in its own way.
+    flat = FlatWeights(network) if device.type == "cpu" else None
+    trained = [flat.vector] if flat else [*network.parameters()]
     training = TrainingState(
         network=network,
-        optimizer=OPTIMIZERS[hyperparameters.optimizer](network.parameters(), hyperparameters.learning_rate),
+        flat=flat,
+        optimizer=OPTIMIZERS[hyperparameters.optimizer](trained, hyperparameters.learning_rate),
         scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "float16"),
     )
     load_checkpoint(training, checkpoint, device)
@@ -152,7 +159,8 @@ def _train_epoch(
     Raises:
         TrialFailed: the loss is infinite or not a number.
     """
-    network, optimizer, scaler = training.network, training.optimizer, training.scaler
+    network, flat, optimizer, scaler = training.network, training.flat, training.optimizer, training.scaler
+    trained = optimizer.param_groups[0]["params"]
     epoch = len(training.history) + 1
     epoch_seed = (seed << 20) + epoch
     torch.manual_seed(epoch_seed)
@@ -183,9 +191,11 @@ def _train_epoch(
             loss = loss + penalty
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(scaler.scale(loss))
+        if flat:
+            flat.take_gradients()
         if settings.clip is not None:
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+            nn.utils.clip_grad_norm_(trained, settings.clip)
         scaler.step(optimizer)
         scaler.update()
         steps += 1
