@@ -91,7 +91,7 @@ def run(quick: bool) -> dict[str, Any]:
         result[f"{name}, one CPU thread"] = round_results(results)
     result |= _compare_sizes(sizes, x_BTF, times, rounds)
     result[f"inference with {UNITS} units: how many times as long {TORCH} takes, or the {FALLBACK}"] = {
-        name: {f"{batch:,} windows": _compare_inference(compared, batch, times, rounds) for batch in batches}
+        name: {f"batch {batch:,}": _compare_inference(compared, batch, times, rounds) for batch in batches}
         for name, compared in COMPARED.items()
     }
     return result

@@ -121,9 +121,9 @@ def _run_compiler(loops: Sequence[Loop], report: Callable[[], None]) -> str | No
 def _warn(loops: Sequence[Loop], reason: str) -> None:
     global _warned
     if not _warned:
-        cells = ", ".join(sorted({f"{loop.cell} ({loop.activation})" for loop in loops}))
+        cells = ", ".join(sorted({f"{loop.cell} with {loop.activation}" for loop in loops}))
         print_warning(
-            f"recurrent layers use PyTorch's loops instead of compiled ones, for {cells}, and take 2 to 5 times as "
-            f"long: {reason}; `recast doctor` says what to do"
+            f"PyTorch's loops compute the recurrent layers ({cells}), which takes 2 to 5 times as long, because "
+            f"compiled loops do not work here: {reason}; `recast doctor` says what to do"
         )
     _warned = True
