@@ -5,6 +5,8 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,15 +82,10 @@ def read_loops_of_trials(checkout: Checkout) -> list[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder for compiled loops, which the tests of this file fill."""
-    return tmp_path_factory.mktemp("loops")
-
-
 def test_a_run_compiles_what_it_lacks_or_says_that_pytorch_trains(
-    fresh: Checkout, folder: Path, tmp_path: Path
+    fresh: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    folder = tmp_path / "loops"
     fresh.settings(grid={"seeds": [0], "architectures": {"simple_rnn": {"units": [4]}}}, runner__kind="local")
     said = fresh.recast("run", NUMBA_CACHE_DIR=str(folder))
     assert "compiled 2 loops of recurrent layers in" in said
@@ -96,6 +93,10 @@ def test_a_run_compiles_what_it_lacks_or_says_that_pytorch_trains(
     assert list_loops(folder) == ["backward-elman-tanh", "forward-elman-tanh"]
     assert read_loops_of_trials(fresh) == ["compiled"]
     assert "are compiled; 2 loops" in fresh.recast("doctor", NUMBA_CACHE_DIR=str(folder))
+
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
+    compile_missing_loops([Loop("forward", "elman", "tanh"), Loop("backward", "elman", "tanh")])
+    assert "".join(capfd.readouterr()) == "", "nothing is said where all are kept"
 
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
@@ -110,21 +111,13 @@ def test_a_run_compiles_what_it_lacks_or_says_that_pytorch_trains(
     assert "recurrent layers use PyTorch's loops" in said
 
 
-def test_nothing_is_said_where_all_loops_are_kept(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
-    compile_missing_loops([Loop("forward", "elman", "tanh"), Loop("backward", "elman", "tanh")])
-    assert "".join(capfd.readouterr()) == ""
-
-
-def test_loops_that_different_processes_have_compiled_are_kept_apart_in_one(folder: Path) -> None:
-    run_python(COMPARE_WITH_PYTORCH, "relu", NUMBA_CACHE_DIR=str(folder))
-    before = list_loops(folder)
-    assert before == ["backward-elman-tanh", "forward-elman-relu", "forward-elman-tanh"]
-    run_python(COMPARE_WITH_PYTORCH, "tanh", "relu", NUMBA_CACHE_DIR=str(folder))
-    run_python(COMPARE_WITH_PYTORCH, "relu", "tanh", NUMBA_CACHE_DIR=str(folder))
-    assert list_loops(folder) == before
+def test_loops_that_different_processes_have_compiled_are_kept_apart_in_one(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(partial(run_python, COMPARE_WITH_PYTORCH, NUMBA_CACHE_DIR=str(tmp_path)), ("relu", "tanh")))
+    assert list_loops(tmp_path) == ["forward-elman-relu", "forward-elman-tanh"]
+    run_python(COMPARE_WITH_PYTORCH, "tanh", "relu", NUMBA_CACHE_DIR=str(tmp_path))
+    run_python(COMPARE_WITH_PYTORCH, "relu", "tanh", NUMBA_CACHE_DIR=str(tmp_path))
+    assert list_loops(tmp_path) == ["forward-elman-relu", "forward-elman-tanh"]
 
 
 @pytest.mark.parametrize("package", ["llvmlite", "numba"])
