@@ -160,6 +160,10 @@ def describe_machine() -> dict[str, Any]:
     """The machine and the versions with which the figures are measured."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    if "NUMBA_CPU_NAME" in os.environ:
+        # Recurrent layers are compiled for another processor, such as one without AVX-512.
+        features = os.environ.get("NUMBA_CPU_FEATURES", "of this one")
+        model += f", recurrent layers compiled for {os.environ['NUMBA_CPU_NAME']} with the instructions {features}"
     return {
         "processor": model,
         "cores": os.cpu_count(),

@@ -78,6 +78,7 @@ def run_checks() -> Iterator[Finding]:
         "folders": _folders,
         "space": _space,
         "GPU": _gpu,
+        "recurrent loops": _recurrent_loops,
         "PostgreSQL": _postgres,
         "Prefect": _prefect,
         "worker": _worker,
@@ -200,6 +201,29 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("GPU", f"{present}, but PyTorch {torch.__version__} cannot use any", "broken", fix)
     else:
         yield Finding("GPU", "none; the CPU trains")
+
+
+def _recurrent_loops() -> Iterator[Finding]:
+    """Whether compiled loops work here: the smallest is compiled unless it is kept, and called."""
+    from architectures.kernels import compiled, loading  # noqa: PLC0415 - saves seconds, see above
+
+    cost = "recurrent layers use PyTorch's loops, which take 2 to 5 times as long"
+    reason = loading.find_obstacle()
+    if reason is None and not loading.can_load("elman", "tanh", with_derivatives=False):
+        reason = loading.find_obstacle()
+    if reason is None:
+        files = compiled.list_kept()
+        size = sum(file.stat().st_size for file in files) / (1 << 20)
+        folders = " and ".join(sorted({str(file.parent) for file in files}))
+        count = f"{len(files)} {'loop is' if len(files) == 1 else 'loops are'}"
+        yield Finding("recurrent loops", f"are compiled; {count} kept in {folders} ({size:.1f} MiB)")
+    elif reason == loading.NO_FUSED_INSTRUCTIONS:
+        yield Finding("recurrent loops", f"{cost}: {reason}", "advice", "train on a processor with AVX2 (since 2013)")
+    elif reason == f"{loading.CHOICE} is pytorch":
+        yield Finding("recurrent loops", f"{cost}: {reason}", "advice", f"unset {loading.CHOICE}")
+    else:
+        fix = "`make setup` installs the versions that work; NUMBA_CACHE_DIR names a folder that only you can write to"
+        yield Finding("recurrent loops", f"{cost}: {reason}", "broken", fix)
 
 
 def _own(server: Server) -> str | None:

@@ -116,9 +116,9 @@ class RecurrentLayer(nn.Module):
         if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in (x_BTF, next(self.parameters()))):
             return False
         # Here, because Numba is loaded only where a layer runs on a CPU.
-        from architectures.kernels.compiled import has_fused_instructions  # noqa: PLC0415
+        from architectures.kernels.loading import can_load  # noqa: PLC0415
 
-        return has_fused_instructions()
+        return can_load(self.cell, self.activation, torch.is_grad_enabled())
 
     def sum_weights(self) -> SumWeights:
         """The weights as the compiled loop takes them."""
@@ -142,6 +142,20 @@ class RecurrentLayer(nn.Module):
             x_TBF, state = x_TBF.to(dtype).contiguous(), tuple(tensor.to(dtype) for tensor in state)
             h_TBH, *last = GraphedLoop.apply(loop, self.activation, x_TBF, *weights, *state, *rest)  # type: ignore[no-untyped-call]
         return h_TBH, tuple(last)
+
+
+def describe_recurrent_loops(network: nn.Module, device: torch.device) -> str | None:
+    """Which loops the recurrent layers of a network use on a device: `compiled` or `pytorch`; None: it has none.
+
+    Layers and batches that are too small or too large for compiled loops use PyTorch's wherever they run.
+    """
+    if not any(isinstance(layer, RecurrentLayer) for layer in network.modules()):
+        return None
+    if device.type != "cpu":
+        return "pytorch"
+    from architectures.kernels.loading import find_obstacle  # noqa: PLC0415 - as in `is_compiled`
+
+    return "compiled" if find_obstacle() is None else "pytorch"
 
 
 def new_weight(*shape: int, units: int) -> nn.Parameter:

@@ -12,6 +12,7 @@ from infra.devices.status import DeviceStatus, RunningBundle, status_file
 from problems.errors import RecastError
 from project.progress import show_progress
 from stages.training.outcomes import Outcome
+from stages.training.recurrent_loops import compile_missing_loops, list_training_loops
 from stages.training.trials import Trial
 
 
@@ -21,6 +22,8 @@ class InlineRunner(Runner):
     def run(self, work: Work) -> list[Outcome]:
         device = machine_devices(work.settings.runner, work.settings.train.threads)[0]
         work.device = device.name.partition(":")[0]
+        if work.device == "cpu":
+            compile_missing_loops(list_training_loops(bundle[0] for bundle in work.bundles))
         outcomes: list[Outcome] = []
         with show_progress() as display, status_file(work.title) as status:
             bar = display.add_task(work.title, total=sum(count_bundle_epochs(bundle) for bundle in work.bundles))

@@ -4,6 +4,7 @@ Some of it would otherwise be imported only when a first trial needs it. None of
 accelerator or hold a lock: a forked process has none of its parent's threads, and would wait for them forever.
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -13,7 +14,6 @@ MODULES = (
     "torch",
     # PyTorch imports its compiler for the first optimizer, and for the first choice of deterministic algorithms.
     "torch._inductor.config",
-    "architectures.kernels.layer_loop",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.artifact.local_artifact_repo",
     "matplotlib.backends.backend_agg",
@@ -30,7 +30,11 @@ def import_modules() -> None:
         importlib.import_module(module)
         if os.getppid() != parent:
             sys.exit()
-    importlib.import_module("architectures.kernels.compiled").prepare_compiler()
+    # Where Numba does not work, PyTorch's loops train, and the process that dispatches says so.
+    with contextlib.suppress(Exception):
+        importlib.import_module("architectures.kernels.layer_loop")
+        importlib.import_module("architectures.kernels.loading")
+        importlib.import_module("architectures.kernels.compiled").prepare_compiler()
     # The first use of a name imports every module of the package.
     importlib.import_module("architectures").REGISTRY  # noqa: B018 - see above
     # Python's collector would write to every object that it examines, and so copy the memory that the processes share.

@@ -34,6 +34,7 @@ from infra.devices.packing import Device, Job, Packer
 from infra.devices.slots import machine_devices
 from infra.devices.status import DeviceStatus, RunningBundle, StatusFile, status_file
 from stages.training.outcomes import Outcome, is_done, read_outcome
+from stages.training.recurrent_loops import compile_missing_loops, list_training_loops
 from stages.training.trials import Trial, read_run_notes, trial_folder
 
 _packing_lock = threading.RLock()
@@ -46,6 +47,9 @@ class ProcessRunner(Runner):
     def run(self, work: Work) -> list[Outcome]:
         devices = machine_devices(work.settings.runner, work.settings.train.threads)
         work.device = devices[0].name.partition(":")[0]
+        if work.device == "cpu":
+            # Otherwise each worker would wait for the one that compiles, and nobody would know for what.
+            compile_missing_loops(list_training_loops(bundle[0] for bundle in work.bundles))
         with multi_process_service(work.device == "cuda" and devices[0].slots > 1), status_file(work.title) as status:
             return run_until_done(
                 work, lambda bundles, on_progress: _run_round(work, bundles, devices, status, on_progress)

@@ -46,6 +46,7 @@ from stages.training.batches import SplitData
 from stages.training.history import Epoch
 from stages.training.networks import load_network
 from stages.training.objectives import choose_objective
+from stages.training.recurrent_loops import compile_missing_loops, list_loops
 from stages.training.scoring import EVALUATION_BATCH
 from stages.training.table_batches import TableBatches
 from stages.training.trials import Trial, trial_folder
@@ -254,6 +255,8 @@ def _collect_answers_of_trials(
     new = [trial for trial in trials if answers[trial.key] is None]
     # In this thread, because creating a network sets the seed of the process.
     networks = [load_network(trial, data.windows) for trial in new]
+    # Those that trained here are kept; trials that came by `dvc pull` may need others.
+    compile_missing_loops(list_loops(networks, ["forward"]))
     # The number of threads in which PyTorch computes is a setting of each thread.
     with ThreadPoolExecutor(os.cpu_count() or 1, "answers", torch.set_num_threads, (1,)) as pool:
         for trial, collected in zip(new, pool.map(collect, networks), strict=True):

@@ -146,6 +146,9 @@ class TrialRun:
         """
         self.log_epochs(epochs)
         failed = record["status"] == "failed"
+        tags = [RunTag("recast.reason", record["reason"])] if failed else []
+        if loops := record.get("recurrent_loops"):
+            tags.append(RunTag("recast.recurrent_loops", loops))
         now = int(time.time() * 1000)
         results = {f"best_{name}": value for name, value in record["validation"].items()}
         results |= {name: record[name] for name in ("parameters", "output_parameters")}
@@ -160,7 +163,7 @@ class TrialRun:
                 # An earlier attempt may have written them, before it failed at the artifacts.
                 if value is not None and math.isfinite(value) and self.logged_metrics.get(name) != value
             ],
-            tags=[RunTag("recast.reason", record["reason"])] if failed else [],
+            tags=tags,
         )
         files = [self.folder / name for name in (TRIAL_FILE, *RESULT_FILES)]
         with tempfile.TemporaryDirectory() as folder:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save
 
 from architectures import Network
+from architectures.cells.layer import describe_recurrent_loops
 from problems.errors import RecastError
 from project import git
 from project.atomic import replace_file
@@ -140,6 +141,7 @@ def train_trial(
             torch.cuda.empty_cache()
     else:
         record |= describe_result(result.network, result.best_epoch, validation)
+        record["recurrent_loops"] = describe_recurrent_loops(result.network, device)
         _save_weights(result.network, folder)
     write_history(folder, epochs)
     seconds = time.perf_counter() - start

@@ -10,6 +10,8 @@ TRAINING_MODULE = "stages.training.bundle"
 """The module that trains a trial. What it imports decides the result, unless the table below says why it does not."""
 
 DECIDES_NO_TRIAL = {
+    "architectures.kernels.compiled": "compiles loops, whose own code counts, and keeps them",
+    "architectures.kernels.loading": "says whether loops can be compiled here; trial.json says which loops were used",
     "architectures.view": "says what can be drawn of a network at work",
     "flows": "decides when and where a trial is trained",
     "forecasting.about": "describes a stored model",
@@ -50,6 +52,7 @@ DECIDES_NO_TRIAL = {
     "stages.training.networks": "loads trained networks",
     "stages.training.outcomes": "reads how trials ended",
     "stages.training.peak_memory": "measures memory",
+    "stages.training.recurrent_loops": "compiles loops before trials are trained",
     "stages.training.trial_code": "computes this digest",
     "stages.training.trial_log": "reports what happened",
     "stages.training.trials": "computes the keys of trials and says where their files are",

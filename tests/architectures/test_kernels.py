@@ -1,9 +1,5 @@
 """The compiled loops of the recurrent layers against the loops of PyTorch's operations, in double precision."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -18,7 +14,7 @@ from architectures.cells.jordan import Jordan
 from architectures.cells.layer import MIN_COMPILED_UNITS, MIN_COMPILED_WINDOWS, RecurrentLayer
 from architectures.cells.loops import Activation
 from architectures.cells.lstm import LSTM, PeepholeLSTM
-from architectures.kernels import blocks, compiled
+from architectures.kernels import blocks
 from architectures.kernels.blocks import LANES
 
 LAYERS: list[type[RecurrentLayer]] = [Elman, Jordan, LSTM, PeepholeLSTM, GRU, GRUResetBefore]
@@ -135,26 +131,3 @@ def test_the_activations_are_exact_to_some_units_in_the_last_place() -> None:
             return np.array([activation(value) for value in values])
 
         assert np.abs(apply(x) - expected).max() < 4e-7, name
-
-
-def test_a_loop_is_compiled_once_for_all_processes(tmp_path: Path) -> None:
-    code = (
-        "from architectures.kernels.time_loop import compile_forward; "
-        "print(sum(compile_forward('elman', 'tanh').stats.cache_hits.values()))"
-    )
-
-    def compile_elsewhere() -> str:
-        return subprocess.run(
-            [sys.executable, "-c", code],
-            env={"NUMBA_CACHE_DIR": str(tmp_path), "PATH": ""},
-            cwd=compiled.__file__.rpartition("/architectures/")[0],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    assert compile_elsewhere() == "0"
-    files = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.nb*")}
-    assert len(files) == 2
-    assert compile_elsewhere() == "1"
-    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.nb*")} == files

@@ -84,6 +84,8 @@ def test_a_parent_run_and_a_child_run_a_trial(finished: Checkout) -> None:
         assert run.info.status == "FINISHED"
         for tag in ("recast.key", "recast.data", "recast.device", "recast.prefect_run"):
             assert tag in run.data.tags, tag
+    assert trials["gru units=4 seed=0"].data.tags["recast.recurrent_loops"] == "compiled"
+    assert "recast.recurrent_loops" not in trials["dense units=4 seed=0"].data.tags
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best_test_mae"] > 0
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "evaluation")}
