@@ -21,8 +21,8 @@ MIN_COMPILED_UNITS, MAX_COMPILED_UNITS = 4, 256
 """The widths of layers that the compiled loops are for. Beyond, matrix products are large enough for PyTorch's own."""
 
 
-MIN_COMPILED_WINDOWS = 32
-"""The windows of a batch from which compiled loops train: half of the lanes of a tile."""
+MIN_COMPILED_WINDOWS = 8
+"""The windows of a batch from which compiled loops train: half of the lanes of the narrowest tile."""
 
 
 class SumWeights(NamedTuple):

@@ -165,7 +165,7 @@ def _record_failure(error: Exception, folder: Path) -> dict[str, Any]:
 
 def _save_weights(network: Network, folder: Path) -> None:
     """Write the weights of a network; a baseline of one number has none, and leaves no file."""
-    weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    weights = {name: value.cpu().clone() for name, value in network.state_dict().items()}
     if weights:
         with replace_file(folder / WEIGHTS_FILE) as temporary:
             temporary.write_bytes(save(weights))

@@ -1,4 +1,4 @@
-"""All weights of a network as one vector, so that a step of an optimizer is a few operations, not a few for each weight."""
+"""All weights of a network as one vector: a step of an optimizer is a few operations, not a few for each weight."""
 
 import torch
 from torch import Tensor, nn
