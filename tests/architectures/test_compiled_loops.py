@@ -82,6 +82,7 @@ def read_loops_of_trials(checkout: Checkout) -> list[str]:
     )
 
 
+@pytest.mark.long
 def test_a_run_compiles_what_it_lacks_or_says_that_pytorch_trains(
     fresh: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
