@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from tests.lifecycle.champions.test_registry import recast
 from tests.support.checkout import ROOT, SETTINGS, Checkout, write_table
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 PLACES = [
     "the increment is accepted",
@@ -193,12 +193,15 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
     }
     retraining.begin("forced")
     with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
-        while not (waiting := [run for run in client.read_flow_runs(**paused) if run.deployment_id is None]):
-            assert retraining.process.poll() is None
+        (waiting,) = wait_until(
+            lambda: [run for run in client.read_flow_runs(**paused) if run.deployment_id is None],
+            "the question",
+            retraining.process,
+        )
         assert len(list_experiments(checkout)) == len(saved) + 1, (
             "it is saved before anything else can run in the checkout"
         )
-        resume_flow_run(waiting[0].id, run_input={"promote": True})
+        resume_flow_run(waiting.id, run_input={"promote": True})
     assert retraining.end() == "Promoted"
     assert read_registry(checkout) == ([1, 2], {"champion": 2, "previous": 1})
     checkout.settings(retrain__approval=None)
