@@ -75,7 +75,8 @@ class Command:
         self._words = " ".join(request.command)
         self._connection = _connect()
         reading, writing = os.pipe()
-        fork_server.send_request(self._connection, request, writing)
+        with Path(os.devnull).open("rb") as nothing:
+            fork_server.send_request(self._connection, request, (nothing.fileno(), writing, writing))
         os.close(writing)
         self.stdout = os.fdopen(reading, encoding="utf-8", errors="replace")
         self.returncode: int | None = None
@@ -166,14 +167,22 @@ def start(
     return Command(Request(command, str(folder), environment, is_forked=command[1] == "-m"))
 
 
-def _connect() -> socket.socket:
-    """Connect to the session's fork server, which is started if it does not run."""
+def start_fork_server() -> Path:
+    """Start the session's fork server, unless it runs.
+
+    Returns:
+        Its socket; `python` beside that is an interpreter which has the libraries already.
+    """
     path = shared_folder() / "commands.socket"
     with FileLock(shared_folder() / "fork_server.lock"):
         if not path.exists():
             _start_server(path)
+    return path
+
+
+def _connect() -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(path))
+    connection.connect(str(start_fork_server()))
     return connection
 
 
