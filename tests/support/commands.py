@@ -26,6 +26,9 @@ from tests.support.fork_server import Request
 
 BIN = Path(sys.executable).parent
 DVC = str(BIN / "dvc")
+CAN_FORK = sys.platform == "linux"
+"""Elsewhere, libraries of the system do not survive a fork."""
+
 START_SECONDS = 120
 POLL_SECONDS = 0.05
 
@@ -146,8 +149,7 @@ def start(
         new_process: do not fork it from a process that has loaded the libraries.
     """
     is_python = command[0] in (sys.executable, DVC)
-    # Elsewhere than on Linux, libraries of the system do not survive a fork.
-    if SESSION.folder is None or not is_python or sys.platform != "linux":
+    if SESSION.folder is None or not is_python or not CAN_FORK:
         return subprocess.Popen(
             command,
             cwd=folder,
@@ -167,23 +169,24 @@ def start(
     return Command(Request(command, str(folder), environment, is_forked=command[1] == "-m"))
 
 
-def start_fork_server() -> Path:
-    """Start the session's fork server, unless it runs.
+def preloaded_python() -> str:
+    """An interpreter that has loaded the libraries already, if the system can fork it. It takes `-m MODULE` alone."""
+    return str(_start_fork_server().with_name("python")) if CAN_FORK else sys.executable
 
-    Returns:
-        Its socket; `python` beside that is an interpreter which has the libraries already.
-    """
+
+def _connect() -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(_start_fork_server()))
+    return connection
+
+
+def _start_fork_server() -> Path:
+    """Start the session's fork server, unless it runs; its socket."""
     path = shared_folder() / "commands.socket"
     with FileLock(shared_folder() / "fork_server.lock"):
         if not path.exists():
             _start_server(path)
     return path
-
-
-def _connect() -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(start_fork_server()))
-    return connection
 
 
 def _start_server(path: Path) -> None:

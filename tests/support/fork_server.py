@@ -235,7 +235,7 @@ def become(request: Request) -> None:
     multiprocessing.process.ORIGINAL_DIR = request.folder
     # All processes would draw the same numbers; the module `random` sees to that itself.
     importlib.import_module("numpy").random.seed()
-    if module.partition(".")[0] == "flows" or module == "tests.support.kill_at_write":
+    if module.partition(".")[0] == "flows" or module in ("tests.support.kill_at_write", "tests.support.retrain_killed"):
         fork_worker_server()
         # It sets what Prefect reads when it is imported, which has happened here before.
         importlib.import_module("flows")

@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from infra import server_process, servers
-from tests.support.commands import SESSION, shared_folder, start_fork_server
+from tests.support.commands import SESSION, preloaded_python, shared_folder
 from tests.support.fork_server import DURATIONS, Duration, add_duration
 
 FOLDER = "RECAST_TESTS_FOLDER"
@@ -36,9 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
         SESSION.folder, SESSION.process = Path(tempfile.mkdtemp(prefix="recast-tests-")), os.getpid()
         os.environ[FOLDER] = str(SESSION.folder)
         # The workers would load the libraries once more each; see tests/support/fork_server.py.
-        if config.option.tx and sys.platform == "linux":
-            python = start_fork_server().with_name("python")
-            config.option.tx = [f"popen//python={python}"] * len(config.option.tx)
+        if config.option.tx:
+            config.option.tx = [f"popen//python={preloaded_python()}"] * len(config.option.tx)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
