@@ -73,15 +73,9 @@ def _launch_mlflow(port: int) -> Launch:
     database = postgres.address(running_port(POSTGRES), "mlflow")
     artifacts = current.s3 or f"s3://{s3.BUCKET}"
     endpoint = None if current.s3 else address_at(S3, running_port(S3))
-    options = (
-        "--workers",
-        "2",
-        "--backend-store-uri",
-        database,
-        "--artifacts-destination",
-        f"{artifacts}/{s3.MLFLOW_FOLDER}",
-    )
+    options = ("--backend-store-uri", database, "--artifacts-destination", f"{artifacts}/{s3.MLFLOW_FOLDER}")
     environment = {
+        "MLFLOW_WORKERS": os.environ.get("MLFLOW_WORKERS", "2"),
         **postgres.client_environment(),
         **s3.client_environment(endpoint, os.environ),
         **MLFLOW_CONNECTIONS,

@@ -47,7 +47,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-LONGEST = ("test_deployments", "test_retrain", "test_cluster", "test_servers", "test_migrate", "test_pipeline")
+LONGEST = ("test_servers", "test_retrain", "test_deployments", "test_cluster", "test_tracking", "test_pipeline")
 """The files that take minutes, which begin first: a long one at the end would leave the other processors idle."""
 
 INDEPENDENT = ("test_pipeline", "test_flows", "test_commands")
