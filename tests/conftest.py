@@ -74,17 +74,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The order of files: the longest first, or at random."""
     seed = config.getoption("shuffle")
     if seed is None:
-        items.sort(key=_rank)
+        with_servers = {item.path for item in items if "servers" in getattr(item, "fixturenames", ())}
+        items.sort(key=lambda item: _rank(item.path, item.path in with_servers))
     else:
         files = sorted({item.path for item in items})
         random.Random(seed).shuffle(files)
         items.sort(key=lambda item: files.index(item.path))
 
 
-def _rank(item: pytest.Item) -> tuple[int, bool]:
-    """The place of a test: by its file if that is long, otherwise those that need servers first."""
-    rank = LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
-    return rank, "servers" not in getattr(item, "fixturenames", ())
+def _rank(file: Path, needs_servers: bool) -> tuple[int, bool]:
+    """The place of a file: the long ones first, then those that need servers. Its tests stay in their order."""
+    rank = LONGEST.index(file.stem) if file.stem in LONGEST else len(LONGEST)
+    return rank, not needs_servers
 
 
 @pytest.fixture(scope="session")
