@@ -22,7 +22,8 @@ _WHOLE_SECONDS = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
 _WITH_ZONE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 
 
-_FIRST_TIME, _LAST_TIME = datetime(1, 1, 2), datetime(9999, 12, 30)
+# Expressions, because Polars takes a millisecond to make one of a time.
+_FIRST_TIME, _LAST_TIME = pl.lit(datetime(1, 1, 2)), pl.lit(datetime(9999, 12, 30))
 """Times outside are not read: not all parts of the software know other years. A day is left for the time zones."""
 
 
