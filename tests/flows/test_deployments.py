@@ -477,4 +477,3 @@ def test_the_worker_is_shown_and_stopped_with_all_that_it_has_started(
     assert not alive
     monkeypatch.chdir(deployed.root)
     assert server_process.running_address(servers.WORKER) is None
-    deployed.run(sys.executable, "-c", WORKER.format("start"))
