@@ -4,7 +4,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from tests.support.checkout import Checkout
 from tests.support.commands import shared_folder
 
 pytest_plugins = ["tests.support.session"]
+
+TRACKING_ADDRESS = "MLFLOW_TRACKING_URI"
 
 START = datetime(2020, 1, 1)
 CADENCE = timedelta(hours=1)
@@ -88,6 +90,17 @@ def _rank(file: Path, needs_servers: bool) -> tuple[int, bool]:
     return rank, not needs_servers
 
 
+@pytest.fixture(autouse=True)
+def tracking_address() -> Iterator[None]:
+    """MLflow writes the address of the store that it uses to the environment, where the next test would find it."""
+    before = os.environ.get(TRACKING_ADDRESS)
+    yield
+    if before is None:
+        os.environ.pop(TRACKING_ADDRESS, None)
+    else:
+        os.environ[TRACKING_ADDRESS] = before
+
+
 @pytest.fixture(scope="session")
 def make_problem() -> Callable[..., Problem]:
     """A problem with the features a, b, ... whose target is b; keys go to its table."""
@@ -142,7 +155,7 @@ def servers() -> dict[str, Any]:
         root.mkdir(exist_ok=True)
         patch.chdir(root)
         patch.delenv("PREFECT_API_URL", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.delenv(TRACKING_ADDRESS, raising=False)
         api = f"{server_process.start(servers.PREFECT)}/api"
         store.get_client()
     return {"api": api, "mlflow_db": root / "mlruns" / "mlflow.db", "prefect_db": root / ".recast" / "prefect.db"}
