@@ -358,7 +358,9 @@ def run_as_python(path: str) -> None:
         signal.signal(number, lambda number, _: os.kill(pid, number))
     status = int(json.loads(answers.readline())["status"])
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        # Nobody can handle SIGKILL.
+        with suppress(OSError):
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)
 
