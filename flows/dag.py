@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dvc import dvcfile
 from dvc.config import NoRemoteError
 from dvc.dvcfile import LOCK_FILE, Lockfile, SingleStageFile
 from dvc.exceptions import DvcException
@@ -21,7 +22,7 @@ from dvc.repo.experiments.refs import ExpRefInfo
 from dvc.repo.reproduce import collect_stages, plan_repro
 from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 from dvc.stage.cache import RunCacheNotFoundError
-from dvc.utils.serialize import dump_yaml, load_yaml, parse_yaml_for_update
+from dvc.utils.serialize import dump_yaml, load_yaml
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from problems.errors import RecastError
@@ -202,16 +203,40 @@ def record_stage(repo: Repo, name: str, sequence: Sequence[str]) -> None:
     `sequence`: the file is then, byte for byte, what `dvc repro` writes.
     """
     file = Path(LOCK_FILE)
-    with _written_whole(file):
+    with _written_whole(file), _parse_lock_file_as_values():
         repo.commit(name, force=True)
-    lock = parse_yaml_for_update(file.read_text(encoding="utf-8"), file)
+    lock = load_yaml(file)
     recorded = list(lock["stages"])
     in_order = sorted(recorded, key=lambda entry: sequence.index(entry) if entry in sequence else len(sequence))
     if in_order != recorded:
-        for entry in in_order:
-            lock["stages"][entry] = lock["stages"].pop(entry)
+        lock["stages"] = {entry: lock["stages"][entry] for entry in in_order}
         with replace_file(file) as temporary:
             dump_yaml(temporary, lock)
+
+
+@contextmanager
+def _parse_lock_file_as_values() -> Iterator[None]:
+    """Have DVC read dvc.lock without comments and styles, in a quarter of the time, before it adds a stage.
+
+    Only DVC writes this file, so there are none: what it then writes is the same, byte for byte.
+    """
+    modify_yaml = dvcfile.modify_yaml
+
+    @contextmanager
+    def modify_values(path: str, fs: Any = None) -> Iterator[dict[str, Any]]:
+        if Path(path).name != LOCK_FILE:
+            with modify_yaml(path, fs=fs) as content:
+                yield content
+        else:
+            content = load_yaml(path) if Path(path).exists() else {}
+            yield content
+            dump_yaml(path, content)
+
+    dvcfile.modify_yaml = modify_values
+    try:
+        yield
+    finally:
+        dvcfile.modify_yaml = modify_yaml
 
 
 def restore_from_cache(repo: Repo, stage: Any) -> bool:

@@ -68,25 +68,19 @@ def _launch_mlflow(port: int) -> Launch:
         # The server creates the tables one by one: if it were killed meanwhile, the database would be of no use.
         store.prepare_own_database()
         database, artifacts = f"sqlite:///{laptop.DATABASES['mlflow']}", str(laptop.ARTIFACTS)
-        options = ("--workers", "1", "--backend-store-uri", database, "--default-artifact-root", artifacts)
-        return Launch((*command, *options), MLFLOW_CONNECTIONS)
+        command += ["--workers", "1", "--backend-store-uri", database, "--default-artifact-root", artifacts]
+        return Launch(command, MLFLOW_CONNECTIONS)
     database = postgres.address(running_port(POSTGRES), "mlflow")
     artifacts = current.s3 or f"s3://{s3.BUCKET}"
     endpoint = None if current.s3 else address_at(S3, running_port(S3))
-    options = (
-        "--workers",
-        "2",
-        "--backend-store-uri",
-        database,
-        "--artifacts-destination",
-        f"{artifacts}/{s3.MLFLOW_FOLDER}",
-    )
+    command += ["--backend-store-uri", database, "--artifacts-destination", f"{artifacts}/{s3.MLFLOW_FOLDER}"]
     environment = {
+        "MLFLOW_WORKERS": os.environ.get("MLFLOW_WORKERS", "2"),
         **postgres.client_environment(),
         **s3.client_environment(endpoint, os.environ),
         **MLFLOW_CONNECTIONS,
     }
-    return Launch((*command, *options), environment)
+    return Launch(command, environment)
 
 
 def _record_mlflow_address(port: int) -> None:

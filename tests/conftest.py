@@ -4,7 +4,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from tests.support.checkout import Checkout
 from tests.support.commands import shared_folder
 
 pytest_plugins = ["tests.support.session"]
+
+TRACKING_ADDRESS = "MLFLOW_TRACKING_URI"
 
 START = datetime(2020, 1, 1)
 CADENCE = timedelta(hours=1)
@@ -47,7 +49,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-LONGEST = ("test_deployments", "test_retrain", "test_cluster", "test_servers", "test_migrate", "test_pipeline")
+LONGEST = ("test_servers", "test_retrain", "test_deployments", "test_cluster", "test_tracking", "test_pipeline")
 """The files that take minutes, which begin first: a long one at the end would leave the other processors idle."""
 
 INDEPENDENT = ("test_pipeline", "test_flows", "test_commands")
@@ -74,17 +76,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The order of files: the longest first, or at random."""
     seed = config.getoption("shuffle")
     if seed is None:
-        items.sort(key=_rank)
+        with_servers = {item.path for item in items if "servers" in getattr(item, "fixturenames", ())}
+        items.sort(key=lambda item: _rank(item.path, item.path in with_servers))
     else:
         files = sorted({item.path for item in items})
         random.Random(seed).shuffle(files)
         items.sort(key=lambda item: files.index(item.path))
 
 
-def _rank(item: pytest.Item) -> tuple[int, bool]:
-    """The place of a test: by its file if that is long, otherwise those that need servers first."""
-    rank = LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
-    return rank, "servers" not in getattr(item, "fixturenames", ())
+def _rank(file: Path, needs_servers: bool) -> tuple[int, bool]:
+    """The place of a file: the long ones first, then those that need servers. Its tests stay in their order."""
+    rank = LONGEST.index(file.stem) if file.stem in LONGEST else len(LONGEST)
+    return rank, not needs_servers
+
+
+@pytest.fixture(autouse=True)
+def tracking_address() -> Iterator[None]:
+    """MLflow writes the address of the store that it uses to the environment, where the next test would find it."""
+    before = os.environ.get(TRACKING_ADDRESS)
+    yield
+    if before is None:
+        os.environ.pop(TRACKING_ADDRESS, None)
+    else:
+        os.environ[TRACKING_ADDRESS] = before
 
 
 @pytest.fixture(scope="session")
@@ -141,7 +155,7 @@ def servers() -> dict[str, Any]:
         root.mkdir(exist_ok=True)
         patch.chdir(root)
         patch.delenv("PREFECT_API_URL", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.delenv(TRACKING_ADDRESS, raising=False)
         api = f"{server_process.start(servers.PREFECT)}/api"
         store.get_client()
     return {"api": api, "mlflow_db": root / "mlruns" / "mlflow.db", "prefect_db": root / ".recast" / "prefect.db"}

@@ -143,7 +143,8 @@ def _check_few_unreadable(
     """
     for name, cells in list_text_columns(sample.select(candidates)):
         first = cells.drop_nulls().head(100).to_frame("t")
-        readable = {form: len(first) - parse_moments(first, form).null_count() for form in FORMATS}
+        counts = first.select(_read_moment(first, form).count().alias(str(form)) for form in FORMATS)
+        readable = {form: counts[str(form)].item() for form in FORMATS}
         best = max(readable, key=lambda form: readable[form])
         if readable[best] > len(first) / 2:
             moments = parse_moments(sample.select(t=pl.col(name)), best)
@@ -173,7 +174,9 @@ def find_formats(cells: pl.DataFrame) -> list[TimeFormat]:
         if number.is_between(low, high).fill_null(False).all():
             candidates.append(name)
     few = cells.head(20)
-    candidates = [form for form in candidates if not parse_moments(few, form).null_count()]
+    # At once: most formats are wrong, and a query takes longer than reading 20 cells.
+    unread = few.select(_read_moment(few, form).null_count().alias(str(form)) for form in candidates)
+    candidates = [form for form in candidates if not unread[str(form)].item()]
     formats = [
         TimeFormat.measure(form, moments)
         for form in candidates
@@ -184,9 +187,14 @@ def find_formats(cells: pl.DataFrame) -> list[TimeFormat]:
 
 def parse_moments(cells: pl.DataFrame, written_as: str | None) -> pl.Series:
     """The times that a format reads; null where it reads none, or a year in which nobody observed anything."""
+    return cells.select(_read_moment(cells, written_as)).to_series()
+
+
+def _read_moment(cells: pl.DataFrame, written_as: str | None) -> pl.Expr:
+    """The time of a row, as in `parse_moments`."""
     zoned, local = parse_written_times(Rows(cells.lazy(), "t", written_as))
     moment = pl.coalesce(zoned, local)
-    return cells.select(pl.when(moment.dt.year().is_between(*YEARS)).then(moment)).to_series()
+    return pl.when(moment.dt.year().is_between(*YEARS)).then(moment)
 
 
 def _choose_format(name: str, formats: Sequence[TimeFormat], questions: list[str]) -> dict[str, Any]:

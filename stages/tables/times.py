@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from typing import Literal
 
 import polars as pl
@@ -22,8 +23,14 @@ _WHOLE_SECONDS = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S")
 _WITH_ZONE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 
 
-_FIRST_TIME, _LAST_TIME = datetime(1, 1, 2), datetime(9999, 12, 30)
-"""Times outside are not read: not all parts of the software know other years. A day is left for the time zones."""
+@cache
+def _time_limits() -> tuple[pl.Expr, pl.Expr]:
+    """Times outside are not read: not all parts of the software know other years. A day is left for the time zones.
+
+    They are kept, because Polars takes a millisecond to make an expression of a time. It must not do so on import: it
+    starts threads for it, which a process that is forked later would not have.
+    """
+    return pl.lit(datetime(1, 1, 2)), pl.lit(datetime(9999, 12, 30))
 
 
 def parse_time(rows: Rows) -> pl.Expr:
@@ -71,7 +78,7 @@ def _parse_any_time(rows: Rows) -> tuple[pl.Expr, pl.Expr]:
 
 
 def _leave_out_far_times(time: pl.Expr) -> pl.Expr:
-    return pl.when(time.is_between(_FIRST_TIME, _LAST_TIME)).then(time)
+    return pl.when(time.is_between(*_time_limits())).then(time)
 
 
 def _drop_zone(time: pl.Expr) -> pl.Expr:

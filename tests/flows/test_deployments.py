@@ -428,17 +428,18 @@ def test_a_run_waits_or_is_skipped_while_another_that_has_lost_its_place_is_unde
 
     flow, run = limited(second, on_overlap)
     Path(".recast").mkdir()
-    first = FileLock(".recast/deployed-limited-demo.lock", thread_local=False)
-    first.acquire()
+    held = threading.Event()
     early = []
 
-    def end_first() -> None:
-        wait_for_start(client, run) if on_overlap == "wait" else wait_for_end(client, run)
-        early.append(begun.is_set())
-        first.release()
+    def be_first() -> None:
+        with FileLock(".recast/deployed-limited-demo.lock"):
+            held.set()
+            wait_for_start(client, run) if on_overlap == "wait" else wait_for_end(client, run)
+            early.append(begun.is_set())
 
-    other = threading.Thread(target=end_first)
+    other = threading.Thread(target=be_first)
     other.start()
+    assert held.wait(PATIENCE_SECONDS)
     state = run_flow(flow, flow_run=run, return_type="state")
     other.join()
     assert (state.name, early, begun.is_set()) == (end, [False], on_overlap == "wait")
@@ -477,4 +478,3 @@ def test_the_worker_is_shown_and_stopped_with_all_that_it_has_started(
     assert not alive
     monkeypatch.chdir(deployed.root)
     assert server_process.running_address(servers.WORKER) is None
-    deployed.run(sys.executable, "-c", WORKER.format("start"))

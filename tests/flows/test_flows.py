@@ -66,7 +66,10 @@ def test_two_problems_side_by_side_leave_the_lock_file_of_dvc_repro(fresh: Check
         assert fresh.file(file).read_bytes() == theirs.file(file).read_bytes()
 
 
-@pytest.mark.parametrize("command", [("-m", "flows", "run"), ("-m", "flows.train", "demo")])
+# In `test_commands` it stops training in other processes.
+@pytest.mark.parametrize(
+    "command", [pytest.param(("-m", "flows", "run"), marks=pytest.mark.long), ("-m", "flows.train", "demo")]
+)
 def test_ctrl_c_stops_training_in_this_process_too(
     command: tuple[str, ...], finished: Checkout, tmp_path: Path
 ) -> None:
@@ -81,7 +84,7 @@ def test_ctrl_c_stops_training_in_this_process_too(
     assert list(checkout.root.glob("trials/*/*/checkpoint.pt")), "what was trained is kept"
 
 
-@pytest.mark.parametrize("kind", ["inline", "local"])
+@pytest.mark.parametrize("kind", [pytest.param("inline", marks=pytest.mark.long), "local"])
 def test_whatever_a_trial_raises_is_the_failure_of_that_trial(kind: str, finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "raising")
     break_architecture(checkout, "raising", "raise IndexError('no such [row] of it')")
@@ -173,6 +176,7 @@ def test_a_process_that_dies_while_it_answers_is_blamed_on_no_bystander_and_the_
     assert [trial["status"] for trial in listed] == ["failed", "finished", "finished"]
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_a_run_in_which_a_process_has_died(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "after")
     die = "if not os.path.exists('died'): open('died', 'w').close(); os.kill(os.getpid(), signal.SIGKILL)"
@@ -259,7 +263,7 @@ def test_workers_end_with_their_pool_alone(finished: Checkout, tmp_path: Path) -
     """An error in one problem's training leaves the other's processes alive."""
     checkout = finished.copy(tmp_path / "apart")
     add_problem(checkout, "another")
-    checkout.settings(grid__architectures={"dense": {"units": [4]}}, train__epochs=200, **LOCAL)
+    checkout.settings(grid={"seeds": [0], "architectures": {"dense": {"units": [4]}}}, train__epochs=200, **LOCAL)
     process = checkout.start(sys.executable, "-m", "flows", "run")
     wait_for_file(checkout, "trials/demo/*/checkpoint.pt", process)
     # Without its table the first problem's bundles fail at the disk.

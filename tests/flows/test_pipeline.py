@@ -86,7 +86,7 @@ def test_the_flow_runs_what_dvc_runs(kind: str, finished: Checkout, tmp_path: Pa
     first = set(re.findall(r"Running stage '(\w+)@demo'", dry))
 
     # Once as a user starts DVC, and DVC the stages.
-    done, wanted = run_by_flow(ours), run_by_dvc(theirs, new_process=kind == "an architecture's source")
+    done, wanted = run_by_flow(ours), run_by_dvc(theirs, new_process=kind == "all trials deleted")
 
     assert done == wanted
     assert done["Ran"] == expected

@@ -5,8 +5,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 
 from tests.lifecycle.champions.test_registry import recast
 from tests.support.checkout import ROOT, SETTINGS, Checkout, write_table
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.commands import preloaded_python
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 PLACES = [
     "the increment is accepted",
@@ -28,24 +29,29 @@ PLACES = [
 ]
 """Where a retraining dies, in the order in which it gets there."""
 
+PLACES_OF_THE_GATE = ["the pipeline has run", "the promotion is written", "people are told"]
+"""Before the decision, while it is carried out, and after that."""
+
 
 class Retraining:
     """A process that retrains `demo` of a checkout when it is asked to; see tests/support/retrain_killed.py."""
 
     def __init__(self, checkout: Checkout) -> None:
         self.checkout = checkout
-        script = ROOT / "tests/support/retrain_killed.py"
         self.log = checkout.file("retrainings.log").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, str(script), "demo"],
+            [preloaded_python(), "-m", "tests.support.retrain_killed", "demo"],
             cwd=checkout.root,
-            env=checkout.environment | {"PYTHONPATH": str(checkout.root)},
+            env=checkout.environment | {"PYTHONPATH": f"{checkout.root}{os.pathsep}{ROOT}"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
             start_new_session=True,
         )
+        assert self.process.stdout
+        # Not that of `self.process`, which stands for it.
+        self.pid = int(self.process.stdout.readline().removeprefix("process: "))
 
     def begin(self, place: str = "whole") -> None:
         assert self.process.stdin
@@ -69,18 +75,18 @@ class Retraining:
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
         self.process.communicate(timeout=PATIENCE_SECONDS)
         self.log.close()
 
 
-@pytest.fixture(scope="module")
-def retraining(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retraining]:
+@contextlib.contextmanager
+def prepare_retraining(finished: Checkout, root: Path) -> Iterator[Retraining]:
     """A checkout under git whose problem grows, with a grid that trains nothing: yesterday's value at the same hour.
 
     Persistence is half a day off there, so whatever knows the hour beats it.
     """
-    checkout = finished.copy(tmp_path_factory.mktemp("retraining") / "checkout")
+    checkout = finished.copy(root)
     checkout.file("incoming").mkdir()
     checkout.settings(
         problems__demo__window={"lookback": "3d", "step": "1h", "delay": "12h"},
@@ -91,8 +97,17 @@ def retraining(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> 
     checkout.run("git", "add", "params.yaml", "dvc.yaml", "stages", ".gitignore", ".dvc")
     checkout.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "begin")
     process = Retraining(checkout)
-    yield process
-    process.close()
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.fixture(scope="module")
+def retraining(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retraining]:
+    """The retraining of the tests of this file, which go on from one another in their order."""
+    with prepare_retraining(finished, tmp_path_factory.mktemp("retraining") / "checkout") as prepared:
+        yield prepared
 
 
 def set_days(checkout: Checkout, days: int) -> None:
@@ -113,14 +128,25 @@ def read_registry(checkout: Checkout) -> tuple[list[int], dict[str, int]]:
     return versions, {name: int(at) for name, at in aliases.items()}
 
 
-def test_a_retraining_killed_anywhere_goes_on_to_one_champion(retraining: Retraining) -> None:
+@pytest.mark.long
+def test_a_retraining_killed_anywhere_goes_on_to_one_champion(finished: Checkout, tmp_path: Path) -> None:
+    with prepare_retraining(finished, tmp_path / "checkout") as retraining:
+        promote_despite_kills(retraining, PLACES)
+
+
+def test_a_retraining_that_is_killed_goes_on_to_one_champion(retraining: Retraining) -> None:
+    promote_despite_kills(retraining, PLACES_OF_THE_GATE)
+
+
+def promote_despite_kills(retraining: Retraining, places: list[str]) -> None:
+    """Retrain to a second champion, which is killed at these places on its way."""
     checkout = retraining.checkout
     assert retraining.run() == "Promoted", "the first champion"
     assert read_registry(checkout) == ([1], {"champion": 1})
 
     set_days(checkout, days=1)
     write_table(checkout.file("incoming/demo.csv"), 672)
-    for place in PLACES:
+    for place in places:
         assert retraining.run(place) == "killed", place
         assert checkout.run("git", "status", "--porcelain", "--untracked-files=no") == " M params.yaml\n", place
     assert retraining.run() == "Promoted"
@@ -193,12 +219,15 @@ def test_a_person_is_asked_and_no_answer_is_a_no(retraining: Retraining, servers
     }
     retraining.begin("forced")
     with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
-        while not (waiting := [run for run in client.read_flow_runs(**paused) if run.deployment_id is None]):
-            assert retraining.process.poll() is None
+        (waiting,) = wait_until(
+            lambda: [run for run in client.read_flow_runs(**paused) if run.deployment_id is None],
+            "the question",
+            retraining.process,
+        )
         assert len(list_experiments(checkout)) == len(saved) + 1, (
             "it is saved before anything else can run in the checkout"
         )
-        resume_flow_run(waiting[0].id, run_input={"promote": True})
+        resume_flow_run(waiting.id, run_input={"promote": True})
     assert retraining.end() == "Promoted"
     assert read_registry(checkout) == ([1, 2], {"champion": 2, "previous": 1})
     checkout.settings(retrain__approval=None)

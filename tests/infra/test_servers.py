@@ -1,23 +1,33 @@
-"""The profile `servers`: real stores on loopback, the same commands."""
+"""The profile `servers`: real stores on loopback, the same commands; a laptop's project comes to them whole."""
 
 import json
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 import pytest
 from dvc.repo import Repo
+from mlflow import MlflowClient
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.input.run_input import keyset_from_paused_state
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Paused
 from ruamel.yaml import YAML
 
-from infra import postgres
+from flows import migrate as migration
+from infra import postgres, server_process
+from infra import servers as own
+from project import profile
 from tests.support import checkout
-from tests.support.checkout import ROOT, Checkout
+from tests.support.checkout import ROOT, Checkout, copy_database
 from tests.support.waiting import PATIENCE_SECONDS
 
 T = TypeVar("T")
@@ -31,7 +41,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A checkout whose servers run. No user but its owner can enter the folder."""
-    made = checkout.make_checkout(tmp_path_factory.mktemp("cluster") / "checkout")
+    # Each process of MLflow's server loads MLflow.
+    made = checkout.make_checkout(tmp_path_factory.mktemp("cluster") / "checkout", MLFLOW_WORKERS="1")
     made.root.parent.chmod(0o700)
     made.settings(grid__seeds=[0], grid__architectures={"persistence": {}, "dense": {"units": [4]}})
     try:
@@ -136,7 +147,12 @@ def test_a_backup_brings_back_what_was_written_to_the_stores(cluster: Checkout, 
     assert "broken" not in cluster.recast("doctor")
 
 
-def test_a_killed_store_comes_back_with_all_its_data_and_another_profile_is_refused(cluster: Checkout) -> None:
+def test_another_profile_is_refused_while_servers_run(cluster: Checkout) -> None:
+    assert "`recast down` first" in cluster.recast("up", "--profile", "laptop", status=1)
+
+
+@pytest.mark.long
+def test_a_killed_store_comes_back_with_all_its_data(cluster: Checkout) -> None:
     before = query(cluster, "mlflow", "select count(*) from experiments").stdout
     at_first = {name: read_record(cluster, name) for name in ("postgres", "s3", "prefect")}
     for name in ("postgres", "s3"):
@@ -150,7 +166,79 @@ def test_a_killed_store_comes_back_with_all_its_data_and_another_profile_is_refu
         assert "broken" not in cluster.recast("doctor")
     assert read_record(cluster, "prefect") == at_first["prefect"]
     assert query(cluster, "mlflow", "select count(*) from experiments").stdout == before
-    assert "`recast down` first" in cluster.recast("up", "--profile", "laptop", status=1)
+
+
+def test_a_laptops_runs_and_flows_become_the_servers(
+    cluster: Checkout,
+    finished: Checkout,
+    servers: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    laptop = finished.copy(tmp_path / "laptop")
+    laptop.file(".recast").mkdir(exist_ok=True)
+    with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
+        # PostgreSQL keeps JSON, but neither the order of its names nor how a number is written.
+        written = {"large": [1e16, 1e23, 1e300], "zero": -0.0, "b": {"longer": 1, "a": [0.1, 1e-300, None]}}
+        waits = Paused(pause_key="proposal")
+        waits.state_details.run_input_keyset = keyset_from_paused_state(waits)
+        asked = client.create_flow_run(
+            flow(lambda written: 0, name="waits"), parameters={"written": written}, state=waits
+        )
+    copy_database(servers["prefect_db"], laptop.file(".recast/prefect.db"))
+    with temporary_settings({PREFECT_API_URL: servers["api"]}), get_client(sync_client=True) as client:
+        # Nobody will answer.
+        client.delete_flow_run(asked.id)
+    monkeypatch.chdir(cluster.root)
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_WORKERS", "1")
+    for server in (own.PREFECT, own.MLFLOW, own.WORKER):
+        server_process.stop(server)
+    with pytest.raises(migration.RecastError, match="would lose them"):
+        migration.migrate(laptop.root, replace=False)
+    # As a kill in the middle leaves it: some of the artifacts are there, and no row.
+    artifacts = laptop.file("mlruns/artifacts")
+    some = sorted(artifacts.rglob("*.json"))[:3]
+    store = own.s3.client(server_process.start(own.S3))
+    for file in some:
+        store.upload_file(str(file), own.s3.BUCKET, f"mlflow/{file.relative_to(artifacts)}")
+    done = migration.migrate(laptop.root, replace=True)
+    assert done.artifacts[0] - done.artifacts[1] == len(some)
+    assert done.rows["prefect"]["flow_run"] > 0
+    assert not done.left
+    again = migration.migrate(laptop.root, replace=False)
+    assert again.rows == done.rows
+    assert again.artifacts == (done.artifacts[0], 0)
+
+    local = MlflowClient(f"sqlite:///{laptop.file('mlruns/mlflow.db')}")
+    (experiment,) = local.search_experiments(filter_string="name = 'demo'")
+    remote = MlflowClient(server_process.start(own.MLFLOW))
+    assert profile.read_profile().mlflow == remote.tracking_uri
+    mine, theirs = (
+        {run.info.run_id: run for run in each.search_runs([experiment.experiment_id])} for each in (local, remote)
+    )
+    assert set(mine) == set(theirs)
+    assert len(mine) == 6
+    for run, ours in mine.items():
+        assert ours.data.to_dictionary() == theirs[run].data.to_dictionary()
+    key = next(run for run, ours in mine.items() if "train_loss" in ours.data.metrics)
+    histories = [
+        [(each.step, each.value) for each in client.get_metric_history(key, "train_loss")] for client in (local, remote)
+    ]
+    assert histories[0] == histories[1]
+    assert len(histories[0]) == 2
+    fetched = Path(remote.download_artifacts(key, "weights.safetensors", str(tmp_path)))
+    assert fetched.read_bytes() == Path(local.download_artifacts(key, "weights.safetensors")).read_bytes()
+    # A number that the laptop has is not given again.
+    assert int(remote.create_experiment("next")) > int(experiment.experiment_id)
+    server_process.stop(own.MLFLOW)
+
+    with closing(sqlite3.connect(laptop.file("mlruns/mlflow.db"))) as database, database:
+        database.execute("pragma foreign_keys = off")
+        database.execute("delete from runs where run_uuid = ?", (key,))
+    with pytest.raises(migration.RecastError, match="would lose them"):
+        migration.migrate(laptop.root, replace=False)
 
 
 def test_down_leaves_no_process(cluster: Checkout) -> None:

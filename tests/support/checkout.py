@@ -118,12 +118,12 @@ class Checkout:
         Args:
             with_servers: and with the data of its servers, which must be down.
         """
-        if with_servers:
-            # PostgreSQL accepts data only of their owner.
-            subprocess.run(["cp", "--archive", str(self.root), str(root)], check=True)
-        else:
-            shutil.copytree(self.root, root, symlinks=True, ignore=shutil.ignore_patterns(".recast", "tmp"))
+        # PostgreSQL accepts data only of their owner. `shutil.copytree` takes three times as long.
+        subprocess.run(["cp", "-a", str(self.root), str(root)], check=True)
         copied = Checkout(root, dict(self.environment))
+        if not with_servers:
+            for name in (".recast", ".dvc/tmp"):
+                shutil.rmtree(copied.file(name), ignore_errors=True)
         link = copied.file("data/raw/demo/demo.csv")
         if link.is_symlink():
             link.unlink()

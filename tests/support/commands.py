@@ -26,6 +26,9 @@ from tests.support.fork_server import Request
 
 BIN = Path(sys.executable).parent
 DVC = str(BIN / "dvc")
+CAN_FORK = sys.platform == "linux"
+"""Elsewhere, libraries of the system do not survive a fork."""
+
 START_SECONDS = 120
 POLL_SECONDS = 0.05
 
@@ -75,7 +78,8 @@ class Command:
         self._words = " ".join(request.command)
         self._connection = _connect()
         reading, writing = os.pipe()
-        fork_server.send_request(self._connection, request, writing)
+        with Path(os.devnull).open("rb") as nothing:
+            fork_server.send_request(self._connection, request, (nothing.fileno(), writing, writing))
         os.close(writing)
         self.stdout = os.fdopen(reading, encoding="utf-8", errors="replace")
         self.returncode: int | None = None
@@ -145,8 +149,7 @@ def start(
         new_process: do not fork it from a process that has loaded the libraries.
     """
     is_python = command[0] in (sys.executable, DVC)
-    # Elsewhere than on Linux, libraries of the system do not survive a fork.
-    if SESSION.folder is None or not is_python or sys.platform != "linux":
+    if SESSION.folder is None or not is_python or not CAN_FORK:
         return subprocess.Popen(
             command,
             cwd=folder,
@@ -166,15 +169,24 @@ def start(
     return Command(Request(command, str(folder), environment, is_forked=command[1] == "-m"))
 
 
+def preloaded_python() -> str:
+    """An interpreter that has loaded the libraries already, if the system can fork it. It takes `-m MODULE` alone."""
+    return str(_start_fork_server().with_name("python")) if CAN_FORK else sys.executable
+
+
 def _connect() -> socket.socket:
-    """Connect to the session's fork server, which is started if it does not run."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(_start_fork_server()))
+    return connection
+
+
+def _start_fork_server() -> Path:
+    """Start the session's fork server, unless it runs; its socket."""
     path = shared_folder() / "commands.socket"
     with FileLock(shared_folder() / "fork_server.lock"):
         if not path.exists():
             _start_server(path)
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(path))
-    return connection
+    return path
 
 
 def _start_server(path: Path) -> None:

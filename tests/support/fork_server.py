@@ -6,9 +6,11 @@ Loading PyTorch, MLflow and Prefect takes a command seconds, which the tests wou
 has the libraries, but nothing of this project: it imports that from its own folder, as any process there does, because
 tests edit the sources. Only the standard library is imported here before the libraries themselves.
 
-A client connects to SOCKET, sends a `Request` and the descriptor that the command writes to, and receives one line when
-the command has started and one when it has ended. What each command took is noted in SOCKET's folder. The server ends
-with the process SESSION.
+A client connects to SOCKET, sends a `Request` and the command's input, output and errors, and receives one line when
+the command has started and one when it has ended. What each command of a test took is noted in SOCKET's folder. The
+server ends with the process SESSION.
+
+pytest's own workers are forked here, too.
 """
 
 import atexit
@@ -27,6 +29,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -98,7 +101,7 @@ class Request:
     """A command to start.
 
     Attributes:
-        command: its words; a forked one is `PYTHON -m MODULE ARGUMENT...`.
+        command: its words; a forked one is `PYTHON -m MODULE ARGUMENT...` or `PYTHON -u -c CODE`.
         folder: in which it runs.
         environment: all its variables.
         is_forked: whether it has the libraries already; otherwise a new process is made of it, as by a shell.
@@ -133,9 +136,9 @@ def add_duration(folder: Path, duration: Duration) -> None:
         file.write(json.dumps(asdict(duration)).encode() + b"\n")
 
 
-def send_request(connection: socket.socket, request: Request, output: int) -> None:
-    """Ask the server to start a command that writes to a descriptor."""
-    socket.send_fds(connection, [b"\n"], [output])
+def send_request(connection: socket.socket, request: Request, descriptors: Sequence[int]) -> None:
+    """Ask the server to start a command with these descriptors as its input, its output and its errors."""
+    socket.send_fds(connection, [b"\n"], descriptors)
     connection.sendall(json.dumps(asdict(request)).encode() + b"\n")
 
 
@@ -184,20 +187,19 @@ def start_command(connection: socket.socket) -> Request:
     """Fork once more, and report to the client when the command begins and ends. Returns in the command's process."""
     began = time.monotonic()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _, (output,), _, _ = socket.recv_fds(connection, 1, 1)
+    _, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
     with connection.makefile("rb") as incoming:
         request = Request(**json.loads(incoming.readline()))
     pid = os.fork()
     if pid == 0:
         connection.close()
         os.setsid()
-        with Path(os.devnull).open("rb") as nothing:
-            os.dup2(nothing.fileno(), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
         return request
-    os.close(output)
+    for descriptor in descriptors:
+        os.close(descriptor)
     # The client may be gone: what it has started goes on all the same.
     with suppress(BrokenPipeError):
         connection.sendall(json.dumps({"pid": pid}).encode() + b"\n")
@@ -205,7 +207,9 @@ def start_command(connection: socket.socket) -> Request:
     test = request.environment.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
     words = " ".join(request.command[1:] if request.is_forked else request.command)
     cpu_seconds = usage.ru_utime + usage.ru_stime
-    add_duration(Path(sys.argv[1]).parent, Duration(test, words, time.monotonic() - began, cpu_seconds))
+    # A worker of pytest is not the command of a test.
+    if test:
+        add_duration(Path(sys.argv[1]).parent, Duration(test, words, time.monotonic() - began, cpu_seconds))
     with suppress(BrokenPipeError):
         connection.sendall(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
     os._exit(0)
@@ -222,15 +226,16 @@ def become(request: Request) -> None:
     os.environ.update(request.environment)
     if os.environ.get("PYTHONFAULTHANDLER"):
         faulthandler.enable()
-    _, _, module, *arguments = request.command
-    sys.argv = [module, *arguments]
+    _, option, *words = request.command
+    module = words[0] if option == "-m" else ""
+    sys.argv = words if module else ["-c"]
     sys.path[0] = request.folder
     if places := os.environ.get("PYTHONPATH"):
         sys.path[1:1] = places.split(os.pathsep)
     multiprocessing.process.ORIGINAL_DIR = request.folder
     # All processes would draw the same numbers; the module `random` sees to that itself.
     importlib.import_module("numpy").random.seed()
-    if module.partition(".")[0] == "flows" or module == "tests.support.kill_at_write":
+    if module.partition(".")[0] == "flows" or module in ("tests.support.kill_at_write", "tests.support.retrain_killed"):
         fork_worker_server()
         # It sets what Prefect reads when it is imported, which has happened here before.
         importlib.import_module("flows")
@@ -340,20 +345,22 @@ def listen(path: str) -> socket.socket:
 
 
 def run_as_python(path: str) -> None:
-    """Be the `python` of a forked command: have `python -m MODULE` forked, too, and end as that does."""
+    """Be the `python` of a forked command, or of pytest: have what it runs forked, too, and end as that does."""
     words = [sys.executable, *sys.argv[1:]]
-    if words[1:2] != ["-m"]:
+    if words[1:2] != ["-m"] and words[1:3] != ["-u", "-c"]:
         os.execv(words[0], words)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
-    send_request(connection, Request(words, str(Path.cwd()), dict(os.environ), True), 1)
+    send_request(connection, Request(words, str(Path.cwd()), dict(os.environ), True), (0, 1, 2))
     answers = connection.makefile("rb")
     pid = int(json.loads(answers.readline())["pid"])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os.kill(pid, number))
     status = int(json.loads(answers.readline())["status"])
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        # Nobody can handle SIGKILL.
+        with suppress(OSError):
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)
 
@@ -366,7 +373,11 @@ if __name__ == "__main__":
     request = serve(listener, int(sys.argv[2]))
     become(request)
     try:
-        runpy.run_module(request.command[2], run_name="__main__", alter_sys=True)
+        if request.command[1] == "-m":
+            runpy.run_module(request.command[2], run_name="__main__", alter_sys=True)
+        else:
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(request.command[-1], vars(sys.modules["__main__"]))
     except SystemExit as ending:
         if ending.code is None or isinstance(ending.code, int):
             ENDING.append(ending.code or 0)

@@ -1,11 +1,11 @@
 """Retrainings that die at a given place, for tests/flows/test_retrain.py.
 
-    python retrain_killed.py PROBLEM
+    python -m tests.support.retrain_killed PROBLEM
 
-Each line of the input names a place. The retraining runs in a process of its own, which dies at that place as by
-`kill -9`. Then a line is printed: `answer: ` with the name of the flow's last state, or with `killed`. `whole` does not
-die, `forced` retrains even if there is nothing new, `rollback` rolls back. The code takes seconds to load, so it is
-loaded only once.
+The first line of the output is `process: ` with the id of this process. Each line of the input names a place. The
+retraining runs in a process of its own, which dies at that place as by `kill -9`. Then a line is printed: `answer: `
+with the name of the flow's last state, or with `killed`. `whole` does not die, `forced` retrains even if there is
+nothing new, `rollback` rolls back.
 """
 
 import os
@@ -87,6 +87,7 @@ def run(problem: str, place: str) -> None:
 
 def main(problem: str) -> None:
     """Answer each line."""
+    print(f"process: {os.getpid()}", flush=True)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

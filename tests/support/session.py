@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from infra import server_process, servers
-from tests.support.commands import SESSION, shared_folder
+from tests.support.commands import SESSION, preloaded_python, shared_folder
 from tests.support.fork_server import DURATIONS, Duration, add_duration
 
 FOLDER = "RECAST_TESTS_FOLDER"
@@ -34,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
         # The path of a socket has a hundred characters at most.
         SESSION.folder, SESSION.process = Path(tempfile.mkdtemp(prefix="recast-tests-")), os.getpid()
         os.environ[FOLDER] = str(SESSION.folder)
+        # The workers would load the libraries once more each; see tests/support/fork_server.py.
+        if config.option.tx:
+            config.option.tx = [f"popen//python={preloaded_python()}"] * len(config.option.tx)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

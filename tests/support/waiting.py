@@ -11,6 +11,9 @@ from tests.support.commands import Command
 
 PATIENCE_SECONDS = 360
 POLL_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+BUSY_SHARE = 0.1
+"""A condition is evaluated in this share of the time at most: one that asks a server keeps that busy, too."""
 
 Value = TypeVar("Value")
 Process = Command | subprocess.Popen[str]
@@ -25,12 +28,15 @@ def wait_until(condition: Callable[[], Value], description: str, process: Proces
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     pause = threading.Event()
-    while not (value := condition()):
+    while True:
+        asked = time.monotonic()
+        if value := condition():
+            return value
+        answered = time.monotonic()
         has_ended = process is not None and process.poll() is not None
         assert not has_ended, f"ended before {description}: {process and process.stdout and process.stdout.read()}"
-        assert time.monotonic() < deadline, f"waited for {description}"
-        pause.wait(POLL_SECONDS)
-    return value
+        assert answered < deadline, f"waited for {description}"
+        pause.wait(min(max(POLL_SECONDS, (answered - asked) / BUSY_SHARE), LONGEST_PAUSE_SECONDS))
 
 
 def wait_for_file(checkout: Checkout, pattern: str, process: Process) -> None:

@@ -181,6 +181,7 @@ def press_ctrl_c(checkout: Checkout, *command: str) -> None:
     assert not alive
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_no_process_of_a_stage(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "stage")
     checkout.settings(**LONG)
@@ -212,6 +213,7 @@ def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(finished: Checkout, t
     assert steps == sorted(set(steps)), "an epoch was logged twice"
 
 
+@pytest.mark.long
 def test_a_driver_that_is_killed_takes_its_workers_along(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "killed")
     checkout.settings(**LONG)

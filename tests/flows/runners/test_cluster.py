@@ -20,7 +20,7 @@ BOARD = "data/evaluate/demo/leaderboard.json"
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A head and two nodes, which do not see where the tests have their checkouts."""
+    """A head and a node, which do not see where the tests have their checkouts."""
     # The path of a socket has a hundred characters at most.
     root = Path(tempfile.mkdtemp(prefix="recast-"))
     # A node that is silent for five seconds is lost; else it takes Ray a minute.
@@ -30,7 +30,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         cluster.head()
         wait_until(lambda: listens(HEAD, cluster.port), "the head")
         cluster.node("one")
-        cluster.node("two")
         yield cluster
     finally:
         cluster.stop()
@@ -76,6 +75,7 @@ def read_running_bundles(where: Checkout) -> dict[str, str]:
     return devices
 
 
+@pytest.mark.long
 def test_a_node_is_killed_and_another_joins(finished: Checkout, cluster: Cluster, tmp_path: Path) -> None:
     inline = copy_untrained(finished, tmp_path / "inline")
     # No node has this source, but by Ray. On a node where there is such a file, it waits.
@@ -87,7 +87,7 @@ def test_a_node_is_killed_and_another_joins(finished: Checkout, cluster: Cluster
     inline.settings(runner__kind="inline")
     inline.recast("run")
 
-    one, two = cluster.nodes[1:3]
+    one, two = cluster.nodes[1], cluster.node("two")
     for node in (one, two):
         (node.root / "home" / "held").touch()
     process = on_nodes.start(sys.executable, "-m", "flows", "run", **cluster.environment)
@@ -110,6 +110,7 @@ def test_a_node_is_killed_and_another_joins(finished: Checkout, cluster: Cluster
     assert "No grid is being trained" in on_nodes.recast("status")
 
 
+@pytest.mark.long
 def test_a_bundle_that_kills_its_worker_is_told_and_no_other_is_lost(
     finished: Checkout, cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_bundle_that_kills_its_worker_is_told_and_no_other_is_lost(
     assert [trial["status"] for trial in listed] == ["failed", "finished", "finished"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not isolate_command([]), reason="the system lets an ordinary user make no namespaces")
 def test_what_a_full_disk_refuses_goes_to_another_node(finished: Checkout, cluster: Cluster, tmp_path: Path) -> None:
     disk = cluster.root / "full" / "cache"

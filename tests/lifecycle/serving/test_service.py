@@ -36,6 +36,7 @@ from stages.training.expansion import list_trials
 from tests.support.champions import roll_back
 from tests.support.checkout import Checkout
 from tests.support.fuzzing import count_cases, limited_time
+from tests.support.waiting import wait_until
 
 Body = dict[str, Any]
 
@@ -68,8 +69,8 @@ def served(service: Service) -> Iterator[httpx.Client]:
         listening.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
-        while not server.started:
-            assert thread.is_alive()
+        wait_until(lambda: server.started or not thread.is_alive(), "the service")
+        assert thread.is_alive()
         with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=60) as client:
             yield client
         server.should_exit = True
@@ -87,6 +88,17 @@ def body(at: int = 100, rows: int = 48) -> Body:
     part = pl.read_parquet("data/ingest/demo/table.parquet").slice(at - rows + 1, rows)
     columns = {name: part[name].to_list() for name in ("T (degC)", "p (mbar)")}
     return {"time": [moment.isoformat() for moment in part["time"]], "columns": columns}
+
+
+def wait_for_answer(answers: list[httpx.Response], begin: int, champion: Version) -> None:
+    """Wait until a version has answered, after the first `begin` answers."""
+
+    def has_answered() -> bool:
+        return any(
+            answer.is_success and answer.json()["model_version"] == champion.version for answer in answers[begin:]
+        )
+
+    wait_until(has_answered, f"an answer of version {champion.version}")
 
 
 def logged() -> pl.DataFrame:
@@ -416,10 +428,8 @@ def test_no_request_fails_while_the_model_is_swapped(client: httpx.Client, serve
         champion = find_champion("demo")
         assert champion is not None
         begin = len(answers)
-        while not any(
-            answer.is_success and answer.json()["model_version"] == champion.version for answer in answers[begin:]
-        ):
-            assert all(thread.is_alive() for thread in clients)
+        wait_for_answer(answers, begin, champion)
+        assert all(thread.is_alive() for thread in clients)
     stop.set()
     for thread in clients:
         thread.join()
@@ -477,8 +487,7 @@ def test_a_service_without_a_champion_says_so_until_there_is_one(served_versions
             assert answer.json()["detail"] == "demo has no champion yet: recast retrain demo"
         assert client.get("/health").is_success
         aside.rename(history)
-        while not client.get("/ready").is_success:
-            pass
+        wait_until(lambda: client.get("/ready").is_success, "a service that is ready")
         assert client.post("/forecast", json=body()).is_success
 
 
@@ -501,13 +510,12 @@ def test_a_log_that_refuses_is_reported_and_loses_nothing(
     file.mkdir(parents=True)
     with served(Service("demo", registry)) as client:
         made = client.post("/forecast", json=body()).json()["forecasts"][0]
-        while (answer := client.get("/ready")).is_success:
-            pass
+        wait_until(lambda: client.get("/ready").is_error, "a service that is not ready")
+        answer = client.get("/ready")
         assert "forecasts cannot be written to the log" in answer.json()["detail"]
         assert client.post("/forecast", json=body()).status_code == 503
         file.rmdir()
-        while not client.get("/ready").is_success:
-            pass
+        wait_until(lambda: client.get("/ready").is_success, "a service that is ready")
     assert logged()["forecast_id"].to_list() == [made["forecast_id"]]
 
 

@@ -286,7 +286,7 @@ def kill_after(write: int, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(MlflowClient, name, killed(getattr(MlflowClient, name)))
 
 
-@pytest.mark.parametrize("again", ["trained", "logged afterwards"])
+@pytest.mark.parametrize("again", ["trained", pytest.param("logged afterwards", marks=pytest.mark.long)])
 def test_wherever_a_kill_comes_one_whole_run_is_left(
     ended: list[Trial], again: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
