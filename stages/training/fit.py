@@ -98,9 +98,10 @@ def fit(
         TrialFailed: the loss is infinite or not a number, or the network is too large for the device.
     """
     torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    # The same switch as `use_deterministic_algorithms`, which would import PyTorch's compiler.
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
     # Otherwise PyTorch would fill whatever it allocates, in case that an operation reads what was never written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     exact = settings.precision == "float32"
     torch.set_float32_matmul_precision("highest" if exact else "high")
     # cuDNN has a switch of its own: without it, a recurrent layer computes float32 as TF32.

@@ -15,7 +15,7 @@ class FlatWeights:
         self._weights = [weight for weight in network.parameters() if weight.requires_grad]
         self.vector = nn.Parameter(torch.cat([weight.detach().reshape(-1) for weight in self._weights]))
         sizes = [weight.numel() for weight in self._weights]
-        for weight, view in zip(self._weights, self.vector.detach().split(sizes), strict=True):
+        for weight, view in zip(self._weights, torch.split(self.vector.detach(), sizes), strict=True):
             weight.data = view.view_as(weight)
 
     def take_gradients(self) -> None:
