@@ -204,8 +204,8 @@ def _transpose_square(_: Any, out: Any, o: Any, out_row: Any, a: Any, rows: Any,
             return _load(builder, builder.gep(a, [builder.add(start, shift)]), SQUARE)
 
         vectors = [read_row(i) for i in range(SQUARE)]
-        # Three rounds, each of which interleaves halves of pairs of rows, transpose a matrix of 8 x 8: that of the
-        # bits of a number's row and column.
+        # Each round interleaves the upper four rows with the lower four. After three rounds, the row and the column of
+        # every number have changed places.
         for _round in range(3):
             low = [builder.shuffle_vector(vectors[i], vectors[i + 4], _interleave(0)) for i in range(4)]
             high = [builder.shuffle_vector(vectors[i], vectors[i + 4], _interleave(4)) for i in range(4)]

@@ -146,7 +146,7 @@ def compile_loop(function: Callable[..., None], name: str, signature: Any) -> Ca
         Exception: whatever Numba and LLVM raise where they do not work.
     """
     loop = Loop.parse(f"{function.__name__}-{name}")
-    prepare_compiler()
+    prepare_runtime()
     loaded = _load(loop)
     if loaded is None:
         folder = find_folder()
@@ -163,12 +163,12 @@ def compile_loop(function: Callable[..., None], name: str, signature: Any) -> Ca
     return loaded
 
 
-def prepare_compiler() -> None:
-    """Load what Numba otherwise loads when a process calls its first loop: half a second, once for forked processes."""
+def prepare_runtime() -> None:
+    """Load what loops call: memory for their arrays. Numba's compiler, which takes a second more, is not loaded."""
     from numba.core.registry import cpu_target  # noqa: PLC0415 - see the docstring of the module
+    from numba.core.runtime import rtsys  # noqa: PLC0415 - see the docstring of the module
 
-    cpu_target.typing_context.refresh()
-    cpu_target.target_context.refresh()
+    rtsys.initialize(cpu_target.target_context)
 
 
 def _compile(function: Callable[..., None], signature: Any, file: Path) -> None:

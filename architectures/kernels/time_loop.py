@@ -33,8 +33,8 @@ from architectures.kernels.pointwise import POINTWISE, Pointwise
 
 def choose_tiles(windows: int) -> tuple[int, int]:
     """The number of tiles of a batch, and the lanes of each: few windows have few lanes."""
-    tiles = -(-windows // LANES)
-    return tiles, round_up(-(-windows // tiles))
+    tiles = max(1, -(-windows // LANES))
+    return tiles, max(WIDTH, round_up(-(-windows // tiles)))
 
 
 def round_up(columns: int) -> int:

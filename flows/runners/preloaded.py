@@ -34,7 +34,7 @@ def import_modules() -> None:
     with contextlib.suppress(Exception):
         importlib.import_module("architectures.kernels.layer_loop")
         importlib.import_module("architectures.kernels.loading")
-        importlib.import_module("architectures.kernels.compiled").prepare_compiler()
+        importlib.import_module("architectures.kernels.compiled").prepare_runtime()
     # The first use of a name imports every module of the package.
     importlib.import_module("architectures").REGISTRY  # noqa: B018 - see above
     # Python's collector would write to every object that it examines, and so copy the memory that the processes share.

@@ -103,7 +103,9 @@ def test_a_window_alone_has_the_bits_that_it_has_in_a_batch(kind: type[Recurrent
     with torch.no_grad():
         h_BTH, _ = layer(x_BTF)
         alone, _ = layer(x_BTF[LANES + 3 :][:1])
+        nothing, _ = layer(x_BTF[:0])
     assert torch.equal(alone[0], h_BTH[LANES + 3])
+    assert nothing.shape == (0, 12, 9)
     trained, _ = layer(x_BTF)
     assert torch.equal(trained, h_BTH), "what is kept for the derivatives changes no value"
 
