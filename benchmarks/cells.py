@@ -79,7 +79,7 @@ COMPARED = {
 
 def run(quick: bool) -> dict[str, Any]:
     """Milliseconds per step on one CPU thread; those on a GPU are in the benchmark `gpu`."""
-    times, rounds = (3, 2) if quick else (20, 9)
+    times, rounds = (3, 2) if quick else (5, 7)
     sizes, batches = ((16, 32), (1, 16)) if quick else (SIZES, INFERENCE_BATCHES)
     torch.set_num_threads(1)
     result: dict[str, Any] = {"batch": BATCH, "window": [STEPS_BACK, FEATURES], "units": UNITS}
