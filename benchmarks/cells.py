@@ -179,7 +179,7 @@ class Fallback(nn.Module):
     def forward(self, x_BTF: Tensor) -> tuple[Tensor, State]:
         layer = self.layer
         if not isinstance(layer, RecurrentLayer):
-            raise TypeError(f"{type(layer).__name__} is no recurrent layer of Recast")
+            raise TypeError(f"{type(layer).__name__} is not a recurrent layer of Recast")
         state = (x_BTF.new_zeros(len(x_BTF), layer.units),) * layer.state_tensors
         mask_BH = None
         if self.training and layer.recurrent_dropout:

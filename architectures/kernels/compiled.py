@@ -279,7 +279,7 @@ def _list_folders() -> Iterator[Path]:
 def _check_owner(folder: Path) -> None:
     """
     Raises:
-        OSError: there is no such folder; or others may put code in it, which this process would run.
+        OSError: the folder does not exist, or others can write code to it that this process would run.
     """
     status = folder.stat()
     if os.name != "posix":

@@ -88,7 +88,7 @@ class KernelLoop(torch.autograd.Function):
 
 
 def _array(tensor: Tensor | None, *shape: int) -> Array:
-    """A tensor's numbers; of this shape, without numbers, if there is no tensor."""
+    """The numbers of a tensor; where there is no tensor, an empty array of this shape."""
     if tensor is None:
         return _empty(*shape)
     array: Array = tensor.detach().contiguous().numpy()

@@ -29,9 +29,10 @@ class Pointwise:
     Attributes:
         sums: groups of sums, each with its first block, the one after its last, the block of rows of W whose product
             with the inputs is in its first sum, and that of U, whose product is with the output of the step before;
-            -1: there is no such product.
+            -1 where there is no such product.
         blocks: all blocks.
-        q: the block that U multiplies in the last group instead; None: there is no second product.
+        q: the block that U multiplies in the last group, in place of the output of the step before; None where the cell
+            has no such second product.
         states: tensors of the state.
     """
 

@@ -29,7 +29,7 @@ PLACES = [
 ]
 """Where a retraining dies, in the order in which it gets there."""
 
-PLACES_OF_THE_GATE = ["the pipeline has run", "the promotion is written", "people are told"]
+PLACES_IN_THE_GATE = ["the pipeline has run", "the promotion is written", "people are told"]
 """Before the decision, while it is carried out, and after that."""
 
 
@@ -135,7 +135,7 @@ def test_a_retraining_killed_anywhere_goes_on_to_one_champion(finished: Checkout
 
 
 def test_a_retraining_that_is_killed_goes_on_to_one_champion(retraining: Retraining) -> None:
-    promote_despite_kills(retraining, PLACES_OF_THE_GATE)
+    promote_despite_kills(retraining, PLACES_IN_THE_GATE)
 
 
 def promote_despite_kills(retraining: Retraining, places: list[str]) -> None:

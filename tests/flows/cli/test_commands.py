@@ -213,7 +213,6 @@ def test_ctrl_c_leaves_no_process_and_the_next_run_resumes(finished: Checkout, t
     assert steps == sorted(set(steps)), "an epoch was logged twice"
 
 
-@pytest.mark.long
 def test_a_driver_that_is_killed_takes_its_workers_along(finished: Checkout, tmp_path: Path) -> None:
     checkout = finished.copy(tmp_path / "killed")
     checkout.settings(**LONG)
